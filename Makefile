@@ -1,0 +1,50 @@
+# One verb a target. Everything is set up in the checkout: .venv (or .venv-NAME), nothing outside it.
+PYTHON ?= python3
+VENV   ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN    := $(VENV)/bin
+
+export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test lint type cover test-lowest format clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenstore needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[cli]' --group dev $(CONSTRAINTS)
+	@touch $@
+
+demo: setup
+	$(BIN)/tokenstore demo
+
+test: setup lint type cover
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+type: setup
+	$(BIN)/mypy
+
+cover: setup
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+# The lowest versions that pyproject.toml declares, each pinned to its lower bound.
+test-lowest:
+	$(MAKE) cover VENV=.venv-lowest CONSTRAINTS='--constraint .venv-lowest/lowest.txt'
+
+.venv-lowest/ready: .venv-lowest/lowest.txt
+.venv-lowest/lowest.txt: pyproject.toml
+	@mkdir -p .venv-lowest
+	$(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(re.sub(r">=", "==", d) for d in (*p["project"]["dependencies"], *p["project"]["optional-dependencies"]["cli"])), sep="\n")' > $@
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv .venv-* dist build .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,28 @@
+"""Run migrations on the connection that was given, else on the one that `-x database=` names."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+from tokenstore.migrate import VERSION_TABLE, open_database
+from tokenstore.schema import metadata
+
+
+def run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        version_table=VERSION_TABLE,
+        render_as_batch=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if context.is_offline_mode():
+    raise SystemExit("--sql is not supported: SQLite's batch migrations need the database")
+if given is not None:
+    run(given)
+else:
+    with open_database(context.get_x_argument(as_dictionary=True).get("database")) as opened:
+        run(opened)

@@ -1,0 +1,65 @@
+"""Keep many OAuth accounts signed in: one local SQLite file, one refresh per token.
+
+    from tokenstore import TokenManager
+
+    with TokenManager("tokens.db") as manager:
+        token = manager.get_valid_token("alice@example.com", "google")
+
+Names are imported when they are first used: importing the package costs next to nothing.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tokenstore.accounts import Account as Account
+    from tokenstore.errors import ClientRejectedError as ClientRejectedError
+    from tokenstore.errors import InsecureStorageError as InsecureStorageError
+    from tokenstore.errors import InvalidTokenError as InvalidTokenError
+    from tokenstore.errors import ProviderConfigurationError as ProviderConfigurationError
+    from tokenstore.errors import ReauthorizationRequired as ReauthorizationRequired
+    from tokenstore.errors import SchemaOutdatedError as SchemaOutdatedError
+    from tokenstore.errors import SchemaTooNewError as SchemaTooNewError
+    from tokenstore.errors import StorageError as StorageError
+    from tokenstore.errors import TokenPersistError as TokenPersistError
+    from tokenstore.errors import TokenRefreshError as TokenRefreshError
+    from tokenstore.errors import TokenStoreError as TokenStoreError
+    from tokenstore.errors import TransientRefreshError as TransientRefreshError
+    from tokenstore.manager import TokenManager as TokenManager
+    from tokenstore.providers import Provider as Provider
+    from tokenstore.repository import TokenRepository as TokenRepository
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Account": "accounts",
+    "ClientRejectedError": "errors",
+    "InsecureStorageError": "errors",
+    "InvalidTokenError": "errors",
+    "Provider": "providers",
+    "ProviderConfigurationError": "errors",
+    "ReauthorizationRequired": "errors",
+    "SchemaOutdatedError": "errors",
+    "SchemaTooNewError": "errors",
+    "StorageError": "errors",
+    "TokenManager": "manager",
+    "TokenPersistError": "errors",
+    "TokenRefreshError": "errors",
+    "TokenRepository": "repository",
+    "TokenStoreError": "errors",
+    "TransientRefreshError": "errors",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - a test holds the two lists together
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"tokenstore.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,51 @@
+"""Access tokens in memory, for a short time."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class TokenCache:
+    """The access tokens that a manager has just handed out.
+
+    A token that was read before another was stored must not get in after it: `epoch` changes
+    with every change, and `put` refuses what was read in an earlier one.
+    """
+
+    _LIMIT = 16384  # accounts
+
+    def __init__(self, ttl: float, clock: Callable[[], float]) -> None:
+        self._ttl = ttl
+        self._clock = clock
+        self._entries: dict[str, tuple[str, float, float]] = {}
+        self._lock = threading.Lock()
+        self.epoch = 0
+
+    def get(self, name: str) -> str | None:
+        """Return the token of *name*; a clock that was set back finds none."""
+        entry = self._entries.get(name)
+        if entry is not None and entry[1] <= self._clock() < entry[2]:
+            return entry[0]
+        return None
+
+    def put(self, name: str, token: str, *, until: float, epoch: int) -> None:
+        """Remember what was read in *epoch*, until it is due."""
+        if not self._ttl:
+            return
+        now = self._clock()
+        with self._lock:
+            if epoch != self.epoch:
+                return
+            if len(self._entries) >= self._LIMIT:
+                self._entries.clear()
+            self._entries[name] = token, now, min(now + self._ttl, until)
+
+    def forget(self, name: str) -> None:
+        """Forget the token of an account that was changed."""
+        with self._lock:
+            self.epoch += 1
+            self._entries.pop(name, None)

@@ -1,0 +1,176 @@
+"""The JSON shapes in which tokens lie in files, to token sets and back. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from typing import Any
+
+from tokenstore.errors import InvalidTokenError
+from tokenstore.tokens import (
+    NEVER,
+    TokenSet,
+    local_iso,
+    normalize_account_name,
+    parse_moment,
+    parse_seconds,
+)
+
+_OURS = "tokenstore"  # the key that an export adds
+_EXPIRED = 0.0  # for an expiry that cannot be trusted: due at once, and older than any other
+
+# Where a field may be found, in this order; with the zone of a time that names none (None: local).
+_ACCESS = ("access_token", "accessToken", "token")
+_REFRESH = ("refresh_token", "refreshToken")
+_EXPIRY: tuple[tuple[str, tzinfo | None], ...] = (
+    ("expires_at", None),
+    ("expiresAt", None),
+    ("expiry", UTC),  # google-auth
+    ("token_expiry", UTC),  # oauth2client
+    ("expiry_date", UTC),  # Google's library for Node.js, in milliseconds
+)
+_OBTAINED = ("obtained_at", "created_at")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """What a file says.
+
+    Attributes:
+        account_name: Whose tokens they are.
+        provider: The provider that the account was bound to, or None if the file does not say.
+        tokens: The tokens.
+        note: What was not understood and how it was taken, or None.
+    """
+
+    account_name: str
+    provider: str | None
+    tokens: TokenSet
+    note: str | None = None
+
+
+def from_json(data: object, *, stem: str) -> TokenFile:
+    """Read the content of a file.
+
+    Args:
+        data: The parsed JSON.
+        stem: The name of the file without ``.json``, which is the account if nothing else is.
+
+    Raises:
+        InvalidTokenError: It holds no tokens, or a field is not what it has to be.
+    """
+    if not isinstance(data, Mapping):
+        raise InvalidTokenError("file", "a JSON object is needed")
+    fields = {name: value for name, value in data.items() if name != _OURS}
+    ours = data.get(_OURS)
+    ours = ours if isinstance(ours, Mapping) else {}
+    access_token = _take(fields, _ACCESS) or _from_token_response(fields)
+    refresh_token = _take(fields, _REFRESH)
+    if access_token is None and refresh_token is None:
+        raise InvalidTokenError("access_token", "neither an access token nor a refresh token")
+    expires_at, note = _take_expiry(fields)
+    agrees = bool(ours) and _agree(ours.get("expires_at"), expires_at)
+    if agrees:
+        expires_at = parse_moment(ours.get("expires_at"))
+    name, provider = stem, None
+    if agrees or (ours and file_stem(str(ours.get("account_name"))) == stem):
+        name = ours.get("account_name") or stem
+        provider = ours.get("provider")
+    tokens = fields | {"access_token": access_token, "refresh_token": refresh_token}
+    return TokenFile(
+        account_name=normalize_account_name(name),
+        provider=provider if isinstance(provider, str) else None,
+        tokens=TokenSet.from_fields(_without_null(tokens, data), expires_at=expires_at),
+        note=note,
+    )
+
+
+def to_json(account_name: str, provider: str | None, tokens: TokenSet) -> dict[str, Any]:
+    """Return what a file says of an account, for this library and for those that came before.
+
+    ``expires_at`` is a naive local ISO string, null for never, and absent if nobody knows.
+    """
+    data = tokens.to_dict()
+    data.pop("expires_at", None)
+    if tokens.expires_at is not None:
+        data["expires_at"] = local_iso(tokens.expires_at)
+    data[_OURS] = {
+        "version": 1,
+        "account_name": account_name,
+        "provider": provider,
+        "expires_at": tokens.expires_at,
+    }
+    return data
+
+
+def file_stem(account_name: str, *, case_sensitive: bool = True) -> str:
+    """Return the name, without ``.json``, of the file that holds an account.
+
+    A harmless name is its own file name. Any other gets a readable rest and a hash, which no
+    harmless name can look like, as "~" is not harmless.
+
+    Args:
+        account_name: The account.
+        case_sensitive: Whether the file system tells "A" from "a".
+    """
+    folded = account_name if case_sensitive else account_name.lower()
+    if folded == account_name and _HARMLESS.fullmatch(folded) and not _RESERVED.match(folded):
+        return account_name
+    digest = hashlib.sha256(account_name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{re.sub(r'[^A-Za-z0-9@_-]+', '_', account_name)[:80]}~{digest}"
+
+
+_HARMLESS = re.compile(r"[A-Za-z0-9@_+=][A-Za-z0-9@._+=-]{0,198}(?<![.])")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
+
+
+def _take(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """Remove the first of *names* that has a value, and return that."""
+    for name in names:
+        if fields.get(name) is not None and fields[name] != "":
+            return fields.pop(name)
+    return None
+
+
+def _from_token_response(fields: Mapping[str, Any]) -> Any:
+    """oauth2client repeats the provider's last answer; the answer itself stays as it is."""
+    answer = fields.get("token_response")
+    return answer.get("access_token") or None if isinstance(answer, Mapping) else None
+
+
+def _take_expiry(fields: dict[str, Any]) -> tuple[float | None, str | None]:
+    """Return when the access token expires, and what was not understood."""
+    malformed = None
+    for name, zone in _EXPIRY:
+        if fields.get(name) is None:
+            continue
+        moment = parse_moment(fields[name], naive=zone)
+        if moment is not None:
+            del fields[name]
+            return moment, None
+        malformed = malformed or name
+    lifetime = parse_seconds(fields.get("expires_in"))
+    for name in _OBTAINED:
+        obtained = parse_moment(fields.get(name))
+        if lifetime is not None and obtained is not None:
+            return min(obtained + lifetime, NEVER), None
+    if malformed is not None:
+        return _EXPIRED, f"{malformed} was not understood; the token counts as expired"
+    # A bare `expires_in` says nothing: the age of a file is not known.
+    return (None if fields.get("expires_in") is None else _EXPIRED), None
+
+
+def _agree(ours: object, found: float | None) -> bool:
+    """Tell whether the two say the same, so that nobody has rewritten the file since."""
+    moment = parse_moment(ours)
+    if moment is None or found is None:
+        return found is None and (moment is None or local_iso(moment) is None)
+    return abs(moment - found) < 1 or local_iso(moment) == local_iso(found)
+
+
+def _without_null(tokens: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out a token that the file does not mention."""
+    return {n: v for n, v in tokens.items() if v is not None or n in data}

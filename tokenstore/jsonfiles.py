@@ -1,0 +1,214 @@
+"""Directories of JSON files, one an account: import them, export to them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenstore.errors import InvalidTokenError, StorageError
+from tokenstore.formats import TokenFile, file_stem, from_json, to_json
+from tokenstore.logs import tell
+from tokenstore.storefile import make_private_directory, sync_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tokenstore.accounts import Record
+    from tokenstore.repository import Existing, TokenRepository
+
+Outcome = Literal["imported", "exported", "skipped", "failed"]
+
+_MAX_FILE = 1 << 20  # bytes; a token file has a few thousand
+_BATCH = 500  # files that are stored in one transaction
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What became of one file. No secret is in it.
+
+    Attributes:
+        account_name: The account, None if the file does not tell.
+        path: The file.
+        outcome: ``imported``, ``exported``, ``skipped`` or ``failed``.
+        reason: Why, for an outcome that needs it, else None.
+    """
+
+    account_name: str | None
+    path: Path
+    outcome: Outcome
+    reason: str | None = None
+
+
+def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the files that *paths* name: a file itself, of a directory every ``*.json`` in it."""
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += sorted(p for p in path.glob("*.json") if not p.name.startswith("."))
+        else:
+            found.append(path)
+    return found
+
+
+def import_accounts(
+    repository: TokenRepository,
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    provider: str | None = None,
+    replace: bool = False,
+    newer: bool = False,
+) -> Iterator[FileResult]:
+    """Store the accounts of JSON files; the files stay as they are.
+
+    An account that is already stored is skipped. A file that cannot be read stops nothing. Files
+    are stored a few hundred a transaction, and a result is yielded when its file is stored.
+
+    Args:
+        repository: Where to store them.
+        paths: Files, and directories of ``*.json`` files.
+        provider: What to bind the accounts to; None: what a file says, if it does.
+        replace: Replace an account that is already stored.
+        newer: Replace it if the file's token expires later than the stored one.
+
+    Raises:
+        StorageError: The database cannot take them.
+    """
+    if replace and newer:
+        raise ValueError("replace and newer exclude each other")
+    existing: Existing = "replace" if replace else "keep_newer" if newer else "keep"
+    files = iter(find_files(paths))
+    seen: dict[str, Path] = {}
+    while batch := list(islice(files, _BATCH)):
+        parsed = [(path, _read(path)) for path in batch]
+        with repository.transaction():
+            results = [
+                _store(repository, path, content, provider, existing, seen)
+                for path, content in parsed
+            ]
+        yield from map(_logged, results)
+
+
+def export_accounts(
+    repository: TokenRepository, directory: str | os.PathLike[str]
+) -> Iterator[FileResult]:
+    """Write every account to a file of its own, 0600, which replaces one of that name as a whole.
+
+    A rotated refresh token may live in one place only: whoever goes on using the files must not
+    go on using the database.
+
+    Args:
+        repository: Where the accounts are.
+        directory: Where the files go; it is made, 0700, if it is missing.
+
+    Raises:
+        StorageError: The directory cannot be made, or the database cannot be read.
+    """
+    target = Path(directory).absolute()
+    make_private_directory(target)
+    case_sensitive = _is_case_sensitive(target)
+    for record in repository.records():
+        yield _logged(_write(target, record, case_sensitive=case_sensitive))
+    sync_directory(target)
+
+
+def _read(path: Path) -> TokenFile | str:
+    """Return what the file says, or why that cannot be told, without quoting it."""
+    try:
+        if not path.is_file():
+            return "not a file" if path.exists() else "no such file"
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
+        if len(content) > _MAX_FILE:
+            return f"larger than {_MAX_FILE >> 20} MiB"
+        data = json.loads(content, parse_constant=lambda _: None)
+        return from_json(data, stem=path.stem)
+    except InvalidTokenError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    except (ValueError, RecursionError):
+        return "not valid JSON"
+
+
+def _store(
+    repository: TokenRepository,
+    path: Path,
+    content: TokenFile | str,
+    provider: str | None,
+    existing: Existing,
+    seen: dict[str, Path],
+) -> FileResult:
+    if isinstance(content, str):
+        return FileResult(None, path, "failed", content)
+    name = content.account_name
+    if name in seen and existing != "keep_newer":
+        return FileResult(name, path, "skipped", f"{seen[name].name} is of the same account")
+    stored = repository.put(
+        name, content.tokens, provider=provider or content.provider, existing=existing
+    )
+    seen[name] = path
+    if stored:
+        return FileResult(name, path, "imported", content.note)
+    why = "is stored already" if existing == "keep" else "a token that lives as long is stored"
+    return FileResult(name, path, "skipped", why)
+
+
+def _write(directory: Path, record: Record, *, case_sensitive: bool) -> FileResult:
+    name = record.account_name
+    path = directory / f"{file_stem(name, case_sensitive=case_sensitive)}.json"
+    data = to_json(name, record.provider, record.tokens)
+    try:
+        if path.is_symlink():
+            return FileResult(name, path, "failed", "is a symlink; remove it")
+        _replace(path, data)
+    except OSError as error:
+        return FileResult(name, path, "failed", error.strerror or type(error).__name__)
+    return FileResult(name, path, "exported")
+
+
+def _replace(path: Path, data: dict[str, Any]) -> None:
+    """Write a file that appears whole or not at all, and to nobody else."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink()
+        raise
+
+
+def _is_case_sensitive(directory: Path) -> bool:
+    probe = directory / f".{secrets.token_hex(8)}.a"
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError as error:
+        raise StorageError(
+            f"{directory}: cannot be written: {error.strerror}", directory, errno=error.errno
+        ) from None
+    try:
+        return not probe.with_suffix(".A").exists()
+    finally:
+        probe.unlink()
+
+
+def _logged(result: FileResult) -> FileResult:
+    operation = "export" if result.outcome == "exported" else "import"
+    level = logging.WARNING if result.outcome == "failed" else logging.INFO
+    details = "" if result.reason is None else f" ({result.path}: {result.reason})"
+    tell(level, operation, result.account_name, None, result.outcome, details)
+    return result

@@ -1,0 +1,309 @@
+"""`TokenManager`: a live access token for every account, at any moment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from tokenstore.accounts import due_at
+from tokenstore.cache import TokenCache
+from tokenstore.errors import TokenRefreshError
+from tokenstore.location import providers_file
+from tokenstore.logs import LOGGER, Operation, name_of, tell
+from tokenstore.providers import Providers
+from tokenstore.refresh import Demand, Refresher
+from tokenstore.repository import TokenRepository
+from tokenstore.tokens import expiry_of, normalize_account_name
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Mapping
+
+    import requests
+    from sqlalchemy.engine import URL
+
+    from tokenstore.accounts import Account, Record
+    from tokenstore.database import JournalMode
+    from tokenstore.providers import Provider
+
+
+class TokenManager:
+    """Keeps the tokens of many accounts and refreshes them when they are due.
+
+    One manager may be used by many threads, and many managers, in many processes, on one
+    database. Creating one does no I/O: an unusable store shows at the first call.
+
+    Args:
+        database: A path to the SQLite file, or an SQLAlchemy URL. None:
+            ``$TOKENSTORE_DATABASE``, else ``tokens.db`` in the user's data directory.
+        providers: Name to `Provider`, looked up before ``providers.toml`` and the built-in
+            ``google`` and ``microsoft``.
+        expiry_buffer: Seconds; a token is due when ``expires_at <= clock() + expiry_buffer``.
+        cache_ttl: Seconds for which `get_valid_token` may answer from memory, never beyond the
+            moment at which the token is due; 0 turns that off. What this manager changes it sees
+            at once, what another process changes within this time.
+        timeout: Seconds for a whole token request, to its last byte.
+        serve_stale: When a refresh fails, or another process is busy with it, return the stored
+            token as long as it has not really expired.
+        upgrade: Migrate an older database, after a backup, in place of raising
+            `SchemaOutdatedError`.
+        journal_mode: ``wal``, or ``delete`` for file systems without shared memory.
+        session: A `requests.Session` for the token requests (proxies, test adapters).
+        clock: The wall clock, in UTC epoch seconds.
+
+    Every method may raise a `StorageError`, and an `InvalidTokenError` for what is no account
+    name: 1 to 512 characters, none of them a control character.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | URL | None = None,
+        *,
+        providers: Mapping[str, Provider] | None = None,
+        expiry_buffer: float = 300.0,
+        cache_ttl: float = 60.0,
+        timeout: float = 30.0,
+        serve_stale: bool = False,
+        upgrade: bool = False,
+        journal_mode: JournalMode = "wal",
+        session: requests.Session | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        _require_seconds(expiry_buffer=expiry_buffer, cache_ttl=cache_ttl)
+        if not timeout > 0:
+            raise ValueError("timeout: a positive number of seconds is needed")
+        self._repository = TokenRepository(
+            database, upgrade=upgrade, journal_mode=journal_mode, clock=clock
+        )
+        self._expiry_buffer = expiry_buffer
+        self._serve_stale = serve_stale
+        self._clock = clock
+        self._cache = TokenCache(cache_ttl, clock)
+        file, required = providers_file(self._repository.path)
+        self._refresher = Refresher(
+            self._repository,
+            Providers(providers, file, required=required),
+            timeout=timeout,
+            session=session,
+            clock=clock,
+            changed=self._cache.forget,
+        )
+
+    def __enter__(self) -> TokenManager:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database; a later call opens it again.
+
+        Raises:
+            TokenPersistError: There are tokens that it still would not take.
+        """
+        try:
+            self._refresher.store_unsaved()
+        finally:
+            self._repository.close()
+
+    def save_tokens(
+        self,
+        account_name: str,
+        tokens: Mapping[str, Any],
+        *,
+        provider: str | Provider | None = None,
+    ) -> None:
+        """Store *tokens* in one durable transaction, in place of all that the account had.
+
+        That clears what is remembered of failed refreshes.
+
+        Args:
+            account_name: The account; one that does not exist is created.
+            tokens: What a provider answers: ``access_token``; optionally ``refresh_token``,
+                ``expires_in`` (seconds from now) or ``expires_at`` (UTC epoch seconds or
+                milliseconds, ISO 8601, ``datetime``; naive means local time); whatever else JSON
+                can hold.
+            provider: What to bind the account to; None leaves that as it is.
+
+        Raises:
+            InvalidTokenError: *tokens* is no token set; the error names the field and nothing is
+                written.
+        """
+        with Operation("save_tokens", account_name, provider) as operation:
+            name = normalize_account_name(account_name)
+            self._repository.save(name, tokens, provider=name_of(provider))
+            self._cache.forget(name)
+            operation.outcome = "saved"
+
+    def load_tokens(self, account_name: str) -> dict[str, Any] | None:
+        """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
+
+        None if there is no such account. Nothing is refreshed.
+        """
+        with Operation("load_tokens", account_name) as operation:
+            tokens = self._repository.load(account_name)
+            operation.outcome = "missing" if tokens is None else "loaded"
+            return tokens
+
+    def delete_tokens(self, account_name: str) -> bool:
+        """Remove an account, its secrets' bytes too; tell whether there was one."""
+        with Operation("delete_tokens", account_name) as operation:
+            name = normalize_account_name(account_name)
+            deleted = self._repository.delete(name)
+            self._cache.forget(name)
+            operation.outcome = "deleted" if deleted else "missing"
+            return deleted
+
+    def accounts(self) -> Iterator[Account]:
+        """Yield every account in the order of names, without any secret.
+
+        They are read in pages; no transaction stays open between them.
+        """
+        return self._repository.accounts(expiry_buffer=self._expiry_buffer)
+
+    def refresh_token(
+        self,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        rejected: str | None = None,
+    ) -> dict[str, Any]:
+        """Refresh an account now (RFC 6749 section 6) and return its tokens.
+
+        Neither its expiry nor a remembered failure is asked. A call that waited for another
+        refresh which began after it shares that one's outcome.
+
+        Args:
+            account_name: The account.
+            provider: Whom to ask; None: whom the account is bound to.
+            rejected: An access token that a resource server refused. If another one is stored by
+                now, that is returned and nothing is requested.
+
+        Raises:
+            TokenRefreshError: There are no new tokens; the subclass says why.
+            TokenPersistError: There are, and the store would not take them.
+        """
+
+        def differs(record: Record) -> bool:
+            stored = record.tokens.access_token
+            return rejected is not None and stored is not None and stored != rejected
+
+        with Operation("refresh_token", account_name, provider) as operation:
+            demand = Demand("forced" if rejected is None else "rejected", differs)
+            name = normalize_account_name(account_name)
+            record = self._refresher.refresh(name, provider, demand)
+            operation.outcome = "refreshed"
+            return record.tokens.to_dict()
+
+    def get_valid_token(
+        self, account_name: str, provider: str | Provider | None = None
+    ) -> str | None:
+        """Return a live access token: from memory, from the store, or refreshed.
+
+        Args:
+            account_name: The account.
+            provider: Whom to ask for a new one; None: whom the account is bound to.
+
+        Returns:
+            The token, or None if none can be had: then the reason is logged, and
+            `ensure_valid_token` raises it.
+
+        Raises:
+            TokenPersistError: There are new tokens and the store would not take them.
+        """
+        token = self._cache.get(account_name)
+        if token is not None:
+            if LOGGER.isEnabledFor(logging.DEBUG):
+                tell(logging.DEBUG, "get_valid_token", account_name, provider, "cached")
+            return token
+        try:
+            with Operation("get_valid_token", account_name, provider) as operation:
+                return self._ensure(account_name, provider, None, operation)
+        except TokenRefreshError:
+            return None
+
+    def ensure_valid_token(
+        self,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        min_ttl: float | None = None,
+    ) -> str:
+        """Return a live access token as `get_valid_token` does, or raise why there is none.
+
+        Args:
+            account_name: The account.
+            provider: Whom to ask for a new one; None: whom the account is bound to.
+            min_ttl: Seconds for which the token is needed. One that was just refreshed is
+                returned even if it lives shorter.
+
+        Raises:
+            TokenRefreshError: No token can be had; the subclass says why.
+            TokenPersistError: There are new tokens and the store would not take them.
+        """
+        if min_ttl is not None:
+            _require_seconds(min_ttl=min_ttl)
+        with Operation("ensure_valid_token", account_name, provider) as operation:
+            return self._ensure(account_name, provider, min_ttl, operation)
+
+    def _is_token_expired(self, tokens: Mapping[str, Any]) -> bool:
+        """Tell whether *tokens* expire within the buffer, or nobody knows when.
+
+        ``expires_at`` counts (as for `save_tokens`), else ``expires_in`` from now. What is
+        malformed counts as expired and is logged.
+        """
+        now = self._clock()
+        return due_at(expiry_of(tokens, now=now), None, self._expiry_buffer) <= now
+
+    def _ensure(
+        self,
+        account_name: str,
+        provider: str | Provider | None,
+        min_ttl: float | None,
+        operation: Operation,
+    ) -> str:
+        name = normalize_account_name(account_name)
+        epoch = self._cache.epoch
+        now = self._clock()
+        token, expires_at, refreshed_at = self._repository.access(name) or (None, None, None)
+        due = self._due_at(expires_at, refreshed_at, min_ttl)
+        if token is not None and now < due:
+            self._cache.put(name, token, until=due, epoch=epoch)
+            operation.outcome = "fresh"
+            return token
+        live = expires_at is not None and now + (min_ttl or 0.0) < expires_at
+        stale = token if self._serve_stale and live else None
+        try:
+            record = self._refresher.refresh(name, provider, self._demand(min_ttl, stale))
+        except TokenRefreshError as error:
+            if stale is None:
+                raise
+            operation.outcome = f"stale after {type(error).__name__}"
+            return stale
+        operation.outcome = "refreshed"
+        return self._access_token_of(record)
+
+    def _demand(self, min_ttl: float | None, stale: str | None) -> Demand:
+        def fresh(record: Record) -> bool:
+            due = self._due_at(record.tokens.expires_at, record.refreshed_at, min_ttl)
+            return record.tokens.access_token is not None and self._clock() < due
+
+        return Demand("due", fresh, patience=None if stale is None else 0.0)
+
+    def _due_at(
+        self, expires_at: float | None, refreshed_at: float | None, min_ttl: float | None
+    ) -> float:
+        due = due_at(expires_at, refreshed_at, self._expiry_buffer)
+        return due if min_ttl is None or expires_at is None else min(due, expires_at - min_ttl)
+
+    def _access_token_of(self, record: Record) -> str:
+        token = record.tokens.access_token
+        assert token is not None  # noqa: S101 - every refresh stores one
+        return token
+
+
+def _require_seconds(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not value >= 0:
+            raise ValueError(f"{name}: a number of seconds, not negative, is needed")

@@ -1,0 +1,322 @@
+"""The refresh grant (RFC 6749 section 6): ask a provider, judge its answer; no storage."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote_plus
+
+from tokenstore.errors import (
+    ClientRejectedError,
+    ReauthorizationRequired,
+    TokenRefreshError,
+    TransientRefreshError,
+)
+from tokenstore.exchange import Answer, NoAnswer, exchange, host_of
+from tokenstore.tokens import is_token, parse_seconds
+
+if TYPE_CHECKING:
+    import requests
+
+    from tokenstore.providers import Provider
+
+MAX_RETRY_AFTER = 3600.0
+"""Seconds; a provider that asks for a longer wait is asked again after this."""
+
+# Codes of RFC 6749 section 5.2, and what providers send in their place.
+_REAUTHORIZE = {
+    "invalid_grant",
+    "bad_refresh_token",
+    "invalid_refresh_token",
+    "refresh_token_expired",
+    "refresh_token_reused",
+    "token_expired",
+    "token_revoked",
+    "consent_required",
+    "interaction_required",
+    "login_required",
+}
+_REJECTED = {
+    "invalid_client",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_request",
+    "invalid_scope",
+    "incorrect_client_credentials",
+}
+_TRANSIENT = {
+    "server_error",
+    "temporarily_unavailable",
+    "internal_failure",
+    "slow_down",
+    "rate_limit_exceeded",
+    "rate_limited",
+    "too_many_requests",
+}
+_TRANSIENT_STATUS = {408, 425, 429}
+
+
+def refresh_grant(
+    provider: Provider,
+    refresh_token: str,
+    *,
+    account_name: str,
+    timeout: float,
+    session: requests.Session | None = None,
+    late: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Exchange *refresh_token* for new tokens; return the answer, whose access token is usable.
+
+    Args:
+        provider: Whom to ask, with a token endpoint.
+        refresh_token: The token to spend.
+        account_name: Whose it is, for errors.
+        timeout: Seconds for the whole request.
+        session: A session to use in place of a new connection.
+        late: Is given a good answer that comes after the timeout, in another thread.
+
+    Raises:
+        ReauthorizationRequired: The refresh token is dead.
+        TransientRefreshError: Nothing usable came; try later.
+        ClientRejectedError: The provider refuses the client or the request.
+    """
+    judge = _Judge(provider, refresh_token, account_name)
+
+    def judge_late(answer: Answer) -> None:
+        verdict = judge.answer(answer)
+        if late is not None and isinstance(verdict, dict):
+            late(verdict)
+
+    headers, form = _request(provider, refresh_token)
+    received = exchange(
+        "POST",
+        provider.token_endpoint or "",
+        timeout=timeout,
+        session=session,
+        headers=headers,
+        data=form,
+        late=judge_late,
+    )
+    verdict = judge.silence(received) if isinstance(received, NoAnswer) else judge.answer(received)
+    if isinstance(verdict, TokenRefreshError):
+        raise verdict
+    return verdict
+
+
+def discover(
+    provider: Provider, *, timeout: float, session: requests.Session | None = None
+) -> dict[str, Any]:
+    """Return the metadata of the provider's issuer (RFC 8414, OpenID Connect Discovery 1.0).
+
+    Raises:
+        ProviderConfigurationError: The issuer has no such metadata.
+        TransientRefreshError: It could not be asked; try later.
+    """
+    url = f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
+    received = exchange("GET", url, timeout=timeout, session=session)
+    if isinstance(received, NoAnswer) or _is_transient(received.status):
+        why = received.reason if isinstance(received, NoAnswer) else f"HTTP {received.status}"
+        raise TransientRefreshError(
+            f"the metadata of {provider.name!r} could not be read from {host_of(url)}: {why}",
+            provider=provider.name,
+        )
+    metadata: object = _parse_json(received.body or b"", "utf-8")
+    if received.status != 200 or not isinstance(metadata, dict):  # noqa: PLR2004
+        raise provider.misconfigured(
+            f"has an issuer without metadata: {url} answered HTTP {received.status}; "
+            "set token_endpoint"
+        )
+    return metadata
+
+
+def _request(
+    provider: Provider, refresh_token: str
+) -> tuple[dict[str, str | None], dict[str, str]]:
+    form = {
+        **provider.extra_params,
+        "grant_type": "refresh_token",
+        "refresh_token": refresh_token,
+    }
+    if provider.scope:
+        form["scope"] = provider.scope
+    headers: dict[str, str | None] = {"Authorization": None}
+    secret = provider.client_secret or ""
+    if provider.auth_method == "client_secret_basic":
+        # Form-encoded first (RFC 6749 section 2.3.1), hence always ASCII.
+        pair = f"{quote_plus(provider.client_id)}:{quote_plus(secret)}"
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    else:
+        form["client_id"] = provider.client_id
+    if provider.auth_method == "client_secret_post":
+        form["client_secret"] = secret
+    return headers, form
+
+
+class _Judge:
+    """Turns what came back into tokens or one of three errors; there is no fourth outcome."""
+
+    def __init__(self, provider: Provider, refresh_token: str, account_name: str) -> None:
+        self._provider = provider
+        self._account_name = account_name
+        self._host = host_of(provider.token_endpoint)
+        sent = [s for s in (refresh_token, provider.client_secret) if s]
+        self._secrets = sorted({*sent, *map(quote_plus, sent)}, key=len, reverse=True)
+
+    def silence(self, nothing: NoAnswer) -> TokenRefreshError:
+        """Return the error of a request without an answer."""
+        after = "; the refresh token may have been spent" if nothing.sent else "; try again later"
+        return TransientRefreshError(
+            f"{self._who()} at {self._host}: {nothing.reason}{after}",
+            maybe_spent=nothing.sent,
+            **self._details(None, None, None),
+        )
+
+    def answer(self, answer: Answer) -> dict[str, Any] | TokenRefreshError:
+        """Judge an answer by its body first, then by its status."""
+        if 300 <= answer.status < 400:  # noqa: PLR2004
+            target = host_of(answer.headers.get("Location"))
+            return ClientRejectedError(
+                f"{self._who()} at {self._host} redirects to {target}, which is not followed; "
+                "set the token_endpoint that is meant",
+                **self._details(answer.status, None, None),
+            )
+        body = _parse(answer)
+        if body is not None and is_token(body.get("access_token")):
+            return body
+        error, description = self._error_of(body or {})
+        return self._refused(answer, error, description)
+
+    def _refused(
+        self, answer: Answer, error: str | None, description: str | None
+    ) -> TokenRefreshError:
+        details = self._details(answer.status, error, description)
+        told = ": ".join(part for part in (error, description) if part)
+        said = f"{self._who()} answered HTTP {answer.status}" + (f" {told}" if told else "")
+        if error in _REAUTHORIZE:
+            return ReauthorizationRequired(f"{said}; sign in again", **details)
+        if error in _REJECTED:
+            return ClientRejectedError(f"{said}; check the provider's configuration", **details)
+        retry_after = _retry_after(answer.headers)
+        if error in _TRANSIENT or _is_transient(answer.status):
+            when = "" if retry_after is None else f" in {retry_after:.0f} s"
+            return TransientRefreshError(
+                f"{said}; try again later{when}", retry_after=retry_after, **details
+            )
+        if 200 <= answer.status < 300:  # noqa: PLR2004
+            kind = answer.headers.get("Content-Type", "no content type").split(";")[0][:80]
+            return TransientRefreshError(
+                f"{said} without a usable token ({kind} from {self._host}); the refresh token may "
+                "have been spent",
+                retry_after=retry_after,
+                maybe_spent=True,
+                **details,
+            )
+        return ClientRejectedError(f"{said}; check the provider's configuration", **details)
+
+    def _error_of(self, body: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        error = body.get("error")
+        description = body.get("error_description")
+        if isinstance(error, Mapping):  # {"error": {"code" or "status": …, "message": …}}
+            description = description or error.get("message")
+            error = error.get("status") or error.get("code")
+        return self._shown(error, 100), self._shown(description, 500)
+
+    def _shown(self, text: object, limit: int) -> str | None:
+        """Return what may be shown of a provider's words: not what was sent to it."""
+        if not isinstance(text, str) or not text:
+            return None
+        for secret in self._secrets:
+            text = text.replace(secret, "[redacted]")
+        return re.sub(r"[^\x20-\x7e\u00a0-\ud7ff\ue000-\ufffd]+", " ", text).strip()[:limit] or None
+
+    def _who(self) -> str:
+        return f"{self._account_name}: provider {self._provider.name!r}"
+
+    def _details(
+        self, status: int | None, error: str | None, description: str | None
+    ) -> dict[str, Any]:
+        return {
+            "account_name": self._account_name,
+            "provider": self._provider.name,
+            "status_code": status,
+            "error": error,
+            "error_description": description,
+        }
+
+
+def _is_transient(status: int) -> bool:
+    return status in _TRANSIENT_STATUS or status >= 500  # noqa: PLR2004
+
+
+def _parse(answer: Answer) -> dict[str, Any] | None:
+    """Return the object in the body: JSON, else form-encoded, whatever its type claims to be."""
+    if not answer.body:
+        return None
+    charset = _charset(answer.headers.get("Content-Type", ""))
+    parsed = _parse_json(answer.body, charset)
+    if parsed is None:
+        parsed = _parse_form(answer.body)
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _parse_json(body: bytes, charset: str) -> Any:
+    """Return the value; numbers that JSON does not have, and others cannot store, become null."""
+    try:
+        text = body.decode(charset).lstrip("\ufeff")
+        return json.loads(
+            text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_storable
+        )
+    except (ValueError, LookupError, RecursionError):
+        return None
+
+
+def _parse_form(body: bytes) -> dict[str, str] | None:
+    try:
+        pairs = parse_qsl(body.decode("ascii").strip(), strict_parsing=True, max_num_fields=100)
+    except ValueError:
+        return None
+    form = dict(pairs)
+    return form if {"access_token", "error"} & form.keys() else None
+
+
+def _charset(content_type: str) -> str:
+    message = Message()
+    message["Content-Type"] = content_type
+    return str(message.get_content_charset() or "utf-8")
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _storable(text: str) -> int | None:
+    return int(text) if len(text) < 1000 else None  # noqa: PLR2004 - far below Python's limit
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that the provider asks to wait (RFC 9110 section 10.2.3), capped."""
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    seconds = parse_seconds(value)
+    if seconds is None:
+        moment, now = _http_date(value), _http_date(headers.get("Date")) or time.time()
+        if moment is None:
+            return None
+        seconds = moment - now
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def _http_date(value: str | None) -> float | None:
+    try:
+        return None if value is None else parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,387 @@
+"""Accounts in the database: rows to token sets and back, each change one transaction."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenstore import statements as sql
+from tokenstore.accounts import Account, Failure, Record, due_at, state_of
+from tokenstore.database import Database, JournalMode, Row
+from tokenstore.location import locate
+from tokenstore.migrate import to_head
+from tokenstore.tokens import TokenSet, fingerprint, normalize_account_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sqlalchemy.engine import URL
+
+    from tokenstore.sqlite import Query
+
+Existing = Literal["replace", "keep", "keep_newer"]
+Reason = Literal["due", "forced", "rejected"]
+
+_PAGE = 500  # rows a query
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """A refresh that is written down as begun.
+
+    Attributes:
+        id: Its number; of two refreshes of an account, the later has the higher one.
+        started_at: When it began, in UTC epoch seconds.
+        record: What was stored when it began.
+    """
+
+    id: int
+    started_at: float
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """An earlier use of the same refresh token of which nobody knows the outcome."""
+
+    host: str
+    started_at: float
+    interrupted: bool  # the process died, as opposed to: no usable answer came
+
+
+class TokenRepository:
+    """The accounts of one database, shared by threads and processes.
+
+    It stores and gives back; it never talks to a provider. Creating one does no I/O. Reading
+    never creates the database, the first `save` does.
+
+    Args:
+        database: A path to the SQLite file, or an SQLAlchemy URL. None:
+            ``$TOKENSTORE_DATABASE``, else ``tokens.db`` in the user's data directory.
+        upgrade: Migrate an older database, after a backup, in place of raising
+            `SchemaOutdatedError`.
+        journal_mode: ``wal``, or ``delete`` for file systems without shared memory.
+        clock: The time, in UTC epoch seconds.
+
+    Every method may raise a `StorageError`, and an `InvalidTokenError` for what is no account
+    name: 1 to 512 characters, none of them a control character.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | URL | None = None,
+        *,
+        upgrade: bool = False,
+        journal_mode: JournalMode = "wal",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = locate(database)
+        self._clock = clock
+        self._database = Database(self.path, to_head, journal_mode=journal_mode, upgrade=upgrade)
+
+    def __enter__(self) -> TokenRepository:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database; whoever goes on using the repository opens it again."""
+        self._database.close()
+
+    # -- the public five ----------------------------------------------------------------------
+
+    def save(
+        self,
+        account_name: str,
+        tokens: Mapping[str, Any] | TokenSet,
+        *,
+        provider: str | None = None,
+    ) -> None:
+        """Store *tokens* in place of all that the account had, and forget why it failed.
+
+        Args:
+            account_name: The account.
+            tokens: A token set, as for `TokenManager.save_tokens`.
+            provider: The provider to bind the account to; None leaves that as it is.
+
+        Raises:
+            InvalidTokenError: *tokens* is no token set; nothing is written.
+        """
+        if not isinstance(tokens, TokenSet):
+            tokens = TokenSet.from_mapping(tokens, now=self._clock())
+        self.put(account_name, tokens, provider=provider)
+
+    def load(self, account_name: str) -> dict[str, Any] | None:
+        """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
+
+        None if there is no such account.
+        """
+        row = self._database.fetch_one(
+            sql.LOAD, {"account_name": normalize_account_name(account_name)}
+        )
+        return None if row is None else _tokens(*row).to_dict()
+
+    def delete(self, account_name: str) -> bool:
+        """Remove the account, its bytes too; tell whether there was one."""
+        name = {"account_name": normalize_account_name(account_name)}
+        if self._database.fetch_one(sql.LOAD, name) is None:
+            return False
+        with self._database.transaction():
+            deleted = self._database.execute(sql.DELETE, name)
+            self._database.execute(sql.FORGET_REFRESHES, name)
+            self._database.scrub_after_commit()
+        return deleted > 0
+
+    def accounts(self, *, expiry_buffer: float = 300.0) -> Iterator[Account]:
+        """Yield every account in the order of names, without secrets, read page by page.
+
+        Args:
+            expiry_buffer: Seconds before its expiry at which a token counts as due.
+        """
+        for row in self._pages(sql.PAGE_OF_ACCOUNTS):
+            yield self._account(row, expiry_buffer)
+
+    @contextmanager
+    def transaction(self) -> Iterator[TokenRepository]:
+        """Make what this thread does inside one transaction: all of it is stored, or nothing."""
+        with self._database.transaction():
+            yield self
+
+    # -- for the manager, import and export ---------------------------------------------------
+
+    def put(
+        self,
+        account_name: str,
+        tokens: TokenSet,
+        *,
+        provider: str | None = None,
+        existing: Existing = "replace",
+    ) -> bool:
+        """Store *tokens*; tell whether that was done.
+
+        Args:
+            account_name: The account.
+            tokens: Its tokens.
+            provider: The provider to bind the account to; None leaves that as it is.
+            existing: What to do with an account that is there: ``replace`` it, ``keep`` it, or
+                ``keep_newer``: replace it if *tokens* expire later.
+        """
+        parameters = {
+            "account_name": normalize_account_name(account_name),
+            "provider": provider,
+            "version": _new_version(),
+            **_columns(tokens),
+        }
+        with self._database.transaction():
+            return self._database.execute(_PUT[existing], parameters) > 0
+
+    def access(self, account_name: str) -> tuple[str | None, float | None, float | None] | None:
+        """Return access token, ``expires_at`` and ``refreshed_at``, None without an account.
+
+        This is the hot path: the narrowest of queries.
+        """
+        return self._database.fetch_one(sql.ACCESS, {"account_name": account_name})
+
+    def record(self, account_name: str) -> Record | None:
+        """Return all that is stored of an account, None if there is none."""
+        row = self._database.fetch_one(
+            sql.RECORD, {"account_name": normalize_account_name(account_name)}
+        )
+        return None if row is None else _record(row)
+
+    def records(self) -> Iterator[Record]:
+        """Yield all that is stored of every account in the order of names, page by page."""
+        return map(_record, self._pages(sql.PAGE_OF_RECORDS))
+
+    # -- the journal --------------------------------------------------------------------------
+
+    @contextmanager
+    def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[None]:
+        """Hold the account's refresh lock, which dies with its holder.
+
+        Raises:
+            TimeoutError: Somebody else held it for *timeout* seconds.
+        """
+        with self._database.locks.account(account_name, timeout=timeout):
+            yield
+
+    def last_refresh_begun(self, account_name: str) -> int:
+        """Return the number of the account's last refresh, 0 if there was none."""
+        row = self._database.fetch_one(sql.LAST_REFRESH, {"account_name": account_name})
+        return 0 if row is None else int(row[0] or 0)
+
+    def suspicion(self, refresh: Refresh) -> Suspicion | None:
+        """Return the last earlier use of the same refresh token whose outcome nobody knows."""
+        row = self._database.fetch_one(
+            sql.SUSPICION,
+            {
+                "account_name": refresh.record.account_name,
+                "before": refresh.id,
+                "sent": _fingerprint(refresh.record.tokens),
+            },
+        )
+        return None if row is None else Suspicion(row[0], row[1], row[2] == "interrupted")
+
+    def begin_refresh(self, record: Record, *, provider: str, reason: Reason) -> Refresh:
+        """Write down that a refresh begins. Its caller holds the account's lock.
+
+        A refresh that is still open then was interrupted: its process died.
+        """
+        now = self._clock()
+        account = {"account_name": record.account_name}
+        with self._database.transaction():
+            self._database.execute(sql.CLOSE_INTERRUPTED, account | {"finished_at": now})
+            ids = self._database.fetch_all(
+                sql.BEGIN_REFRESH,
+                account
+                | {
+                    "provider": provider,
+                    "reason": reason,
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "started_at": now,
+                    "sent": _fingerprint(record.tokens),
+                },
+            )
+        return Refresh(int(ids[0][0]), now, record)
+
+    def finish_refresh(
+        self, refresh: Refresh, outcome: TokenSet | Failure, *, provider: str
+    ) -> Record | None:
+        """Store the outcome and close the journal's entry, in one transaction.
+
+        If the row changed since the refresh began, by a sign-in, an import or a delete, it is
+        left as it is, and the journal says ``superseded``.
+
+        Returns:
+            What is stored now, None if the account is gone.
+        """
+        name, now = refresh.record.account_name, self._clock()
+        with self._database.transaction():
+            if isinstance(outcome, TokenSet):
+                applied = self._database.execute(
+                    sql.STORE_TOKENS,
+                    {
+                        "name": name,
+                        "read_version": refresh.record.version,
+                        "version": _new_version(),
+                        "provider": provider,
+                        "refreshed_at": refresh.started_at,
+                        "refresh_id": refresh.id,
+                        **_columns(outcome),
+                    },
+                )
+                self._database.scrub_after_commit()
+            else:
+                applied = self._database.execute(
+                    sql.STORE_FAILURE,
+                    {
+                        "name": name,
+                        "read_version": refresh.record.version,
+                        "refresh_id": refresh.id,
+                        "failure": outcome.to_json(),
+                    },
+                )
+            stored = self.record(name)
+            self._close(refresh, outcome, stored, applied=bool(applied), now=now)
+        return stored
+
+    def _close(
+        self,
+        refresh: Refresh,
+        outcome: TokenSet | Failure,
+        stored: Record | None,
+        *,
+        applied: bool,
+        now: float,
+    ) -> None:
+        failure = outcome if isinstance(outcome, Failure) else None
+        told = "refreshed" if failure is None else failure.verdict
+        self._database.execute(
+            sql.CLOSE_REFRESH,
+            {
+                "id_": refresh.id,
+                "finished_at": now,
+                "outcome": told if applied else "superseded",
+                "received": None if stored is None else _fingerprint(stored.tokens),
+                "status_code": failure and failure.status_code,
+                "error": failure and failure.error,
+                "maybe_spent": bool(failure and failure.maybe_spent),
+            },
+        )
+        self._database.execute(sql.PRUNE_REFRESHES, {"account_name": refresh.record.account_name})
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    def _pages(self, query: Query) -> Iterator[Row]:
+        after = ""
+        while rows := self._database.fetch_all(query, {"after": after, "page": _PAGE}):
+            yield from rows
+            after = rows[-1][0]
+
+    def _account(self, row: Row, expiry_buffer: float) -> Account:
+        name, provider, expires_at, refreshed_at, details, usable, refreshable = row
+        now = self._clock()
+        failure = None if details is None else Failure.from_json(details)
+        state = state_of(
+            due=not usable or due_at(expires_at, refreshed_at, expiry_buffer) <= now,
+            refreshable=bool(refreshable),
+            failure=failure,
+            now=now,
+        )
+        last_error = None if failure is None else failure.message
+        return Account(name, provider, state, expires_at, refreshed_at, last_error)
+
+
+_PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}
+
+
+def _new_version() -> int:
+    return secrets.randbits(62)
+
+
+def _fingerprint(tokens: TokenSet) -> str:
+    return fingerprint(tokens.refresh_token or "")
+
+
+# The one place where token sets become columns, and columns token sets.
+
+
+def _columns(tokens: TokenSet) -> dict[str, Any]:
+    return {
+        "access_token": tokens.access_token,
+        "refresh_token": tokens.refresh_token,
+        "expires_at": tokens.expires_at,
+        "extra": json.dumps(dict(tokens.extra)),
+    }
+
+
+def _tokens(
+    access_token: str | None, refresh_token: str | None, expires_at: float | None, extra: str
+) -> TokenSet:
+    return TokenSet(
+        access_token=access_token,
+        refresh_token=refresh_token,
+        expires_at=expires_at,
+        extra=json.loads(extra),
+    )
+
+
+def _record(row: Row) -> Record:
+    name, provider, version, refreshed_at, refresh_id, failure, *tokens = row
+    return Record(
+        account_name=name,
+        provider=provider,
+        tokens=_tokens(*tokens),
+        version=version,
+        refreshed_at=refreshed_at,
+        refresh_id=refresh_id,
+        failure=None if failure is None else Failure.from_json(failure),
+    )

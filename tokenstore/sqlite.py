@@ -1,0 +1,158 @@
+"""How tokenstore talks to SQLite: its connections, its pragmas, its errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from tokenstore.errors import InsecureStorageError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy.sql import ClauseElement
+
+BUSY_TIMEOUT = 30.0
+"""Seconds that SQLite waits for another process's transaction."""
+
+ERRORS = (sqlite3.Error, DBAPIError)
+"""What SQLite's errors arrive as, whether or not they came through SQLAlchemy."""
+
+_DIALECT = SQLiteDialect_pysqlite(paramstyle="named")
+
+
+class Query:
+    """A Core statement, compiled once and run on the driver's own cursor.
+
+    SQLAlchemy's execution takes several times as long as SQLite itself takes for statements this
+    small, and its errors carry the parameters.
+
+    Attributes:
+        sql: The statement's text, its parameters by name.
+        constants: The parameters whose values the statement itself has.
+    """
+
+    def __init__(self, statement: ClauseElement) -> None:
+        compiled = statement.compile(dialect=_DIALECT)
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
+        self.sql = str(compiled)
+        self.constants = {n: b.value for n, b in compiled.binds.items() if not b.required}
+
+
+def make_engine(path: Path, options: str = "mode=rw") -> Engine:
+    """Make an engine whose every connection is a new one and whose transactions are ours.
+
+    The driver begins and commits nothing by itself. A transaction takes the write lock at once
+    (BEGIN IMMEDIATE): a reader that turns writer later fails, however long it is willing to wait.
+    Reading needs no transaction, as every read is one statement.
+
+    Args:
+        path: The database file, which has to exist.
+        options: SQLite's URI parameters.
+    """
+
+    def connect() -> sqlite3.Connection:
+        driver = sqlite3.connect(
+            uri(path, options),
+            uri=True,
+            timeout=BUSY_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,  # close() and a fork close it from another thread
+        )
+        try:
+            driver.execute("PRAGMA synchronous = FULL")
+            driver.execute("PRAGMA secure_delete = ON")
+            driver.execute("SELECT 1 FROM sqlite_master").fetchone()  # opens it for real
+        except BaseException:
+            driver.close()
+            raise
+        return driver
+
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        creator=connect,
+        poolclass=NullPool,
+        hide_parameters=True,
+        paramstyle="named",
+    )
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        driver_of(connection).execute("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def uri(path: Path, options: str) -> str:
+    """Return the URI under which SQLite opens *path*, whatever characters are in it."""
+    return f"file:{quote(os.fsencode(path))}?{options}"
+
+
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """Return the driver's connection below an SQLAlchemy one."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - for the type checker
+    return driver
+
+
+def pragma(driver: sqlite3.Connection, name: str) -> Any:
+    """Return the value of a pragma."""
+    return driver.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def error_name(error: BaseException) -> str:
+    """Return SQLite's name for an error, such as ``SQLITE_FULL``."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(original, "sqlite_errorname", "SQLITE_ERROR"))
+
+
+def storage_error(path: Path, error: BaseException) -> StorageError:
+    """Return the `StorageError` that tells of SQLite's *error* and what to do about it."""
+    name = error_name(error)
+    for prefix, number, what in _ERRORS:
+        if name.startswith(prefix):
+            cls = InsecureStorageError if prefix == "SQLITE_NOTADB" else StorageError
+            return cls(f"{path}: {what} ({name})", path, errno=number)
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return StorageError(f"{path}: {original} ({name})", path)
+
+
+def not_writable(path: Path) -> StorageError:
+    """Return the error of a write to a database that can only be read."""
+    return StorageError(f"{path}: {_UNWRITABLE}", path, errno=errno.EACCES)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into a `StorageError` about *path*."""
+    try:
+        yield
+    except ERRORS as error:
+        raise storage_error(path, error) from None
+
+
+_UNWRITABLE = (
+    f"cannot be written by uid {os.geteuid()}; the file and its directory have to be writable "
+    "(SQLite keeps -wal and -shm beside the file)"
+)
+_ERRORS = (
+    ("SQLITE_FULL", errno.ENOSPC, "no space is left on the disk; free some and repeat the call"),
+    ("SQLITE_READONLY", errno.EACCES, _UNWRITABLE),
+    ("SQLITE_CANTOPEN", errno.EACCES, _UNWRITABLE),
+    ("SQLITE_NOTADB", None, "is not a tokenstore database; name another file"),
+    ("SQLITE_CORRUPT", errno.EIO, "is damaged; keep this file and restore a backup"),
+    ("SQLITE_BUSY", errno.EBUSY, "stayed locked by another process; find out which and try again"),
+    ("SQLITE_IOERR", errno.EIO, "the disk reports an error; check it and repeat the call"),
+)

@@ -1,0 +1,146 @@
+"""Every statement that is run on the tables, compiled when this module is imported."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import and_, bindparam, delete, func, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from tokenstore.schema import accounts, refreshes
+from tokenstore.sqlite import Query
+
+HISTORY: Final = 50
+"""Refreshes that are remembered of an account."""
+
+_TOKENS = (accounts.c.access_token, accounts.c.refresh_token, accounts.c.expires_at)
+_this = accounts.c.account_name == bindparam("account_name")
+_its = refreshes.c.account_name == bindparam("account_name")
+
+# -- accounts -----------------------------------------------------------------------------------
+
+LOAD = Query(select(*_TOKENS, accounts.c.extra).where(_this))
+ACCESS = Query(
+    select(accounts.c.access_token, accounts.c.expires_at, accounts.c.refreshed_at).where(_this)
+)
+
+_record = select(
+    accounts.c.account_name,
+    accounts.c.provider,
+    accounts.c.version,
+    accounts.c.refreshed_at,
+    accounts.c.refresh_id,
+    accounts.c.failure,
+    *_TOKENS,
+    accounts.c.extra,
+)
+_listed = select(
+    accounts.c.account_name,
+    accounts.c.provider,
+    accounts.c.expires_at,
+    accounts.c.refreshed_at,
+    accounts.c.failure,
+    accounts.c.access_token.is_not(None),
+    accounts.c.refresh_token.is_not(None),
+)
+_after = accounts.c.account_name > bindparam("after")
+
+RECORD = Query(_record.where(_this))
+PAGE_OF_RECORDS = Query(
+    _record.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
+)
+PAGE_OF_ACCOUNTS = Query(
+    _listed.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
+)
+
+_given = ("account_name", "provider", "version", *(c.name for c in _TOKENS), "extra")
+_insert = insert(accounts).values({name: bindparam(name) for name in _given})
+_replaced = {
+    **{c.name: _insert.excluded[c.name] for c in accounts.c if not c.primary_key},
+    "provider": func.coalesce(_insert.excluded.provider, accounts.c.provider),
+}
+
+INSERT = Query(_insert.on_conflict_do_nothing())
+REPLACE = Query(_insert.on_conflict_do_update(index_elements=["account_name"], set_=_replaced))
+REPLACE_OLDER = Query(
+    _insert.on_conflict_do_update(
+        index_elements=["account_name"],
+        set_=_replaced,
+        where=or_(
+            accounts.c.expires_at.is_(None), accounts.c.expires_at < _insert.excluded.expires_at
+        ),
+    )
+)
+DELETE = Query(delete(accounts).where(_this))
+
+_unchanged = and_(
+    accounts.c.account_name == bindparam("name"),
+    accounts.c.version == bindparam("read_version"),
+)
+
+STORE_TOKENS = Query(
+    update(accounts)
+    .where(_unchanged)
+    .values(
+        {
+            **{c.name: bindparam(c.name) for c in _TOKENS},
+            "extra": bindparam("extra"),
+            "version": bindparam("version"),
+            "provider": func.coalesce(accounts.c.provider, bindparam("provider")),
+            "refreshed_at": bindparam("refreshed_at"),
+            "refresh_id": bindparam("refresh_id"),
+            "failure": None,
+        }
+    )
+)
+STORE_FAILURE = Query(
+    update(accounts)
+    .where(_unchanged)
+    .values(refresh_id=bindparam("refresh_id"), failure=bindparam("failure"))
+)
+
+# -- refreshes ----------------------------------------------------------------------------------
+
+_begun = ("account_name", "provider", "reason", "host", "pid", "started_at", "sent")
+_finished = ("finished_at", "outcome", "received", "status_code", "error", "maybe_spent")
+
+LAST_REFRESH = Query(select(func.max(refreshes.c.id)).where(_its))
+BEGIN_REFRESH = Query(
+    insert(refreshes).values({n: bindparam(n) for n in _begun}).returning(refreshes.c.id)
+)
+CLOSE_REFRESH = Query(
+    update(refreshes)
+    .where(refreshes.c.id == bindparam("id_"))
+    .values({name: bindparam(name) for name in _finished})
+)
+CLOSE_INTERRUPTED = Query(
+    update(refreshes)
+    .where(_its, refreshes.c.outcome.is_(None))
+    .values(finished_at=bindparam("finished_at"), outcome="interrupted")
+)
+SUSPICION = Query(
+    select(refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome)
+    .where(
+        _its,
+        refreshes.c.id < bindparam("before"),
+        refreshes.c.sent == bindparam("sent"),
+        or_(
+            refreshes.c.outcome.is_(None),
+            refreshes.c.outcome == "interrupted",
+            refreshes.c.maybe_spent,
+        ),
+    )
+    .order_by(refreshes.c.id.desc())
+    .limit(1)
+)
+
+_newest = (
+    select(refreshes.c.id)
+    .where(_its)
+    .order_by(refreshes.c.id.desc())
+    .limit(1)
+    .offset(HISTORY)
+    .scalar_subquery()
+)
+PRUNE_REFRESHES = Query(delete(refreshes).where(_its, refreshes.c.id <= _newest))
+FORGET_REFRESHES = Query(delete(refreshes).where(_its, refreshes.c.outcome.is_not(None)))

@@ -1,0 +1,180 @@
+"""The database as a file: where it is, whose it is, its mode. Nothing here opens it.
+
+POSIX locks go when a process closes *any* descriptor of a file (SQLite's "howtocorrupt", 2.2). A
+second ``open()`` of a live database, if only to look at it, would drop SQLite's own locks and with
+them acknowledged writes. So an existing file is looked at with ``lstat`` and opened by SQLite only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokenstore.errors import InsecureStorageError, StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SIDECARS = ("-wal", "-shm", "-journal")
+_OTHERS = 0o077  # every permission of group and others
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file stood at a path, so that another one in its place is noticed."""
+
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """The place of a database; the file need not be there.
+
+    Attributes:
+        path: Its absolute path.
+    """
+
+    path: Path
+
+    def identity(self) -> Identity | None:
+        """Return which file is at the path, None if none is."""
+        try:
+            found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116 - half the time of Path
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                return None
+            raise storage_error(error, self.path) from None
+        return Identity(found.st_dev, found.st_ino)
+
+    def inspect(self) -> Identity | None:
+        """Return which database is at the path, None if there is none yet; tighten a loose mode.
+
+        Raises:
+            InsecureStorageError: What is there is a symlink, no file, or somebody else's.
+            StorageError: It cannot be looked at.
+        """
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, self.path) from None
+        if stat.S_ISLNK(found.st_mode):
+            raise self._refused("is a symlink; name the file that it points to")
+        if not stat.S_ISREG(found.st_mode):
+            raise self._refused("is not a file; name a file for the database")
+        if found.st_uid != os.geteuid():
+            raise self._refused(
+                f"belongs to uid {found.st_uid}, not to this process's uid {os.geteuid()}; "
+                "run as its owner, or use a database of your own"
+            )
+        self._tighten(self.path, found)
+        for suffix in _SIDECARS:
+            self._tighten_sidecar(self.beside(suffix))
+        return Identity(found.st_dev, found.st_ino) if found.st_size else None
+
+    def beside(self, suffix: str) -> Path:
+        """Return the path of a companion, such as ``-wal``."""
+        return self.path.with_name(self.path.name + suffix)
+
+    def has_wal(self) -> bool:
+        """Tell whether there is a write-ahead log, which may hold what the file does not."""
+        return os.path.lexists(self.beside("-wal"))
+
+    def refuse_leftovers(self) -> None:
+        """Raise a `StorageError` if a log of a lost database would be replayed into a new one."""
+        for suffix in ("-wal", "-journal"):
+            leftover = self.beside(suffix)
+            if leftover.exists() and leftover.stat().st_size:
+                raise StorageError(
+                    f"{leftover}: left over from a database that is no longer at {self.path}; "
+                    "put that database back, or move this file away to start a new one",
+                    leftover,
+                )
+
+    def make_directories(self) -> None:
+        """Make the directories that are missing, 0700; one that is there stays as it is."""
+        make_private_directory(self.path.parent)
+
+    def create(self) -> None:
+        """Create the empty file, 0600 from its first moment; it must not be there."""
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise storage_error(error, self.path) from None
+
+    def remove(self) -> None:
+        """Remove the file and its companions, whichever are there."""
+        for path in (self.path, *map(self.beside, _SIDECARS)):
+            path.unlink(missing_ok=True)
+
+    def move_to(self, target: StoreFile) -> None:
+        """Give the finished file its final place, durably."""
+        try:
+            self.path.replace(target.path)
+            sync_directory(target.path.parent)
+        except OSError as error:
+            raise storage_error(error, target.path) from None
+
+    def _tighten_sidecar(self, path: Path) -> None:
+        try:
+            found = path.lstat()
+        except OSError:
+            return
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            self._tighten(path, found)
+
+    def _tighten(self, path: Path, found: os.stat_result) -> None:
+        if found.st_mode & _OTHERS:
+            _log.warning(
+                "%s was open to others (mode %04o); made it private", path, found.st_mode & 0o7777
+            )
+            try:
+                path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+            except OSError as error:
+                raise storage_error(error, path) from None
+
+    def _refused(self, what: str) -> InsecureStorageError:
+        return InsecureStorageError(f"{self.path} {what}", self.path)
+
+
+def make_private_directory(directory: Path) -> None:
+    """Make *directory* and the parents that are missing, each 0700.
+
+    Raises:
+        StorageError: It cannot be made, or something else is there.
+    """
+    if directory.is_dir():
+        return
+    if directory.parent != directory:
+        make_private_directory(directory.parent)
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise StorageError(f"{directory}: is not a directory", directory) from None
+    except OSError as error:
+        raise storage_error(error, directory) from None
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in *directory* durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """Return the `StorageError` that tells of a file-system error."""
+    _log.error("%s: %s", path, error.strerror)
+    return StorageError(
+        f"{path}: {error.strerror}; check the path and its permissions", path, errno=error.errno
+    )

@@ -1,0 +1,276 @@
+"""Token sets: what they are, when they expire, how an answer changes them. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import MAXYEAR, UTC, datetime, tzinfo
+from typing import Any
+
+from tokenstore.errors import InvalidTokenError
+
+NEVER = 253402300799.0
+"""The moment at which a token that does not expire is said to expire: the end of the year 9999."""
+
+_MILLISECONDS = 1e11  # as seconds this is the year 5138: a larger number counts milliseconds
+_DAY = 86400.0
+_EARLIEST = -62135596800.0 + _DAY  # the first day that a datetime has in every zone
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MAX_NAME = 512
+_COLUMNS = ("access_token", "refresh_token", "expires_at")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSet:
+    """The tokens of one account. Secrets stay out of the repr.
+
+    Attributes:
+        access_token: The access token, or None in an imported set that has only a refresh token.
+        refresh_token: The refresh token, or None.
+        expires_at: When the access token expires, in UTC epoch seconds; None if nobody knows.
+        extra: Every other field, as it was given.
+    """
+
+    access_token: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    expires_at: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_mapping(cls, tokens: Mapping[str, Any], *, now: float) -> TokenSet:
+        """Validate *tokens* and turn a bare ``expires_in`` into a moment, counted from *now*.
+
+        Raises:
+            InvalidTokenError: A field is not what it has to be; the error names it.
+        """
+        if not isinstance(tokens, Mapping):
+            raise InvalidTokenError("tokens", f"a mapping is needed, not {_kind(tokens)}")
+        if tokens.get("access_token") is None:
+            raise InvalidTokenError("access_token", "missing; save what the provider answered")
+        return cls.from_fields(tokens, expires_at=_given_expiry(tokens, now))
+
+    @classmethod
+    def from_fields(cls, tokens: Mapping[str, Any], *, expires_at: float | None) -> TokenSet:
+        """Make a token set of *tokens*, of which either token may be missing.
+
+        Raises:
+            InvalidTokenError: A token is not a token, or a field is nothing that JSON can hold.
+        """
+        known: dict[str, Any] = {
+            "access_token": _token(tokens, "access_token"),
+            "refresh_token": _token(tokens, "refresh_token"),
+            "expires_at": expires_at,
+        }
+        # A known field that was given as null stays in `extra`, so that it comes back as it came.
+        extra = {k: v for k, v in tokens.items() if known.get(k) is None}
+        for name in _COLUMNS:
+            if name in extra:
+                extra[name] = None
+        for name, value in extra.items():
+            _require_json(name, value)
+        return cls(**known, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field as one dictionary, ``expires_at`` in UTC epoch seconds."""
+        known = {name: getattr(self, name) for name in _COLUMNS}
+        return {k: v for k, v in known.items() if v is not None} | dict(self.extra)
+
+    def merge(
+        self, answer: Mapping[str, Any], *, now: float, default_expires_in: float
+    ) -> TokenSet:
+        """Return this set as a successful refresh answer changes it (RFC 6749 section 6).
+
+        An absent, empty or unusable ``refresh_token`` keeps the old one, a field that the answer
+        does not have is kept, and no field of the answer can cost the new access token.
+
+        Args:
+            answer: A JSON object with a usable ``access_token``.
+            now: When the request was sent, in UTC epoch seconds.
+            default_expires_in: Seconds to assume if the answer has no usable ``expires_in``;
+                ``math.inf`` for tokens that do not expire.
+        """
+        refresh_token = answer.get("refresh_token")
+        lifetime = parse_seconds(answer.get("expires_in"))
+        if lifetime is None or now + lifetime > NEVER:
+            _log.warning(
+                "the answer has no usable expires_in; assuming %s seconds", default_expires_in
+            )
+            lifetime = default_expires_in
+        extra = {k: v for k, v in self.extra.items() if k not in {*_COLUMNS, "expires_in"}}
+        extra |= {k: v for k, v in answer.items() if k not in _COLUMNS}
+        return TokenSet(
+            access_token=answer["access_token"],
+            refresh_token=refresh_token if is_token(refresh_token) else self.refresh_token,
+            expires_at=max(_EARLIEST, min(now + lifetime, NEVER)),
+            extra=extra,
+        )
+
+
+def is_token(value: object) -> bool:
+    """Tell whether *value* can be an access or refresh token: text, not empty, storable."""
+    return isinstance(value, str) and bool(value) and _unstorable(value) is None
+
+
+def fingerprint(secret: str) -> str:
+    """Return what may be shown of a token: it tells two apart and gives neither away."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:16]
+
+
+def normalize_account_name(account_name: object) -> str:
+    """Return *account_name* in the form in which it is stored (Unicode NFC).
+
+    Raises:
+        InvalidTokenError: It is not a string of 1 to 512 characters without control characters.
+    """
+    if not isinstance(account_name, str):
+        raise InvalidTokenError("account_name", f"a string is needed, not {_kind(account_name)}")
+    name = unicodedata.normalize("NFC", account_name)
+    if not name:
+        raise InvalidTokenError("account_name", "an empty string names no account")
+    if len(name) > _MAX_NAME:
+        raise InvalidTokenError("account_name", f"longer than {_MAX_NAME} characters")
+    if reason := _unstorable(name):
+        raise InvalidTokenError("account_name", reason)
+    return name
+
+
+def parse_seconds(value: object) -> float | None:
+    """Return a number, or a numeric string, as a finite float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def parse_moment(value: object, *, naive: tzinfo | None = None) -> float | None:
+    """Return a moment in UTC epoch seconds, or None if *value* is none.
+
+    Args:
+        value: Epoch seconds or milliseconds, a number or a numeric string; an ISO 8601 string; a
+            ``datetime``; ``math.inf`` for never.
+        naive: The zone of a moment that names none; None means local time.
+    """
+    if value == math.inf:
+        return NEVER
+    number = parse_seconds(value)
+    if number is not None:
+        return _parse_epoch(number)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            return None
+    return _parse_datetime(value, naive) if isinstance(value, datetime) else None
+
+
+def local_iso(moment: float) -> str | None:
+    """Return *moment* as a naive local ISO 8601 string, None if it is `NEVER`."""
+    if moment > NEVER - _DAY:  # no zone may push it past the last year
+        return None
+    return datetime.fromtimestamp(moment, UTC).astimezone().replace(tzinfo=None).isoformat()
+
+
+def expiry_of(tokens: Mapping[str, Any], *, now: float) -> float | None:
+    """Return when *tokens* expire: ``expires_at``, else ``expires_in`` from *now*, else None.
+
+    A malformed field counts as none and is logged, without its value.
+    """
+    if tokens.get("expires_at") is not None:
+        moment = parse_moment(tokens["expires_at"])
+        if moment is None:
+            _log.warning("expires_at is malformed; the token counts as expired")
+        return moment
+    if tokens.get("expires_in") is None:
+        return None
+    lifetime = parse_seconds(tokens["expires_in"])
+    if lifetime is None:
+        _log.warning("expires_in is malformed; the token counts as expired")
+        return None
+    return now + lifetime
+
+
+def _given_expiry(tokens: Mapping[str, Any], now: float) -> float | None:
+    if tokens.get("expires_in") is not None and parse_seconds(tokens["expires_in"]) is None:
+        raise InvalidTokenError("expires_in", "a finite number of seconds is needed")
+    moment = expiry_of(tokens, now=now)
+    if moment is None and tokens.get("expires_at") is not None:
+        raise InvalidTokenError(
+            "expires_at", "epoch seconds, an ISO 8601 string or a datetime is needed"
+        )
+    return None if moment is None else max(_EARLIEST, min(moment, NEVER))
+
+
+def _parse_epoch(number: float) -> float | None:
+    if number > _MILLISECONDS and number != NEVER:
+        number /= 1000
+    return number if _EARLIEST <= number <= NEVER else None
+
+
+def _parse_datetime(value: datetime, naive: tzinfo | None) -> float | None:
+    if value.year == MAXYEAR:
+        return NEVER
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=naive)
+    try:
+        return value.timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _token(tokens: Mapping[str, Any], name: str) -> str | None:
+    value = tokens.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidTokenError(name, f"a string is needed, not {_kind(value)}")
+    if not value:
+        raise InvalidTokenError(name, "an empty string is no token")
+    if reason := _unstorable(value):
+        raise InvalidTokenError(name, reason)
+    return value
+
+
+def _unstorable(text: str) -> str | None:
+    if _CONTROL.search(text):
+        return "control characters are not allowed"
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        return "half a surrogate pair is not a character"
+    return None
+
+
+def _require_json(name: object, value: object) -> None:
+    if not isinstance(name, str):
+        raise InvalidTokenError(f"a {_kind(name)}", "field names have to be strings")
+    try:
+        json.dumps(value, allow_nan=False)
+        _require_string_keys(value)
+    except (TypeError, ValueError, RecursionError):
+        # `from None`: the original names the value.
+        raise InvalidTokenError(name, "JSON cannot hold this value") from None
+
+
+def _require_string_keys(value: object) -> None:
+    """JSON would turn other keys into strings, and they would not come back as they were."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for item in value:
+        _require_string_keys(item)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__
