@@ -8,6 +8,7 @@ from tokenstore.errors import TokenStoreError
 from tokenstore.providers import Provider
 
 LOGGER = logging.getLogger("tokenstore")
+LOGGER.addHandler(logging.NullHandler())  # an application that wants no log gets none
 
 
 class Operation:

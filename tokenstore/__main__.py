@@ -1,0 +1,5 @@
+"""``python -m tokenstore`` is the ``tokenstore`` command."""
+
+from tokenstore.cli import main
+
+main()

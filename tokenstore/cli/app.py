@@ -1,0 +1,129 @@
+"""Arguments in, exit code out: what every command has in common."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from tokenstore import __version__
+from tokenstore.errors import (
+    InvalidTokenError,
+    ProviderConfigurationError,
+    ReauthorizationRequired,
+    TokenStoreError,
+    TransientRefreshError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tokenstore.manager import TokenManager
+    from tokenstore.repository import TokenRepository
+
+_T = TypeVar("_T")
+
+DONE, FAILED, USAGE, SIGN_IN, TRY_LATER, NO_ACCOUNT = range(6)
+
+_CODES: tuple[tuple[type[TokenStoreError], int], ...] = (
+    (InvalidTokenError, USAGE),
+    (ProviderConfigurationError, USAGE),
+    (ReauthorizationRequired, SIGN_IN),
+    (TransientRefreshError, TRY_LATER),
+    (TokenStoreError, FAILED),
+)
+
+
+class Store:
+    """What a command works on: the database that the options name."""
+
+    def __init__(self, database: str | None) -> None:
+        self.database = database
+
+    def manager(self) -> TokenManager:
+        """Return a manager of the database."""
+        from tokenstore.manager import TokenManager
+
+        return _usage(TokenManager, self.database)
+
+    def repository(self) -> TokenRepository:
+        """Return the repository of the database."""
+        from tokenstore.repository import TokenRepository
+
+        return _usage(TokenRepository, self.database)
+
+
+pass_store = click.make_pass_decorator(Store)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--database",
+    metavar="PATH-OR-URL",
+    help="The database; without it $TOKENSTORE_DATABASE, else tokens.db in your data directory.",
+)
+@click.option(
+    "--providers",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="The providers.toml; without it $TOKENSTORE_PROVIDERS, else the one beside the database.",
+)
+@click.version_option(__version__, message="tokenstore %(version)s")
+@click.pass_context
+def app(context: click.Context, database: str | None, providers: str | None) -> None:
+    """Keep many OAuth accounts signed in: one local database, one refresh per token.
+
+    Exit codes: 0 done, 1 failed or partly failed, 2 usage, 3 a new sign-in is needed,
+    4 try again later, 5 no such account.
+    """
+    if providers is not None:
+        os.environ["TOKENSTORE_PROVIDERS"] = providers
+    context.obj = Store(database)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code. Whatever goes wrong is told in one line."""
+    from tokenstore.cli import commands, db, demo  # noqa: F401 - they register themselves
+
+    logging.getLogger("tokenstore").addHandler(_warnings)
+    try:
+        code = app.main(list(arguments), prog_name="tokenstore", standalone_mode=False)
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code, error)
+    except click.Abort:
+        return 130
+    except TokenStoreError as error:
+        return _complain(str(error), exit_code(error))
+    return int(code or DONE)
+
+
+def exit_code(error: TokenStoreError) -> int:
+    """Return the exit code that tells of *error*."""
+    return next(code for cls, code in _CODES if isinstance(error, cls))
+
+
+def _complain(message: str, code: int, error: click.ClickException | None = None) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f" (see: {context.command_path} --help)" if context is not None else ""
+    click.echo(f"tokenstore: {' '.join(message.split())}{hint}", err=True)
+    return code
+
+
+def _usage(make: Callable[[str | None], _T], database: str | None) -> _T:
+    try:
+        return make(database)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+class _Warnings(logging.Handler):
+    """Shows what the library warns of; what became of an operation, the command tells itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "operation"):
+            click.echo(f"tokenstore: warning: {record.getMessage()}", err=True)
+
+
+_warnings = _Warnings(logging.WARNING)

@@ -1,0 +1,90 @@
+"""``tokenstore db``: alembic's commands on the database."""
+
+from __future__ import annotations
+
+import click
+
+from tokenstore.cli.app import DONE, Store, app, pass_store
+
+_x = click.option(
+    "-x",
+    "x",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An argument for the migrations, such as destroy=yes.",
+)
+
+
+@app.group("db")
+@_x
+@click.pass_context
+def db(context: click.Context, *, x: tuple[str, ...]) -> None:
+    """Create, upgrade and inspect the schema of the database."""
+    context.meta["x"] = x
+
+
+@db.command("upgrade")
+@click.argument("revision", default="head")
+@pass_store
+def upgrade(store: Store, *, revision: str) -> int:
+    """Upgrade to REVISION (default: head), after a backup; create the database if need be."""
+    from tokenstore import migrate
+
+    migrate.upgrade(_database(store), revision)
+    return DONE
+
+
+@db.command("downgrade")
+@click.argument("revision")
+@_x
+@click.pass_context
+def downgrade(context: click.Context, *, revision: str, x: tuple[str, ...]) -> int:
+    """Go back to REVISION, keeping every account.
+
+    Only base drops the tokens; that needs -x destroy=yes where there are accounts.
+    """
+    from tokenstore import migrate
+
+    migrate.downgrade(_database(context.find_object(Store)), revision, x=(*context.meta["x"], *x))
+    return DONE
+
+
+@db.command("current")
+@pass_store
+def current(store: Store) -> int:
+    """Print the revision of the database."""
+    from tokenstore import migrate
+
+    migrate.current(_database(store))
+    return DONE
+
+
+@db.command("history")
+@pass_store
+def history(store: Store) -> int:
+    """Print all revisions, the newest first."""
+    from tokenstore import migrate
+
+    migrate.history(_database(store))
+    return DONE
+
+
+@db.command("check")
+@pass_store
+def check(store: Store) -> int:
+    """Compare the tables of the database with those that this version expects."""
+    from tokenstore import migrate
+
+    migrate.check(_database(store))
+    return DONE
+
+
+def _database(store: Store | None) -> str | None:
+    from tokenstore.location import locate
+
+    database = None if store is None else store.database
+    try:
+        locate(database)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return database

@@ -1,0 +1,128 @@
+"""What people and programs get to see: tables, lines, JSON, progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tokenstore.tokens import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tokenstore.accounts import Account
+
+_T = TypeVar("_T")
+
+_STYLES = {"valid": "green", "due": "cyan", "retry_later": "yellow", "sign_in": "bold red"}
+_STATES = {
+    "valid": "valid",
+    "due": "due, the next use refreshes",
+    "retry_later": "retry later",
+    "sign_in": "sign in again",
+}
+_SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+_demonstrating = False
+
+
+def demonstrate() -> None:
+    """From now on, show what a person would see, whoever is looking."""
+    global _demonstrating  # noqa: PLW0603
+    _demonstrating = True
+
+
+def for_terminal() -> bool:
+    """Tell whether a person is looking at stdout."""
+    return _demonstrating or sys.stdout.isatty()
+
+
+def print_json(value: object) -> None:
+    """Print *value* as JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_accounts(accounts: Iterable[Account]) -> None:
+    """Print accounts, as a table to a person, else one a line with tabs between."""
+    if for_terminal():
+        _print_table(accounts)
+        return
+    for account in accounts:
+        click.echo("\t".join("" if v is None else str(v) for v in asdict(account).values()))
+
+
+def print_results(results: Iterable[tuple[str, str, object]]) -> None:
+    """Print what became of accounts, as JSON."""
+    shown = [
+        {"account_name": name, "outcome": outcome, "reason": reason and str(reason)}
+        for name, outcome, reason in results
+    ]
+    print_json({"results": shown})
+
+
+def print_result(outcome: str, *facts: object) -> None:
+    """Print what became of one account or file."""
+    separator = "  " if for_terminal() else "\t"
+    told = separator.join("" if fact is None else str(fact) for fact in facts)
+    click.echo(f"{outcome}{separator}{told}".rstrip())
+
+
+def summarize(outcomes: Iterable[str]) -> None:
+    """Print how often each outcome occurred, on stderr."""
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        counts[outcome] = counts.get(outcome, 0) + 1
+    click.echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()) or "nothing", err=True)
+
+
+def progress(items: Iterable[_T], label: str, total: int | None = None) -> Iterator[_T]:
+    """Yield *items*, with a bar on stderr while that takes long and a person is looking."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, label, total=total, console=Console(stderr=True), transient=True)
+
+
+def span(moment: float | None, now: float) -> str:
+    """Return how far *moment* is from *now*, in words."""
+    if moment is None or moment <= 0:
+        return "unknown"
+    if moment >= NEVER:
+        return "never"
+    distance = abs(moment - now)
+    size, unit = next((s for s in _SPANS if distance >= s[0]), _SPANS[-1])
+    words = f"{distance / size:.0f} {unit}"
+    return f"in {words}" if moment > now else f"{words} ago"
+
+
+def _print_table(accounts: Iterable[Account]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    now = time.time()
+    table: Any = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("ACCOUNT", "PROVIDER", "STATE", "EXPIRES", "REFRESHED", "LAST ERROR"):
+        table.add_column(heading, overflow="fold")
+    for account in accounts:
+        table.add_row(
+            Text(account.name),
+            Text(account.provider or "-"),
+            Text(_STATES[account.state], style=_STYLES[account.state]),
+            Text(span(account.expires_at, now)),
+            Text("-" if account.refreshed_at is None else span(account.refreshed_at, now)),
+            Text(account.last_error or "-"),
+        )
+    if table.row_count:
+        Console().print(table)
+    else:
+        click.echo("no accounts yet; save or import some", err=True)
