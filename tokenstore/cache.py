@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ class TokenCache:
         self._entries: dict[str, tuple[str, float, float]] = {}
         self._lock = threading.Lock()
         self.epoch = 0
+        _all.add(self)
 
     def get(self, name: str) -> str | None:
         """Return the token of *name*; a clock that was set back finds none."""
@@ -44,8 +47,23 @@ class TokenCache:
                 self._entries.clear()
             self._entries[name] = token, now, min(now + self._ttl, until)
 
+    def renew_lock(self) -> None:
+        """Start with the lock free, in a child of fork: who held it is not in it."""
+        self._lock = threading.Lock()
+
     def forget(self, name: str) -> None:
         """Forget the token of an account that was changed."""
         with self._lock:
             self.epoch += 1
             self._entries.pop(name, None)
+
+
+_all: WeakSet[TokenCache] = WeakSet()
+
+
+def _after_in_child() -> None:
+    for cache in list(_all):
+        cache.renew_lock()
+
+
+os.register_at_fork(after_in_child=_after_in_child)

@@ -6,8 +6,11 @@ import errno
 import os
 import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import create_engine
 
 from tokenstore.errors import (
     InsecureStorageError,
@@ -21,11 +24,14 @@ from tokenstore.sqlite import (
     BUSY_TIMEOUT,
     ERRORS,
     Query,
+    Row,
+    Step,
     driver_of,
     error_name,
     make_engine,
     not_writable,
     pragma,
+    run,
     storage_error,
     translated,
     uri,
@@ -40,9 +46,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 JournalMode = Literal["wal", "delete"]
-Row = tuple[Any, ...]
 
 _SCHEMA_TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates
+_MODE_TIMEOUT = 10.0  # seconds to wait until nobody else has a database open
+_POLL = 0.02  # seconds between two looks at whether that is so
 
 
 class Database:
@@ -87,6 +94,8 @@ class Database:
     def fetch_all(self, query: Query, parameters: dict[str, Any]) -> list[Row]:
         """Return all rows, none if there is no database."""
         thread = self._threads.mine()
+        if thread.in_transaction:
+            return self._step(thread, query, parameters)[1]
         with thread.lock:
             driver = self._ready(thread)
             if driver is None:
@@ -102,12 +111,9 @@ class Database:
     def execute(self, query: Query, parameters: dict[str, Any]) -> int:
         """Run a statement that writes, inside `transaction`; return how many rows it changed."""
         thread = self._threads.mine()
-        if not thread.in_transaction or thread.driver is None:
+        if not thread.in_transaction:
             raise RuntimeError("execute() is for inside a transaction()")
-        try:
-            return thread.driver.execute(query.sql, query.constants | parameters).rowcount
-        except sqlite3.Error as error:
-            raise storage_error(self.path, error) from None
+        return self._step(thread, query, parameters)[0]
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -122,21 +128,20 @@ class Database:
             return
         process = os.getpid()
         with self._threads.writing() as thread:
-            connection = self._begin(thread)
+            self._begin(thread)
             thread.in_transaction = True
             try:
                 yield
                 if os.getpid() == process:  # a child forked inside has no part in it
-                    self._commit(thread, connection)
+                    self._commit(thread)
             except BaseException:
-                if os.getpid() == process:
-                    connection.rollback()
+                thread.rollback()
                 raise
             finally:
                 thread.in_transaction = False
-                scrub, thread.scrub = thread.scrub, False
-            if scrub and thread.driver is not None:
-                _scrub(thread.driver)
+                thread.steps.clear()
+            if thread.scrub and thread.driver is not None:
+                thread.scrub = not _scrub(thread.driver)
 
     def scrub_after_commit(self) -> None:
         """Let the bytes that this transaction deletes leave the write-ahead log as well."""
@@ -146,23 +151,71 @@ class Database:
         """Close the connections of all threads; whoever goes on using it opens a new one."""
         self._threads.close()
 
-    def _begin(self, thread: ThreadConnection) -> Connection:
+    def _begin(self, thread: ThreadConnection) -> sqlite3.Connection:
         if thread.driver is None:
             self._create_if_missing()
-        self._ready(thread)
-        connection = thread.connection
-        if connection is None:
+        driver, connection = self._ready(thread), thread.connection
+        if driver is None or connection is None:
             raise self._gone()
         if thread.immutable:
             thread.close()
             raise not_writable(self.path)
         with translated(self.path):
             connection.begin()
-        return connection
+        return driver
 
-    def _commit(self, thread: ThreadConnection, connection: Connection) -> None:
+    def _step(
+        self, thread: ThreadConnection, query: Query, parameters: dict[str, Any]
+    ) -> tuple[int, list[Row]]:
+        """Run a statement of the transaction that the thread is in."""
+        values = query.constants | parameters
+        driver = self._in_transaction(thread)
         try:
-            connection.commit()
+            changed, rows = run(driver, query.sql, values)
+        except sqlite3.Error as error:
+            raise storage_error(self.path, error) from None
+        thread.steps.append(Step(query.sql, values, hash((changed, *rows))))
+        return changed, rows
+
+    def _in_transaction(self, thread: ThreadConnection) -> sqlite3.Connection:
+        """Return the connection of the transaction that the thread is in."""
+        if thread.driver is None:
+            return self._repeat(thread)
+        if not thread.driver.in_transaction:
+            raise StorageError(
+                f"{self.path}: an earlier error has ended this transaction; nothing of it is "
+                "stored. Repeat it as a whole",
+                self.path,
+            )
+        return thread.driver
+
+    def _repeat(self, thread: ThreadConnection) -> sqlite3.Connection:
+        """Do again what a transaction had done when a fork inside it closed its connection."""
+        identity = thread.identity
+        try:
+            driver = self._begin(thread)
+            if thread.identity != identity:
+                raise self._gone()
+            with translated(self.path):
+                for step in thread.steps:
+                    changed, rows = run(driver, step.sql, step.values)
+                    if hash((changed, *rows)) != step.outcome:
+                        raise StorageError(
+                            f"{self.path} was changed while this process forked inside a "
+                            "transaction; nothing of it is stored. Repeat it, and fork outside",
+                            self.path,
+                            errno=errno.EAGAIN,
+                        )
+        except BaseException:
+            thread.close()
+            raise
+        return driver
+
+    def _commit(self, thread: ThreadConnection) -> None:
+        self._in_transaction(thread)
+        assert thread.connection is not None  # noqa: S101 - for the type checker
+        try:
+            thread.connection.commit()
         except ERRORS as error:
             thread.close()  # and with it a transaction that SQLite may still have open
             raise storage_error(self.path, error) from None
@@ -188,8 +241,12 @@ class Database:
         connection, immutable = self._connect()
         try:
             self._require_ours(connection)
+            self._file.tighten()
             self._require_schema(connection)
-            self._require_journal_mode(connection)
+            if self._journal_mode == "delete" and not immutable and self._is_to_change(connection):
+                connection.close()
+                self._leave_wal()
+                connection, immutable = self._connect()
             if self._file.identity() != identity:
                 raise self._gone()
         except BaseException:
@@ -225,28 +282,40 @@ class Database:
         if revision == REVISION:
             return
         if revision is not None and revision > REVISION:
-            raise SchemaTooNewError(
-                f"{self.path} has schema {revision}, this tokenstore knows up to {REVISION}; "
-                "upgrade tokenstore",
-                self.path,
-            )
+            raise too_new(self.path, revision)
         if not self._upgrade:
             raise SchemaOutdatedError(
                 f"{self.path} has schema {revision or 'base'}, this tokenstore needs {REVISION}; "
                 f"run: tokenstore --database '{self.path}' db upgrade",
                 self.path,
             )
-        with self._schema_lock():
+        with self._schema_lock(), translated(self.path), connection.begin():
             if self.revision(connection) != REVISION:  # no other process was faster
                 self.backup_before_upgrade(connection)
-                with translated(self.path), connection.begin():
-                    self._migrate(connection)
+                self._migrate(connection)
 
-    def _require_journal_mode(self, connection: Connection) -> None:
-        driver = driver_of(connection)
+    def _is_to_change(self, connection: Connection) -> bool:
         with translated(self.path):
-            if self._journal_mode == "delete" and pragma(driver, "journal_mode") != "delete":
-                self._set_journal_mode(driver)
+            mode = pragma(driver_of(connection), "journal_mode")
+        return mode != self._journal_mode and self._file.is_writable()
+
+    def _leave_wal(self) -> None:
+        """Change the journal mode, for which nobody else may have the database open.
+
+        SQLite does not wait for that moment by itself. Everybody who wants the same change comes
+        here without a connection, so that it does come.
+        """
+        with self._schema_lock():
+            deadline = time.monotonic() + _MODE_TIMEOUT
+            while True:
+                try:
+                    with self._engine.connect() as connection:
+                        return self._set_journal_mode(driver_of(connection))
+                except ERRORS as error:
+                    busy = error_name(error).startswith("SQLITE_BUSY")
+                    if not busy or time.monotonic() > deadline:
+                        raise storage_error(self.path, error) from None
+                time.sleep(_POLL)
 
     # -- creating and migrating ---------------------------------------------------------------
 
@@ -257,7 +326,7 @@ class Database:
         A new database is built beside its final place and moved there as a whole. If nothing was
         built, nothing is left.
         """
-        with self._schema_lock():
+        with self._threads.writing(), self._schema_lock():
             if self._file.inspect() is None:
                 with self._building() as connection:
                     yield connection
@@ -265,9 +334,30 @@ class Database:
             connection, immutable = self._connect()
             try:
                 self._require_ours(connection)
+                self._file.tighten()
                 if immutable:
                     raise not_writable(self.path)
                 with translated(self.path), connection.begin():
+                    yield connection
+            finally:
+                connection.close()
+
+    @contextmanager
+    def inspection(self) -> Iterator[Connection]:
+        """Yield a connection for migration commands that only look; it creates nothing.
+
+        Where there is no database, it is to an empty one in memory.
+        """
+        if self._file.inspect() is None:
+            with create_engine("sqlite://").connect() as connection:
+                yield connection
+            return
+        with self._threads.writing():  # no fork comes in between
+            connection, _ = self._connect()
+            connection.execution_options(sqlite_begin="DEFERRED")
+            try:
+                self._require_ours(connection)
+                with translated(self.path):
                     yield connection
             finally:
                 connection.close()
@@ -284,17 +374,24 @@ class Database:
         return row[0] if row else None
 
     def backup_before_upgrade(self, connection: Connection) -> None:
-        """Copy a database that is about to be migrated to a file beside it, 0600."""
+        """Copy a database that is about to be migrated to a file beside it, 0600.
+
+        SQLite copies nothing from a connection that is inside a transaction which writes, as that
+        of *connection* is, so that nobody else can write; it waits for ever.
+        """
         revision = self.revision(connection)
-        if revision is None or revision == REVISION:
+        if revision is None or revision >= REVISION:
             return
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         target = StoreFile(self._file.beside(f"-backup-{revision}-{moment}"))
         target.create()
-        with translated(target.path):
+        with translated(target.path), self._engine.connect() as reader:
             copy = sqlite3.connect(uri(target.path, "mode=rw"), uri=True)
             try:
-                driver_of(connection).backup(copy)
+                driver_of(reader).backup(copy)
+            except BaseException:
+                target.remove()
+                raise
             finally:
                 copy.close()
 
@@ -356,9 +453,20 @@ class Database:
         )
 
 
-def _scrub(driver: sqlite3.Connection) -> None:
-    """Empty the write-ahead log, unless somebody is at work on it: then the next one does."""
+def too_new(path: Path, revision: str) -> SchemaTooNewError:
+    """Return the error that *path* has a schema which this code does not know."""
+    return SchemaTooNewError(
+        f"{path} has schema {revision}, this tokenstore knows up to {REVISION}; upgrade tokenstore",
+        path,
+    )
+
+
+def _scrub(driver: sqlite3.Connection) -> bool:
+    """Empty the write-ahead log; tell whether that was done, as nobody else was at work on it."""
     driver.execute("PRAGMA busy_timeout = 0")
-    with suppress(sqlite3.OperationalError):
-        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    try:
+        busy = pragma(driver, "wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error:  # the transaction is stored all the same
+        busy = True
     driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
+    return not busy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from concurrent.futures import Future
@@ -11,7 +12,12 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+)
 
 from tokenstore import __version__
 
@@ -50,6 +56,13 @@ class NoAnswer:
     reason: str
 
 
+class _Session(requests.Session):
+    """Looks at no redirect: requests would read its whole body, and fail at a bad Location."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
+        return None
+
+
 class _NoNetrc(AuthBase):
     """Stands where requests would put a password from ~/.netrc (which a proxy setting may need)."""
 
@@ -65,6 +78,7 @@ def exchange(
     session: requests.Session | None = None,
     headers: Mapping[str, str | None] | None = None,
     data: Mapping[str, str] | None = None,
+    as_json: bool = False,
     late: Callable[[Answer], None] | None = None,
 ) -> Answer | NoAnswer:
     """Send one request and wait for the last byte of the answer, at most *timeout* seconds.
@@ -81,13 +95,15 @@ def exchange(
             one that died while idle could not be told from one that died after the request.
         headers: Further headers; None removes one of the session's.
         data: The form to send.
-        late: Is given an answer that comes after the timeout, in another thread.
+        as_json: Whether to send it as a JSON object.
+        late: Is given an answer that comes when nobody waits any more, after the timeout or an
+            interrupt (Ctrl-C), in another thread.
     """
 
     def run() -> Answer | NoAnswer:
         if session is not None:
             return _run(session)
-        with requests.Session() as own:
+        with _Session() as own:
             return _run(own)
 
     def _run(used: requests.Session) -> Answer | NoAnswer:
@@ -95,36 +111,42 @@ def exchange(
             with used.request(
                 method,
                 url,
-                data=data,
+                data=None if as_json else data,
+                json=data if as_json else None,
                 headers={**_HEADERS, **(headers or {})},
                 auth=_NoNetrc(),
                 allow_redirects=False,
                 stream=True,
-                timeout=timeout,
+                timeout=(timeout, 2 * timeout),  # an answer that is late is listened for
             ) as response:
                 body = _read(response, deadline=time.monotonic() + 2 * timeout)
                 return Answer(response.status_code, response.headers, body)
-        except requests.RequestException as error:
+        except (HTTPError, OSError, ValueError) as error:  # requests' own are OSErrors
             return NoAnswer(not _never_sent(error), _describe(error))
 
     future: Future[Answer | NoAnswer] = Future()
     threading.Thread(target=_fulfil, args=(future, run), daemon=True).start()
     try:
         return future.result(timeout)
-    except TimeoutError:
+    except BaseException as error:
         if late is not None:
             future.add_done_callback(lambda done: _hand_over(done, late))
+        if not isinstance(error, TimeoutError):
+            raise
     return NoAnswer(sent=True, reason=f"no complete answer within {timeout:g} s")
 
 
 def host_of(url: str | None) -> str:
-    """Return the host of *url*, for messages."""
-    return urlsplit(url or "").netloc or "?"
+    """Return the host of *url*, for messages; a user name or password in it is left out."""
+    try:
+        return urlsplit(url or "").netloc.rpartition("@")[2] or "?"
+    except ValueError:
+        return "?"
 
 
 _HEADERS = {
     "Accept": "application/json",
-    "Accept-Encoding": "identity",  # a compressed answer could unpack to any size
+    "Accept-Encoding": "identity",  # nothing to gain; who compresses all the same is understood
     "User-Agent": f"tokenstore/{__version__}",
 }
 
@@ -159,12 +181,33 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
     if read1 is None:
         yield from response.iter_content(1)
         return
-    while chunk := read1(1 << 16):
+    while chunk := read1(1 << 16, decode_content=True):
         yield chunk
+
+
+# What can only happen before there is a connection that a request could go over.
+_UNCONNECTED = (
+    requests.exceptions.ConnectTimeout,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    ConnectTimeoutError,
+    LocationValueError,
+    NewConnectionError,
+    ConnectionRefusedError,
+    ssl.SSLCertVerificationError,
+)
+_HANDSHAKE = {
+    "SSLV3_ALERT_HANDSHAKE_FAILURE",
+    "TLSV1_ALERT_PROTOCOL_VERSION",
+    "UNSUPPORTED_PROTOCOL",
+    "WRONG_VERSION_NUMBER",
+}
 
 
 def _never_sent(error: BaseException) -> bool:
     """Tell whether *error* means that no connection was ever made."""
+    if type(error) is OSError:  # requests: there is no such file of certificates
+        return True
     seen: set[int] = set()
     pending: list[object] = [error]
     while pending:
@@ -172,26 +215,28 @@ def _never_sent(error: BaseException) -> bool:
         if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
         seen.add(id(cause))
-        if isinstance(
-            cause,
-            (
-                requests.exceptions.ConnectTimeout,
-                requests.exceptions.SSLError,
-                ConnectTimeoutError,
-                NewConnectionError,
-                ConnectionRefusedError,
-            ),
-        ):
+        if isinstance(cause, _UNCONNECTED) or _is_refusal(cause):
             return True
         pending += [getattr(cause, "reason", None), cause.__cause__, cause.__context__, *cause.args]
     return False
 
 
-def _describe(error: requests.RequestException) -> str:
+def _is_refusal(cause: BaseException) -> bool:
+    """Tell a failed handshake from a TLS error that may come later, and a proxy's refusal."""
+    if isinstance(cause, ssl.SSLError):
+        return getattr(cause, "reason", None) in _HANDSHAKE
+    return isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed")
+
+
+def _describe(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.SSLError):
         return "the TLS connection failed; check the certificates"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy could not be used"
+    if isinstance(error, (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL)):
+        return "the URL of the endpoint or of the proxy cannot be used"
+    if type(error) is OSError:
+        return "the file of certificates cannot be read; check REQUESTS_CA_BUNDLE"
     if _never_sent(error):
         return "no connection could be made"
     return f"the connection broke ({type(error).__name__})"

@@ -11,8 +11,9 @@ from typing import Any
 
 from tokenstore.errors import InvalidTokenError
 from tokenstore.tokens import (
-    NEVER,
     TokenSet,
+    clamp,
+    is_token,
     local_iso,
     normalize_account_name,
     parse_moment,
@@ -71,19 +72,20 @@ def from_json(data: object, *, stem: str) -> TokenFile:
     refresh_token = _take(fields, _REFRESH)
     if access_token is None and refresh_token is None:
         raise InvalidTokenError("access_token", "neither an access token nor a refresh token")
-    expires_at, note = _take_expiry(fields)
-    agrees = bool(ours) and _agree(ours.get("expires_at"), expires_at)
-    if agrees:
-        expires_at = parse_moment(ours.get("expires_at"))
+    exported = parse_moment(ours.get("expires_at"))
+    agrees = bool(ours) and _agree(exported, data)
+    expires_at, note = (exported, None) if agrees else _take_expiry(fields)
     name, provider = stem, None
-    if agrees or (ours and file_stem(str(ours.get("account_name"))) == stem):
+    if agrees or (ours and stem in _stems(str(ours.get("account_name")))):
         name = ours.get("account_name") or stem
         provider = ours.get("provider")
     tokens = fields | {"access_token": access_token, "refresh_token": refresh_token}
     return TokenFile(
         account_name=normalize_account_name(name),
-        provider=provider if isinstance(provider, str) else None,
-        tokens=TokenSet.from_fields(_without_null(tokens, data), expires_at=expires_at),
+        provider=provider if is_token(provider) else None,
+        tokens=TokenSet.from_fields(
+            _without_null(tokens, data), expires_at=expires_at, obtained_at=_obtained_at(fields)
+        ),
         note=note,
     )
 
@@ -120,7 +122,7 @@ def file_stem(account_name: str, *, case_sensitive: bool = True) -> str:
     if folded == account_name and _HARMLESS.fullmatch(folded) and not _RESERVED.match(folded):
         return account_name
     digest = hashlib.sha256(account_name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{re.sub(r'[^A-Za-z0-9@_-]+', '_', account_name)[:80]}~{digest}"
+    return f"{re.sub(r'^-|[^A-Za-z0-9@_-]+', '_', account_name)[:80]}~{digest}"
 
 
 _HARMLESS = re.compile(r"[A-Za-z0-9@_+=][A-Za-z0-9@._+=-]{0,198}(?<![.])")
@@ -153,22 +155,34 @@ def _take_expiry(fields: dict[str, Any]) -> tuple[float | None, str | None]:
             return moment, None
         malformed = malformed or name
     lifetime = parse_seconds(fields.get("expires_in"))
-    for name in _OBTAINED:
-        obtained = parse_moment(fields.get(name))
-        if lifetime is not None and obtained is not None:
-            return min(obtained + lifetime, NEVER), None
+    obtained_at = _obtained_at(fields)
+    if lifetime is not None and obtained_at is not None:
+        return clamp(obtained_at + lifetime), None
     if malformed is not None:
         return _EXPIRED, f"{malformed} was not understood; the token counts as expired"
     # A bare `expires_in` says nothing: the age of a file is not known.
     return (None if fields.get("expires_in") is None else _EXPIRED), None
 
 
-def _agree(ours: object, found: float | None) -> bool:
-    """Tell whether the two say the same, so that nobody has rewritten the file since."""
-    moment = parse_moment(ours)
-    if moment is None or found is None:
-        return found is None and (moment is None or local_iso(moment) is None)
-    return abs(moment - found) < 1 or local_iso(moment) == local_iso(found)
+def _obtained_at(fields: Mapping[str, Any]) -> float | None:
+    moments = (parse_moment(fields.get(name)) for name in _OBTAINED)
+    return next((moment for moment in moments if moment is not None), None)
+
+
+def _agree(exported: float | None, data: Mapping[str, Any]) -> bool:
+    """Tell whether the file's own expiry says what was exported: nobody has rewritten it since."""
+    if exported is None:
+        return data.get("expires_at") is None
+    expected, written = local_iso(exported), data.get("expires_at", "")
+    if expected is None or written is None:
+        return expected is written
+    found = parse_moment(written)
+    return found is not None and (abs(exported - found) < 1 or expected == local_iso(found))
+
+
+def _stems(account_name: str) -> set[str]:
+    """Return the names that the account's file may have been given, on this system or another."""
+    return {file_stem(account_name, case_sensitive=told) for told in (True, False)}
 
 
 def _without_null(tokens: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import os
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokenstore.errors import InvalidTokenError, StorageError
+from tokenstore.errors import InvalidTokenError
 from tokenstore.formats import TokenFile, file_stem, from_json, to_json
 from tokenstore.logs import tell
-from tokenstore.storefile import make_private_directory, sync_directory
+from tokenstore.storefile import make_private_directory, storage_error, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,9 +52,11 @@ def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
         paths = [paths]
     found: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            found += sorted(p for p in path.glob("*.json") if not p.name.startswith("."))
-        else:
+        try:
+            found += sorted(
+                p for p in path.iterdir() if p.suffix == ".json" and not p.name.startswith(".")
+            )
+        except (OSError, ValueError):  # no directory, or not to be listed: reading it will tell
             found.append(path)
     return found
 
@@ -85,16 +87,7 @@ def import_accounts(
     if replace and newer:
         raise ValueError("replace and newer exclude each other")
     existing: Existing = "replace" if replace else "keep_newer" if newer else "keep"
-    files = iter(find_files(paths))
-    seen: dict[str, Path] = {}
-    while batch := list(islice(files, _BATCH)):
-        parsed = [(path, _read(path)) for path in batch]
-        with repository.transaction():
-            results = [
-                _store(repository, path, content, provider, existing, seen)
-                for path, content in parsed
-            ]
-        yield from map(_logged, results)
+    return _import(repository, iter(find_files(paths)), provider, existing)
 
 
 def export_accounts(
@@ -116,15 +109,29 @@ def export_accounts(
     make_private_directory(target)
     case_sensitive = _is_case_sensitive(target)
     for record in repository.records():
-        yield _logged(_write(target, record, case_sensitive=case_sensitive))
+        yield _logged("export", _write(target, record, case_sensitive=case_sensitive))
     sync_directory(target)
+
+
+def _import(
+    repository: TokenRepository, files: Iterator[Path], provider: str | None, existing: Existing
+) -> Iterator[FileResult]:
+    seen: dict[str, Path] = {}
+    while batch := list(islice(files, _BATCH)):
+        parsed = [(path, _read(path)) for path in batch]
+        with repository.transaction():
+            results = [
+                _store(repository, path, content, provider, existing, seen)
+                for path, content in parsed
+            ]
+        yield from map(_logged, repeat("import"), results)
 
 
 def _read(path: Path) -> TokenFile | str:
     """Return what the file says, or why that cannot be told, without quoting it."""
     try:
         if not path.is_file():
-            return "not a file" if path.exists() else "no such file"
+            return "not a file, nor a readable directory" if path.exists() else "no such file"
         with path.open("rb") as file:
             content = file.read(_MAX_FILE + 1)
         if len(content) > _MAX_FILE:
@@ -197,18 +204,15 @@ def _is_case_sensitive(directory: Path) -> bool:
     try:
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError as error:
-        raise StorageError(
-            f"{directory}: cannot be written: {error.strerror}", directory, errno=error.errno
-        ) from None
+        raise storage_error(error, directory) from None
     try:
         return not probe.with_suffix(".A").exists()
     finally:
         probe.unlink()
 
 
-def _logged(result: FileResult) -> FileResult:
-    operation = "export" if result.outcome == "exported" else "import"
+def _logged(operation: str, result: FileResult) -> FileResult:
     level = logging.WARNING if result.outcome == "failed" else logging.INFO
-    details = "" if result.reason is None else f" ({result.path}: {result.reason})"
+    details = "" if result.reason is None else f" ({str(result.path)!r}: {result.reason})"
     tell(level, operation, result.account_name, None, result.outcome, details)
     return result

@@ -32,7 +32,8 @@ def locate(database: str | os.PathLike[str] | URL | None) -> Path:
     if not isinstance(path, str) or not path or path == ":memory:" or "\0" in path:
         raise ValueError("database: name a file; tokens that only live in memory get lost")
     # Not resolve(): a symlink has to be seen, to be refused.
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+    # Not Path.expanduser(): it fails for a file whose name happens to begin with "~".
+    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111
 
 
 def providers_file(database: Path) -> tuple[Path, bool]:
@@ -42,7 +43,7 @@ def providers_file(database: Path) -> tuple[Path, bool]:
     """
     named = os.environ.get("TOKENSTORE_PROVIDERS")
     if named:
-        return Path(named).expanduser(), True
+        return Path(os.path.expanduser(named)), True  # noqa: PTH111
     return database.with_name("providers.toml"), False
 
 
@@ -54,10 +55,12 @@ def _path_of_url(database: object) -> str:
         raise ValueError("database: a path or an SQLAlchemy URL is needed")  # noqa: TRY004
     try:
         url = make_url(database)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the text of the latter may quote a password
         raise ValueError("database: neither a path nor an SQLAlchemy URL") from None
     if url.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise ValueError(f"database: {url.drivername} is not supported; use sqlite:///PATH")
+    if url.host or url.username:
+        raise ValueError("database: a sqlite URL has no host; write sqlite:///PATH")
     if url.query:
         raise ValueError("database: a sqlite URL with a ?query is not supported")
     return url.database or ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from tokenstore.errors import TokenStoreError
 from tokenstore.providers import Provider
@@ -12,29 +13,43 @@ LOGGER.addHandler(logging.NullHandler())  # an application that wants no log get
 
 
 class Operation:
-    """Writes the one log record of an operation when it ends."""
+    """Writes the one log record of an operation when it ends.
 
-    __slots__ = ("_account_name", "_name", "_provider", "outcome")
+    Attributes:
+        provider: Whom the caller named, or whom the account turned out to be bound to.
+        outcome: What came of it, unless an error did.
+        failure: An error that the caller does not get, as something else served.
+    """
+
+    __slots__ = ("_account_name", "_name", "failure", "outcome", "provider")
 
     def __init__(
         self, name: str, account_name: object, provider: str | Provider | None = None
     ) -> None:
-        self._name, self._account_name, self._provider = name, account_name, provider
+        self._name, self._account_name = name, account_name
+        self.provider = name_of(provider)
         self.outcome = "done"
+        self.failure: TokenStoreError | None = None
 
     def __enter__(self) -> Operation:
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if error is None:
-            level = logging.INFO if self.outcome in _CHANGES else logging.DEBUG
-            self._tell(level, self.outcome)
-        elif isinstance(error, TokenStoreError):
-            self._tell(logging.WARNING, type(error).__name__, f" ({error})")
+        if error is not None:
+            if isinstance(error, TokenStoreError):
+                self._warn(type(error).__name__, error)
+        elif self.failure is not None:
+            self._warn(self.outcome, self.failure)
+        else:
+            self._tell(logging.INFO if self.outcome in _CHANGES else logging.DEBUG, self.outcome)
+
+    def _warn(self, outcome: str, error: TokenStoreError) -> None:
+        self.provider = self.provider or getattr(error, "provider", None)
+        self._tell(logging.WARNING, outcome, f" ({error})")
 
     def _tell(self, level: int, outcome: str, details: str = "") -> None:
         if LOGGER.isEnabledFor(level):
-            tell(level, self._name, self._account_name, self._provider, outcome, details)
+            tell(level, self._name, self._account_name, self.provider, outcome, details)
 
 
 _CHANGES = {"saved", "deleted", "refreshed"}
@@ -49,15 +64,32 @@ def tell(
     details: str = "",
 ) -> None:
     """Write the record of an operation."""
+    name = _shown(account_name)
     fields = {
-        "account_name": account_name,
+        "account_name": name,
         "provider": name_of(provider),
         "operation": operation,
         "outcome": outcome,
     }
-    LOGGER.log(level, "%s %s: %s%s", operation, account_name, outcome, details, extra=fields)
+    subject = operation if name is None else f"{operation} {name}"
+    LOGGER.log(level, "%s: %s%s", subject, outcome, details, extra=fields)
 
 
 def name_of(provider: str | Provider | None) -> str | None:
     """Return the name that an account is bound to."""
-    return provider.name if isinstance(provider, Provider) else provider
+    if isinstance(provider, Provider):
+        return provider.name
+    if provider is not None and not isinstance(provider, str):
+        raise TypeError(f"provider: a name or a Provider is needed, not {_kind(provider)}")
+    return provider
+
+
+def _shown(account_name: object) -> str | None:
+    """Return what may be logged of an account name: one line, and no token set given for it."""
+    if account_name is None or isinstance(account_name, str):
+        return account_name and re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", account_name)
+    return f"<{_kind(account_name)}>"
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

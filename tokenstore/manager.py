@@ -11,8 +11,8 @@ from tokenstore.cache import TokenCache
 from tokenstore.errors import TokenRefreshError
 from tokenstore.location import providers_file
 from tokenstore.logs import LOGGER, Operation, name_of, tell
-from tokenstore.providers import Providers
 from tokenstore.refresh import Demand, Refresher
+from tokenstore.registry import Providers
 from tokenstore.repository import TokenRepository
 from tokenstore.tokens import expiry_of, normalize_account_name
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from tokenstore.accounts import Account, Record
     from tokenstore.database import JournalMode
     from tokenstore.providers import Provider
+
+
+_LONGEST = 86400.0  # seconds; beyond a day nobody waits, and beyond some years nothing can
 
 
 class TokenManager:
@@ -71,8 +74,8 @@ class TokenManager:
         clock: Callable[[], float] = time.time,
     ) -> None:
         _require_seconds(expiry_buffer=expiry_buffer, cache_ttl=cache_ttl)
-        if not timeout > 0:
-            raise ValueError("timeout: a positive number of seconds is needed")
+        if not 0 < timeout <= _LONGEST:
+            raise ValueError(f"timeout: a number of seconds is needed, up to {_LONGEST:.0f}")
         self._repository = TokenRepository(
             database, upgrade=upgrade, journal_mode=journal_mode, clock=clock
         )
@@ -160,7 +163,9 @@ class TokenManager:
 
         They are read in pages; no transaction stays open between them.
         """
-        return self._repository.accounts(expiry_buffer=self._expiry_buffer)
+        with Operation("accounts", None) as operation:
+            yield from self._repository.accounts(expiry_buffer=self._expiry_buffer)
+            operation.outcome = "listed"
 
     def refresh_token(
         self,
@@ -193,6 +198,7 @@ class TokenManager:
             demand = Demand("forced" if rejected is None else "rejected", differs)
             name = normalize_account_name(account_name)
             record = self._refresher.refresh(name, provider, demand)
+            operation.provider = record.provider or operation.provider
             operation.outcome = "refreshed"
             return record.tokens.to_dict()
 
@@ -279,8 +285,9 @@ class TokenManager:
         except TokenRefreshError as error:
             if stale is None:
                 raise
-            operation.outcome = f"stale after {type(error).__name__}"
+            operation.outcome, operation.failure = "stale", error
             return stale
+        operation.provider = record.provider or operation.provider
         operation.outcome = "refreshed"
         return self._access_token_of(record)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tokenstore.database import Database
+from tokenstore.database import Database, too_new
 from tokenstore.errors import StorageError
 from tokenstore.location import locate
 from tokenstore.schema import VERSION_TABLE
@@ -69,25 +69,23 @@ def downgrade(
     Raises:
         StorageError: As for `upgrade`, or the downgrade was refused.
     """
-    _on(database, lambda command, config: command.downgrade(config, revision), x=x)
+    store = Database(locate(database), to_head)
+    with store.migration() as connection:
+        _run(store.path, lambda command, config: command.downgrade(config, revision), connection, x)
 
 
 def current(
     database: str | os.PathLike[str] | URL | None = None, *, stdout: TextIO | None = None
 ) -> None:
     """Print the revision of a database to *stdout*."""
-    _on(database, lambda command, config: command.current(config), stdout=stdout)
+    _look(database, lambda command, config: command.current(config), stdout)
 
 
 def history(
     database: str | os.PathLike[str] | URL | None = None, *, stdout: TextIO | None = None
 ) -> None:
     """Print all revisions, the newest first, with a mark at the one of the database."""
-    _on(
-        database,
-        lambda command, config: command.history(config, indicate_current=True),
-        stdout=stdout,
-    )
+    _look(database, lambda command, config: command.history(config, indicate_current=True), stdout)
 
 
 def check(
@@ -98,7 +96,7 @@ def check(
     Raises:
         StorageError: They differ, or the database is not at head.
     """
-    _on(database, lambda command, config: command.check(config), stdout=stdout)
+    _look(database, lambda command, config: command.check(config), stdout)
 
 
 def to_head(connection: Connection) -> None:
@@ -129,28 +127,27 @@ def scripts() -> Path:
     raise StorageError(f"{package}: the migrations are missing; reinstall tokenstore", package)
 
 
-def _on(
+def _look(
     database: str | os.PathLike[str] | URL | None,
     act: Callable[[Any, Config], object],
-    *,
-    x: Sequence[str] = (),
-    stdout: TextIO | None = None,
+    stdout: TextIO | None,
 ) -> None:
     store = Database(locate(database), to_head)
-    with store.migration() as connection:
-        _run(store.path, act, connection, x=x, stdout=stdout)
+    with store.inspection() as connection:
+        _run(store.path, act, connection, stdout=stdout)
 
 
 def _run(
     path: Path,
     act: Callable[[Any, Config], object],
     connection: Connection,
-    *,
     x: Sequence[str] = (),
+    *,
     stdout: TextIO | None = None,
 ) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.migration import MigrationContext
     from alembic.util import CommandError
 
     config = Config(stdout=stdout or sys.stdout, cmd_opts=Namespace(x=list(x)))
@@ -161,4 +158,8 @@ def _run(
         try:
             act(command, config)
         except CommandError as error:
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            unknown = getattr(error.__cause__, "argument", None)
+            if unknown in context.get_current_heads():
+                raise too_new(path, unknown) from error
             raise StorageError(f"{path}: {error}", path) from error

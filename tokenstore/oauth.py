@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote_plus
+from urllib.parse import parse_qsl, quote, quote_plus, urljoin
 
 from tokenstore.errors import (
     ClientRejectedError,
@@ -60,7 +59,9 @@ _TRANSIENT = {
     "rate_limited",
     "too_many_requests",
 }
+_KNOWN = _REAUTHORIZE | _REJECTED | _TRANSIENT
 _TRANSIENT_STATUS = {408, 425, 429}
+_MIN_SECRET = 8  # characters; an extra parameter that is shorter is a word, not a secret
 
 
 def refresh_grant(
@@ -102,6 +103,7 @@ def refresh_grant(
         session=session,
         headers=headers,
         data=form,
+        as_json=provider.body_format == "json",
         late=judge_late,
     )
     verdict = judge.silence(received) if isinstance(received, NoAnswer) else judge.answer(received)
@@ -121,13 +123,13 @@ def discover(
     """
     url = f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
     received = exchange("GET", url, timeout=timeout, session=session)
-    if isinstance(received, NoAnswer) or _is_transient(received.status):
+    if isinstance(received, NoAnswer) or _is_transient(received.status) or received.body is None:
         why = received.reason if isinstance(received, NoAnswer) else f"HTTP {received.status}"
         raise TransientRefreshError(
             f"the metadata of {provider.name!r} could not be read from {host_of(url)}: {why}",
             provider=provider.name,
         )
-    metadata: object = _parse_json(received.body or b"", "utf-8")
+    metadata: object = _parse_json(received.body, "utf-8")
     if received.status != 200 or not isinstance(metadata, dict):  # noqa: PLR2004
         raise provider.misconfigured(
             f"has an issuer without metadata: {url} answered HTTP {received.status}; "
@@ -147,16 +149,21 @@ def _request(
     if provider.scope:
         form["scope"] = provider.scope
     headers: dict[str, str | None] = {"Authorization": None}
-    secret = provider.client_secret or ""
     if provider.auth_method == "client_secret_basic":
-        # Form-encoded first (RFC 6749 section 2.3.1), hence always ASCII.
-        pair = f"{quote_plus(provider.client_id)}:{quote_plus(secret)}"
-        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        headers["Authorization"] = f"Basic {_basic(provider)}"
     else:
         form["client_id"] = provider.client_id
     if provider.auth_method == "client_secret_post":
-        form["client_secret"] = secret
+        form["client_secret"] = provider.client_secret or ""
     return headers, form
+
+
+def _basic(provider: Provider) -> str:
+    """Return the credentials, form-encoded first (RFC 6749 section 2.3.1) unless told otherwise."""
+    pair = [provider.client_id, provider.client_secret or ""]
+    if provider.basic_form_encode:
+        pair = [quote_plus(part) for part in pair]
+    return base64.b64encode(":".join(pair).encode()).decode()
 
 
 class _Judge:
@@ -166,8 +173,7 @@ class _Judge:
         self._provider = provider
         self._account_name = account_name
         self._host = host_of(provider.token_endpoint)
-        sent = [s for s in (refresh_token, provider.client_secret) if s]
-        self._secrets = sorted({*sent, *map(quote_plus, sent)}, key=len, reverse=True)
+        self._secrets = _spellings(provider, refresh_token)
 
     def silence(self, nothing: NoAnswer) -> TokenRefreshError:
         """Return the error of a request without an answer."""
@@ -181,7 +187,7 @@ class _Judge:
     def answer(self, answer: Answer) -> dict[str, Any] | TokenRefreshError:
         """Judge an answer by its body first, then by its status."""
         if 300 <= answer.status < 400:  # noqa: PLR2004
-            target = host_of(answer.headers.get("Location"))
+            target = self._target(answer)
             return ClientRejectedError(
                 f"{self._who()} at {self._host} redirects to {target}, which is not followed; "
                 "set the token_endpoint that is meant",
@@ -210,7 +216,8 @@ class _Judge:
                 f"{said}; try again later{when}", retry_after=retry_after, **details
             )
         if 200 <= answer.status < 300:  # noqa: PLR2004
-            kind = answer.headers.get("Content-Type", "no content type").split(";")[0][:80]
+            kind = answer.headers.get("Content-Type", "").split(";")[0]
+            kind = self._shown(kind, 80) or "no content type"
             return TransientRefreshError(
                 f"{said} without a usable token ({kind} from {self._host}); the refresh token may "
                 "have been spent",
@@ -225,8 +232,17 @@ class _Judge:
         description = body.get("error_description")
         if isinstance(error, Mapping):  # {"error": {"code" or "status": …, "message": …}}
             description = description or error.get("message")
-            error = error.get("status") or error.get("code")
-        return self._shown(error, 100), self._shown(description, 500)
+            codes = [error.get(key) for key in ("status", "code", "type")]
+            error = next((code for code in codes if isinstance(code, str)), None)
+        known = isinstance(error, str) and error in _KNOWN  # even if a secret is part of it
+        return error if known else self._shown(error, 100), self._shown(description, 500)
+
+    def _target(self, redirect: Answer) -> str:
+        try:
+            url = urljoin(self._provider.token_endpoint or "", redirect.headers.get("Location", ""))
+        except ValueError:
+            return "?"
+        return self._shown(host_of(url), 100) or "?"
 
     def _shown(self, text: object, limit: int) -> str | None:
         """Return what may be shown of a provider's words: not what was sent to it."""
@@ -234,7 +250,8 @@ class _Judge:
             return None
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
-        return re.sub(r"[^\x20-\x7e\u00a0-\ud7ff\ue000-\ufffd]+", " ", text).strip()[:limit] or None
+        text = "".join(c if c.isprintable() else " " for c in text)
+        return " ".join(text.split())[:limit] or None
 
     def _who(self) -> str:
         return f"{self._account_name}: provider {self._provider.name!r}"
@@ -249,6 +266,16 @@ class _Judge:
             "error": error,
             "error_description": description,
         }
+
+
+def _spellings(provider: Provider, refresh_token: str) -> list[str]:
+    """Return all that was sent and is secret, as a provider may echo it, the longest first."""
+    sent = [refresh_token, provider.client_secret or ""]
+    sent += [str(v) for v in provider.extra_params.values() if len(str(v)) >= _MIN_SECRET]
+    if provider.auth_method == "client_secret_basic":
+        sent.append(_basic(provider))
+    spellings = {spell(secret) for secret in sent for spell in (str, quote, quote_plus)}
+    return sorted(spellings - {""}, key=len, reverse=True)
 
 
 def _is_transient(status: int) -> bool:
@@ -267,19 +294,26 @@ def _parse(answer: Answer) -> dict[str, Any] | None:
 
 
 def _parse_json(body: bytes, charset: str) -> Any:
-    """Return the value; numbers that JSON does not have, and others cannot store, become null."""
-    try:
-        text = body.decode(charset).lstrip("\ufeff")
-        return json.loads(
-            text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_storable
-        )
-    except (ValueError, LookupError, RecursionError):
-        return None
+    """Return the value; numbers that JSON does not have, and others cannot store, become null.
+
+    JSON is UTF-8 whatever the header says (RFC 8259 section 8.1). Where it is not, the tokens are
+    ASCII all the same, and a letter of another field must not cost them.
+    """
+    for encoding in (json.detect_encoding(body), charset, "latin-1"):
+        try:
+            text = body.decode(encoding).lstrip("\ufeff")
+            return json.loads(
+                text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_storable
+            )
+        except (ValueError, LookupError, RecursionError):
+            continue
+    return None
 
 
 def _parse_form(body: bytes) -> dict[str, str] | None:
     try:
-        pairs = parse_qsl(body.decode("ascii").strip(), strict_parsing=True, max_num_fields=100)
+        text = body.decode("utf-8-sig").strip()
+        pairs = parse_qsl(text, strict_parsing=True, max_num_fields=100)
     except ValueError:
         return None
     form = dict(pairs)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import requests
 
     from tokenstore.accounts import Record
-    from tokenstore.providers import Provider, Providers
+    from tokenstore.providers import Provider
+    from tokenstore.registry import Providers
     from tokenstore.repository import Reason, Refresh, TokenRepository
     from tokenstore.tokens import TokenSet
 
@@ -101,11 +102,12 @@ class Refresher:
         record = self._read(name)
         if demand.satisfied_by(record):
             return record
-        # Asked before the lock as well, so that a hopeless account costs no lock and no file.
-        self._require_hope(record, provider, demand)
+        if name not in self._unsaved:
+            # Asked before the lock as well, so that a hopeless account costs no lock and no file.
+            self._require_hope(record, provider, demand)
         seen = self._last_refresh(record, demand)
-        # A holder makes two requests at the most.
-        patience = 2 * self._timeout + _BUSY if demand.patience is None else demand.patience
+        # A holder makes two requests at the most, and may ask the issuer for its metadata.
+        patience = 3 * self._timeout + _BUSY if demand.patience is None else demand.patience
         try:
             with self._repository.refresh_lock(name, timeout=patience):
                 return self._with_lock(name, provider, demand, seen)
@@ -113,13 +115,19 @@ class Refresher:
             return self._without_lock(name, demand, patience)
 
     def store_unsaved(self) -> None:
-        """Store what earlier commits would not take.
+        """Store what earlier commits would not take, of every account.
 
         Raises:
             TokenPersistError: The store still will not.
         """
+        failure: TokenPersistError | None = None
         for name in list(self._unsaved):
-            self._store_unsaved(name)
+            try:
+                self._store_unsaved(name)
+            except TokenPersistError as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
     # -- under the lock -----------------------------------------------------------------------
 
@@ -143,9 +151,10 @@ class Refresher:
     def _attempt(self, record: Record, provider: str | Provider | None, demand: Demand) -> Record:
         if demand.satisfied_by(record):
             return record
-        chosen = self._with_endpoint(self._require_hope(record, provider, demand))
+        chosen = self._require_hope(record, provider, demand)
+        asked = self._with_endpoint(chosen, record)
         refresh = self._repository.begin_refresh(record, provider=chosen.name, reason=demand.reason)
-        answer = self._ask(chosen, refresh)
+        answer = self._ask(asked, refresh)
         if isinstance(answer, TokenRefreshError):
             return self._failed(refresh, chosen, answer, demand)
         tokens = self._merge(refresh, chosen, answer)
@@ -195,11 +204,11 @@ class Refresher:
                 f"{refresh.record.account_name} was deleted while it was being refreshed",
                 account_name=refresh.record.account_name,
             )
-        if stored.refresh_id == refresh.id or demand.reason != "due":
+        if stored.refresh_id == refresh.id or demand.satisfied_by(stored):
             return stored
-        if not demand.satisfied_by(stored):
-            raise _Again(error or _lost(refresh))
-        return stored
+        if demand.reason == "forced" and stored.tokens.access_token is not None:
+            return stored
+        raise _Again(error or _lost(refresh))
 
     def _shared(self, record: Record) -> Record:
         """Return or raise the outcome of a refresh that this caller has waited for."""
@@ -268,17 +277,21 @@ class Refresher:
             return self._repository.last_refresh_begun(record.account_name)
         return record.refresh_id or 0
 
-    def _with_endpoint(self, provider: Provider) -> Provider:
+    def _with_endpoint(self, provider: Provider, record: Record) -> Provider:
         if provider.token_endpoint:
             return provider
         from tokenstore.oauth import discover
 
         issuer = provider.issuer or ""
-        if issuer not in self._metadata:
-            self._metadata[issuer] = discover(
-                provider, timeout=self._timeout, session=self._session
-            )
-        return provider.with_metadata(self._metadata[issuer])
+        try:
+            if issuer not in self._metadata:
+                self._metadata[issuer] = discover(
+                    provider, timeout=self._timeout, session=self._session
+                )
+            return provider.with_metadata(self._metadata[issuer])
+        except TokenRefreshError as error:
+            error.account_name = record.account_name
+            raise
 
     def _explained(
         self, refresh: Refresh, error: ReauthorizationRequired
@@ -332,18 +345,21 @@ class Refresher:
         )
 
     def _store_unsaved(self, name: str) -> None:
-        if name in self._unsaved:
-            self._store(*self._unsaved[name])
+        unsaved = self._unsaved.get(name)
+        if unsaved is not None:
+            self._store(*unsaved)
 
     def _late(self, refresh: Refresh, provider: Provider, answer: dict[str, Any]) -> None:
         """Store an answer that nobody waits for any more, if nothing has changed since."""
         name = refresh.record.account_name
         try:
-            self._store(refresh, self._merge(refresh, provider, answer), provider.name)
+            stored = self._store(refresh, self._merge(refresh, provider, answer), provider.name)
         except StorageError as error:
             _log.error("%s: an answer that came late could not be stored: %s", name, error)
         else:
-            _log.info("%s: an answer that came late was stored", name)
+            used = stored is not None and stored.refresh_id == refresh.id
+            what = "was stored" if used else "was ignored: the account has changed"
+            _log.info("%s: an answer that came late %s", name, what)
 
 
 def _bound(record: Record, provider: str | Provider | None) -> str | Provider:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore import statements as sql
 from tokenstore.accounts import Account, Failure, Record, due_at, state_of
-from tokenstore.database import Database, JournalMode, Row
+from tokenstore.database import Database, JournalMode
 from tokenstore.location import locate
 from tokenstore.migrate import to_head
 from tokenstore.tokens import TokenSet, fingerprint, normalize_account_name
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
-    from tokenstore.sqlite import Query
+    from tokenstore.sqlite import Query, Row
 
 Existing = Literal["replace", "keep", "keep_newer"]
 Reason = Literal["due", "forced", "rejected"]
@@ -336,7 +336,7 @@ class TokenRepository:
             failure=failure,
             now=now,
         )
-        last_error = None if failure is None else failure.message
+        last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
         return Account(name, provider, state, expires_at, refreshed_at, last_error)
 
 

@@ -72,4 +72,5 @@ refreshes = Table(
     Column("error", Text),
     Column("maybe_spent", Boolean),
     Index(None, "account_name", "id"),
+    sqlite_autoincrement=True,  # an id says which of two refreshes began first
 )

@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql import ClauseElement
 
+Row = tuple[Any, ...]
+
 BUSY_TIMEOUT = 30.0
-"""Seconds that SQLite waits for another process's transaction."""
+"""Seconds to wait for somebody else's transaction."""
 
 ERRORS = (sqlite3.Error, DBAPIError)
 """What SQLite's errors arrive as, whether or not they came through SQLAlchemy."""
@@ -49,6 +51,14 @@ class Query:
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
         self.sql = str(compiled)
         self.constants = {n: b.value for n, b in compiled.binds.items() if not b.required}
+
+
+class Step(NamedTuple):
+    """A statement that was run in a transaction, and what became of it."""
+
+    sql: str
+    values: dict[str, Any]
+    outcome: int  # the hash of how many rows it changed and which it returned
 
 
 def make_engine(path: Path, options: str = "mode=rw") -> Engine:
@@ -90,14 +100,15 @@ def make_engine(path: Path, options: str = "mode=rw") -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        driver_of(connection).execute("BEGIN IMMEDIATE")
+        kind = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
+        driver_of(connection).execute(f"BEGIN {kind}")
 
     return engine
 
 
 def uri(path: Path, options: str) -> str:
     """Return the URI under which SQLite opens *path*, whatever characters are in it."""
-    return f"file:{quote(os.fsencode(path))}?{options}"
+    return f"file://{quote(os.fsencode(path))}?{options}"
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
@@ -124,14 +135,22 @@ def storage_error(path: Path, error: BaseException) -> StorageError:
     for prefix, number, what in _ERRORS:
         if name.startswith(prefix):
             cls = InsecureStorageError if prefix == "SQLITE_NOTADB" else StorageError
-            return cls(f"{path}: {what} ({name})", path, errno=number)
+            return cls(f"{path}: {what.format(uid=os.geteuid())} ({name})", path, errno=number)
     original = error.orig if isinstance(error, DBAPIError) else error
     return StorageError(f"{path}: {original} ({name})", path)
 
 
+def run(driver: sqlite3.Connection, sql: str, values: dict[str, Any]) -> tuple[int, list[Row]]:
+    """Run a statement; return how many rows it changed and which it returned."""
+    cursor = driver.execute(sql, values)
+    rows = cursor.fetchall()
+    return cursor.rowcount, rows
+
+
 def not_writable(path: Path) -> StorageError:
     """Return the error of a write to a database that can only be read."""
-    return StorageError(f"{path}: {_UNWRITABLE}", path, errno=errno.EACCES)
+    what = _UNWRITABLE.format(uid=os.geteuid())
+    return StorageError(f"{path}: {what}", path, errno=errno.EACCES)
 
 
 @contextmanager
@@ -144,7 +163,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 _UNWRITABLE = (
-    f"cannot be written by uid {os.geteuid()}; the file and its directory have to be writable "
+    "cannot be written by uid {uid}; the file and its directory have to be writable "
     "(SQLite keeps -wal and -shm beside the file)"
 )
 _ERRORS = (

@@ -66,8 +66,12 @@ REPLACE_OLDER = Query(
     _insert.on_conflict_do_update(
         index_elements=["account_name"],
         set_=_replaced,
-        where=or_(
-            accounts.c.expires_at.is_(None), accounts.c.expires_at < _insert.excluded.expires_at
+        where=and_(
+            _insert.excluded.expires_at.is_not(None),
+            or_(
+                accounts.c.expires_at.is_(None),
+                accounts.c.expires_at < _insert.excluded.expires_at,
+            ),
         ),
     )
 )

@@ -53,7 +53,7 @@ class StoreFile:
         return Identity(found.st_dev, found.st_ino)
 
     def inspect(self) -> Identity | None:
-        """Return which database is at the path, None if there is none yet; tighten a loose mode.
+        """Return which file is at the path, None if there is none or an empty one.
 
         Raises:
             InsecureStorageError: What is there is a symlink, no file, or somebody else's.
@@ -74,10 +74,23 @@ class StoreFile:
                 f"belongs to uid {found.st_uid}, not to this process's uid {os.geteuid()}; "
                 "run as its owner, or use a database of your own"
             )
-        self._tighten(self.path, found)
-        for suffix in _SIDECARS:
-            self._tighten_sidecar(self.beside(suffix))
         return Identity(found.st_dev, found.st_ino) if found.st_size else None
+
+    def tighten(self) -> None:
+        """Take a looser mode from the database and its companions; they are known to be ours."""
+        for path in (self.path, *map(self.beside, _SIDECARS)):
+            try:
+                found = path.lstat()
+            except OSError:
+                continue
+            mode = stat.S_IMODE(found.st_mode)
+            if not mode & _OTHERS or not stat.S_ISREG(found.st_mode):
+                continue
+            try:
+                path.chmod(mode & ~_OTHERS)
+                _log.warning("%s was open to others (mode %04o); made it private", path, mode)
+            except OSError as error:  # a read-only file system: it can be read all the same
+                _log.warning("%s is open to others (mode %04o): %s", path, mode, error.strerror)
 
     def beside(self, suffix: str) -> Path:
         """Return the path of a companion, such as ``-wal``."""
@@ -86,6 +99,10 @@ class StoreFile:
     def has_wal(self) -> bool:
         """Tell whether there is a write-ahead log, which may hold what the file does not."""
         return os.path.lexists(self.beside("-wal"))
+
+    def is_writable(self) -> bool:
+        """Tell whether the mode and the file system let this process write to the file."""
+        return os.access(self.path, os.W_OK)
 
     def refuse_leftovers(self) -> None:
         """Raise a `StorageError` if a log of a lost database would be replayed into a new one."""
@@ -121,24 +138,6 @@ class StoreFile:
             sync_directory(target.path.parent)
         except OSError as error:
             raise storage_error(error, target.path) from None
-
-    def _tighten_sidecar(self, path: Path) -> None:
-        try:
-            found = path.lstat()
-        except OSError:
-            return
-        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
-            self._tighten(path, found)
-
-    def _tighten(self, path: Path, found: os.stat_result) -> None:
-        if found.st_mode & _OTHERS:
-            _log.warning(
-                "%s was open to others (mode %04o); made it private", path, found.st_mode & 0o7777
-            )
-            try:
-                path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
-            except OSError as error:
-                raise storage_error(error, path) from None
 
     def _refused(self, what: str) -> InsecureStorageError:
         return InsecureStorageError(f"{self.path} {what}", self.path)

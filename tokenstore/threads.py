@@ -1,19 +1,21 @@
 """One connection a thread, one writer at a time in a process, no connection across a fork.
 
 A connection that is open while a process forks ends in lost writes: the child's copy and the
-parent's share SQLite's state but not its locks. So a fork waits for statements that are running
+parent's share SQLite's state but not its locks. So a fork waits for other threads' transactions
 and closes every connection first; parent and child open new ones when they next need one.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakSet, WeakValueDictionary
 
-from tokenstore.sqlite import driver_of
+from tokenstore.errors import StorageError
+from tokenstore.sqlite import BUSY_TIMEOUT, driver_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from tokenstore.sqlite import Step
     from tokenstore.storefile import Identity
+
+_PATIENCE = 0.05  # seconds that a fork waits for one thread while it holds up the others
 
 
 class ThreadConnection:
@@ -34,6 +39,7 @@ class ThreadConnection:
         identity: The file that is open.
         immutable: Whether it was opened as a file that nobody changes, for one read only.
         in_transaction: Whether this thread is inside a transaction.
+        steps: What was done in that transaction, to be done again if a fork interrupts it.
         scrub: Whether that transaction deletes what must not stay in the write-ahead log.
     """
 
@@ -44,6 +50,7 @@ class ThreadConnection:
         self.identity: Identity | None = None
         self.immutable = False
         self.in_transaction = False
+        self.steps: list[Step] = []
         self.scrub = False
 
     def adopt(
@@ -53,6 +60,11 @@ class ThreadConnection:
         self.connection, self.identity, self.immutable = connection, identity, immutable
         self.driver = driver_of(connection)
         return self.driver
+
+    def rollback(self) -> None:
+        """Undo the transaction, unless the connection was closed and did that."""
+        if self.connection is not None:
+            self.connection.rollback()
 
     def close(self) -> None:
         """Close the connection, if it is open."""
@@ -65,9 +77,11 @@ class ThreadConnections:
     """The connections of all threads to one database file, and the turn of its writers."""
 
     def __init__(self, path: Path) -> None:
-        self._writer = _writers.setdefault(path, _Writer())
+        self._path = path
         self._start()
-        _all.add(self)
+        with _registry:
+            self._writer = _writers.setdefault(path, _Writer())
+            _all.add(self)
 
     def _start(self) -> None:
         self._local = threading.local()
@@ -91,27 +105,55 @@ class ThreadConnections:
         """Wait for this process's other writers, then lend the calling thread its connection.
 
         SQLite's own waiting is a poll that knows no order; within a process a lock is better.
+
+        Raises:
+            StorageError: Another writer did not end in time, or it is this very thread.
         """
-        with self._writer.lock:
+        writer = self._writer
+        if writer.thread == threading.get_ident():
+            raise StorageError(
+                f"{self._path}: this thread is inside a transaction of another repository on the "
+                "same file; go on with that one",
+                self._path,
+                errno=errno.EDEADLK,
+            )
+        lock = writer.lock
+        if not lock.acquire(timeout=BUSY_TIMEOUT):
+            raise StorageError(
+                f"{self._path}: another thread's transaction did not end; keep them short",
+                self._path,
+                errno=errno.EBUSY,
+            )
+        writer.thread = threading.get_ident()
+        try:
             thread = self.mine()
             with thread.lock:
                 yield thread
+        finally:
+            writer.thread = None
+            lock.release()
 
     def close(self) -> None:
         """Close every connection, waiting for those at work."""
         with self._lock:
-            for thread in list(self._open):
-                with thread.lock:
-                    thread.close()
+            threads = list(self._open)
+        for thread in threads:
+            with thread.lock:
+                thread.close()
 
-    def suspend(self) -> None:
-        """Close every connection and keep it closed, until `resume` or `restart`."""
+    def suspend(self) -> ThreadConnection | None:
+        """Stop every thread from using its connection; return one that goes on and on, if any."""
         self._lock.acquire()
         for thread in list(self._open):
-            thread.lock.acquire()
+            if not thread.lock.acquire(timeout=_PATIENCE):
+                return thread
             self._suspended.append(thread)
-            if not thread.in_transaction:  # else it is the forking thread's own
-                thread.close()
+        return None
+
+    def close_suspended(self) -> None:
+        """Close every connection, also that of a transaction which the forking thread is in."""
+        for thread in self._suspended:
+            thread.close()
 
     def resume(self) -> None:
         """Go on in the parent."""
@@ -121,39 +163,58 @@ class ThreadConnections:
 
     def restart(self) -> None:
         """Begin anew in the child, which has none of the other threads and none of the locks."""
-        _abandoned.extend(t for t in self._suspended if t.connection is not None)
         self._start()
 
 
 class _Writer:
+    """Whose turn it is to write, among the threads of this process."""
+
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
         self.lock = threading.Lock()
+        self.thread: int | None = None
 
 
+_registry = threading.Lock()  # held while the next two are changed, and across a fork
 _writers: WeakValueDictionary[Path, _Writer] = WeakValueDictionary()
 _all: WeakSet[ThreadConnections] = WeakSet()
 _forking: list[ThreadConnections] = []
-_abandoned: list[ThreadConnection] = []  # closing a parent's connection in a child does damage
 
 
 def _before_fork() -> None:
+    busy = _suspend_all()
+    while busy is not None:
+        _resume_all()  # it may be waiting for another database
+        with busy.lock:
+            busy = _suspend_all()
+    for connections in _forking:
+        connections.close_suspended()
+
+
+def _suspend_all() -> ThreadConnection | None:
+    _registry.acquire()
     for connections in list(_all):
-        connections.suspend()
         _forking.append(connections)
+        busy = connections.suspend()
+        if busy is not None:
+            return busy
+    return None
 
 
-def _after_in_parent() -> None:
+def _resume_all() -> None:
     while _forking:
         _forking.pop().resume()
+    _registry.release()
 
 
-def _after_in_child() -> None:
+def _restart_all() -> None:
     for writer in list(_writers.values()):
-        writer.lock = threading.Lock()
+        writer.restart()
     while _forking:
         _forking.pop().restart()
+    _registry.release()
 
 
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_resume_all, after_in_child=_restart_all)

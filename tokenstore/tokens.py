@@ -20,9 +20,15 @@ NEVER = 253402300799.0
 
 _MILLISECONDS = 1e11  # as seconds this is the year 5138: a larger number counts milliseconds
 _DAY = 86400.0
-_EARLIEST = -62135596800.0 + _DAY  # the first day that a datetime has in every zone
+_EARLIEST = -62135596800.0 + 3 * _DAY  # of the year 1: every zone can write and read it back
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MAX_NAME = 512
+_MAX_DEPTH = 200  # of nested values; far from where JSON overflows the stack of whoever reads it
+_REFRESH_TOKEN_LIFETIMES = (  # no standard has a name for it
+    "refresh_token_expires_in",
+    "refresh_expires_in",
+    "x_refresh_token_expires_in",
+)
 _COLUMNS = ("access_token", "refresh_token", "expires_at")
 
 _log = logging.getLogger(__name__)
@@ -36,12 +42,16 @@ class TokenSet:
         access_token: The access token, or None in an imported set that has only a refresh token.
         refresh_token: The refresh token, or None.
         expires_at: When the access token expires, in UTC epoch seconds; None if nobody knows.
+        refresh_token_obtained_at: When the refresh token was obtained, likewise.
+        refresh_token_expires_at: When it dies of age, going by what the provider said, likewise.
         extra: Every other field, as it was given.
     """
 
     access_token: str | None = field(default=None, repr=False)
     refresh_token: str | None = field(default=None, repr=False)
     expires_at: float | None = None
+    refresh_token_obtained_at: float | None = None
+    refresh_token_expires_at: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -55,11 +65,18 @@ class TokenSet:
             raise InvalidTokenError("tokens", f"a mapping is needed, not {_kind(tokens)}")
         if tokens.get("access_token") is None:
             raise InvalidTokenError("access_token", "missing; save what the provider answered")
-        return cls.from_fields(tokens, expires_at=_given_expiry(tokens, now))
+        return cls.from_fields(tokens, expires_at=_given_expiry(tokens, now), obtained_at=now)
 
     @classmethod
-    def from_fields(cls, tokens: Mapping[str, Any], *, expires_at: float | None) -> TokenSet:
+    def from_fields(
+        cls, tokens: Mapping[str, Any], *, expires_at: float | None, obtained_at: float | None
+    ) -> TokenSet:
         """Make a token set of *tokens*, of which either token may be missing.
+
+        Args:
+            tokens: The fields, each under its own name.
+            expires_at: When the access token expires, in UTC epoch seconds, or None.
+            obtained_at: When the tokens were obtained, likewise.
 
         Raises:
             InvalidTokenError: A token is not a token, or a field is nothing that JSON can hold.
@@ -76,7 +93,14 @@ class TokenSet:
                 extra[name] = None
         for name, value in extra.items():
             _require_json(name, value)
-        return cls(**known, extra=extra)
+        if known["refresh_token"] is None:
+            obtained_at = None
+        return cls(
+            **known,
+            refresh_token_obtained_at=obtained_at,
+            refresh_token_expires_at=_refresh_token_expiry(tokens, obtained_at),
+            extra=extra,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as one dictionary, ``expires_at`` in UTC epoch seconds."""
@@ -97,7 +121,10 @@ class TokenSet:
             default_expires_in: Seconds to assume if the answer has no usable ``expires_in``;
                 ``math.inf`` for tokens that do not expire.
         """
-        refresh_token = answer.get("refresh_token")
+        given = answer.get("refresh_token")
+        refresh_token = given if is_token(given) else self.refresh_token
+        rotated = refresh_token != self.refresh_token
+        expiry = _refresh_token_expiry(answer, now)
         lifetime = parse_seconds(answer.get("expires_in"))
         if lifetime is None or now + lifetime > NEVER:
             _log.warning(
@@ -105,11 +132,15 @@ class TokenSet:
             )
             lifetime = default_expires_in
         extra = {k: v for k, v in self.extra.items() if k not in {*_COLUMNS, "expires_in"}}
-        extra |= {k: v for k, v in answer.items() if k not in _COLUMNS}
+        extra |= {k: v for k, v in answer.items() if k not in _COLUMNS and _is_json(v)}
         return TokenSet(
             access_token=answer["access_token"],
-            refresh_token=refresh_token if is_token(refresh_token) else self.refresh_token,
-            expires_at=max(_EARLIEST, min(now + lifetime, NEVER)),
+            refresh_token=refresh_token,
+            expires_at=clamp(now + lifetime),
+            refresh_token_obtained_at=now if rotated else self.refresh_token_obtained_at,
+            refresh_token_expires_at=(
+                self.refresh_token_expires_at if expiry is None and not rotated else expiry
+            ),
             extra=extra,
         )
 
@@ -153,6 +184,11 @@ def parse_seconds(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def clamp(moment: float) -> float:
+    """Return *moment*, or the nearest one for which every zone has a date."""
+    return max(_EARLIEST, min(moment, NEVER))
+
+
 def parse_moment(value: object, *, naive: tzinfo | None = None) -> float | None:
     """Return a moment in UTC epoch seconds, or None if *value* is none.
 
@@ -168,7 +204,7 @@ def parse_moment(value: object, *, naive: tzinfo | None = None) -> float | None:
         return _parse_epoch(number)
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value.strip())
+            value = datetime.fromisoformat(value.strip().upper())
         except ValueError:
             return None
     return _parse_datetime(value, naive) if isinstance(value, datetime) else None
@@ -197,7 +233,16 @@ def expiry_of(tokens: Mapping[str, Any], *, now: float) -> float | None:
     if lifetime is None:
         _log.warning("expires_in is malformed; the token counts as expired")
         return None
-    return now + lifetime
+    return clamp(now + lifetime)
+
+
+def _refresh_token_expiry(fields: Mapping[str, Any], obtained_at: float | None) -> float | None:
+    """Return when a provider said that a refresh token dies; some say 0 for never."""
+    for name in _REFRESH_TOKEN_LIFETIMES:
+        lifetime = parse_seconds(fields.get(name))
+        if lifetime is not None and lifetime > 0 and obtained_at is not None:
+            return clamp(obtained_at + lifetime)
+    return None
 
 
 def _given_expiry(tokens: Mapping[str, Any], now: float) -> float | None:
@@ -208,13 +253,20 @@ def _given_expiry(tokens: Mapping[str, Any], now: float) -> float | None:
         raise InvalidTokenError(
             "expires_at", "epoch seconds, an ISO 8601 string or a datetime is needed"
         )
-    return None if moment is None else max(_EARLIEST, min(moment, NEVER))
+    return moment
 
 
 def _parse_epoch(number: float) -> float | None:
-    if number > _MILLISECONDS and number != NEVER:
+    if number > _MILLISECONDS and not _is_never(number):
         number /= 1000
-    return number if _EARLIEST <= number <= NEVER else None
+    if _is_never(number):
+        return NEVER
+    return number if _EARLIEST <= number < NEVER else None
+
+
+def _is_never(number: float) -> bool:
+    """Tell whether this is the last moment of the calendar, in whichever zone it was taken."""
+    return abs(number - NEVER) < _DAY
 
 
 def _parse_datetime(value: datetime, naive: tzinfo | None) -> float | None:
@@ -223,9 +275,9 @@ def _parse_datetime(value: datetime, naive: tzinfo | None) -> float | None:
     if value.tzinfo is None:
         value = value.replace(tzinfo=naive)
     try:
-        return value.timestamp()
-    except (ValueError, OverflowError, OSError):
-        return None
+        return clamp(value.timestamp())
+    except (ValueError, OverflowError, OSError):  # too early for a local calendar
+        return _EARLIEST
 
 
 def _token(tokens: Mapping[str, Any], name: str) -> str | None:
@@ -251,25 +303,28 @@ def _unstorable(text: str) -> str | None:
 
 def _require_json(name: object, value: object) -> None:
     if not isinstance(name, str):
-        raise InvalidTokenError(f"a {_kind(name)}", "field names have to be strings")
+        raise InvalidTokenError("tokens", f"field names have to be strings, not {_kind(name)}")
+    if not _is_json(value):
+        raise InvalidTokenError(name, "JSON cannot hold this value")
+
+
+def _is_json(value: object) -> bool:
     try:
         json.dumps(value, allow_nan=False)
-        _require_string_keys(value)
+        return _comes_back(value, _MAX_DEPTH)
     except (TypeError, ValueError, RecursionError):
-        # `from None`: the original names the value.
-        raise InvalidTokenError(name, "JSON cannot hold this value") from None
+        return False
 
 
-def _require_string_keys(value: object) -> None:
-    """JSON would turn other keys into strings, and they would not come back as they were."""
+def _comes_back(value: object, depth: int) -> bool:
+    """Tell whether JSON gives back all keys: others than strings it turns into strings."""
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
-            raise TypeError
+            return False
         value = value.values()
     elif not isinstance(value, (list, tuple)):
-        return
-    for item in value:
-        _require_string_keys(item)
+        return True
+    return depth > 0 and all(_comes_back(item, depth - 1) for item in value)
 
 
 def _kind(value: object) -> str:

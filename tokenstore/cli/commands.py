@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -128,13 +128,13 @@ def refresh(
             _require_account(manager, accounts[0])
         names = accounts or [a.name for a in manager.accounts() if a.state == "due"]
         for name in output.progress(names, "refreshing", len(names)):
-            error = errors[name] = _refresh(manager, name, provider, forced=not every)
-            if not as_json:
-                output.print_result("failed" if error else "refreshed", name, error)
+            errors[name] = _refresh(manager, name, provider, forced=not every)
+    results = [(name, "failed" if e else "refreshed", e) for name, e in errors.items()]
     if as_json:
-        output.print_results(
-            (name, "failed" if error else "refreshed", error) for name, error in errors.items()
-        )
+        output.print_results(results)
+    else:
+        for name, outcome, error in results:
+            output.print_result(outcome, name, error)
     failed = [error for error in errors.values() if error]
     if len(accounts) == 1 and failed:
         return exit_code(failed[0])
@@ -185,23 +185,13 @@ def _refresh(
 
 
 def _report_files(results: Iterator[FileResult], *, as_json: bool) -> int:
-    shown: list[dict[str, Any]] = []
-    outcomes: list[str] = []
-    for result in results:
-        outcomes.append(result.outcome)
-        if as_json:
-            shown.append(
-                {
-                    "account_name": result.account_name,
-                    "path": str(result.path),
-                    "outcome": result.outcome,
-                    "reason": result.reason,
-                }
-            )
-        else:
-            output.print_result(result.outcome, result.account_name, result.path, result.reason)
+    done = list(results)
     if as_json:
+        names = ("account_name", "path", "outcome", "reason")
+        shown = [{n: getattr(result, n) for n in names} for result in done]
         output.print_json({"results": shown})
     else:
-        output.summarize(outcomes)
-    return FAILED if "failed" in outcomes else DONE
+        for result in done:
+            output.print_result(result.outcome, result.account_name, result.path, result.reason)
+        output.summarize(result.outcome for result in done)
+    return FAILED if any(result.outcome == "failed" for result in done) else DONE

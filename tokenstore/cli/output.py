@@ -87,9 +87,11 @@ def progress(items: Iterable[_T], label: str, total: int | None = None) -> Itera
         yield from items
         return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    yield from track(items, label, total=total, console=Console(stderr=True), transient=True)
+    # stdout stays what it is: it may be a file.
+    with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        yield from bar.track(items, total=total, description=label)
 
 
 def span(moment: float | None, now: float) -> str:

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ZONES = {  # POSIX rules, so that no zone database is needed
+    "UTC": "UTC0",
+    "Los_Angeles": "PST8PDT,M3.2.0,M11.1.0",
+    "Kolkata": "IST-5:30",
+}
+
+
+@pytest.fixture
+def set_zone() -> Iterator[Callable[[str], None]]:
+    """Set the local time zone of this process; after the test it is what it was."""
+    before = os.environ.get("TZ")
+
+    def change(zone: str | None) -> None:
+        if zone is None:
+            os.environ.pop("TZ", None)
+        else:
+            os.environ["TZ"] = ZONES.get(zone, zone)
+        time.tzset()
+
+    yield change
+    change(before)
+
+
+@pytest.fixture(params=ZONES)
+def zone(request: pytest.FixtureRequest, set_zone: Callable[[str], None]) -> str:
+    """Run the test in each of three local time zones."""
+    set_zone(request.param)
+    return str(request.param)

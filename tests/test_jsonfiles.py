@@ -1,0 +1,901 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tokenstore import TokenRepository
+from tokenstore.errors import StorageError
+from tokenstore.formats import file_stem
+from tokenstore.jsonfiles import FileResult, export_accounts, find_files, import_accounts
+from tokenstore.tokens import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = 1_800_000_000.0
+SECRET = "rt-canary-90be"
+NOBODY = 65534
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[TokenRepository]:
+    with TokenRepository(tmp_path / "store" / "tokens.db", clock=lambda: NOW) as repository:
+        yield repository
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    directory = tmp_path / "files"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+def write(path: Path, content: Any = None, **fields: Any) -> Path:
+    """Write a token file; or *content*, whatever that is."""
+    if content is None:
+        content = {"access_token": "a", "refresh_token": "r", "expires_at": NOW, **fields}
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return path
+
+
+def outcomes(results: Iterator[FileResult]) -> dict[str, tuple[str, str | None]]:
+    return {result.path.name: (result.outcome, result.reason) for result in results}
+
+
+def imported(repository: TokenRepository, *paths: Path, **options: Any) -> FileResult:
+    """Import what gives one result."""
+    (result,) = import_accounts(repository, paths, **options)
+    return result
+
+
+def names(repository: TokenRepository) -> list[str]:
+    return [account.name for account in repository.accounts()]
+
+
+def exported(repository: TokenRepository, target: Path) -> dict[str, dict[str, Any]]:
+    results = list(export_accounts(repository, target))
+    assert {result.outcome for result in results} <= {"exported"}
+    return {path.stem: json.loads(path.read_text()) for path in target.iterdir()}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# -- import ---------------------------------------------------------------------------------------
+
+
+def test_a_directory_is_imported_file_by_file(repository: TokenRepository, files: Path) -> None:
+    write(files / "bob.json", scope="x")
+    write(files / "alice@example.com.json")
+
+    results = list(import_accounts(repository, files))
+
+    assert results == [
+        FileResult("alice@example.com", files / "alice@example.com.json", "imported"),
+        FileResult("bob", files / "bob.json", "imported"),
+    ]
+    assert repository.load("bob") == {
+        "access_token": "a",
+        "refresh_token": "r",
+        "expires_at": NOW,
+        "scope": "x",
+    }
+
+
+def test_the_files_stay_as_they_are(repository: TokenRepository, files: Path) -> None:
+    path = write(files / "alice.json")
+    os.utime(path, (1, 1))
+    before = path.read_bytes()
+
+    list(import_accounts(repository, files))
+
+    assert path.read_bytes() == before
+    assert path.stat().st_mtime == 1
+    assert [p.name for p in files.iterdir()] == ["alice.json"]
+
+
+def test_paths_may_be_files_and_directories_text_and_paths(
+    repository: TokenRepository, files: Path
+) -> None:
+    write(files / "alice.json")
+    single = write(files.parent / "single.token")
+
+    results = list(import_accounts(repository, [str(files), single]))
+
+    assert [result.account_name for result in results] == ["alice", "single"]
+
+
+def test_of_a_directory_only_visible_json_files_are_taken(files: Path) -> None:
+    for name in ("b.json", "a.json", ".hidden.json", "c.json.bak", "d.txt", "json", ".json"):
+        write(files / name)
+    (files / "deeper").mkdir()
+    write(files / "deeper" / "e.json")
+
+    assert find_files(files) == [files / "a.json", files / "b.json"]
+
+
+def test_an_empty_directory_has_nothing_to_import(repository: TokenRepository, files: Path) -> None:
+    assert list(import_accounts(repository, files)) == []
+
+
+def test_an_import_binds_to_the_provider_that_it_is_told(
+    repository: TokenRepository, files: Path
+) -> None:
+    block = {"account_name": "bob", "provider": "microsoft", "expires_at": NOW}
+    write(files / "alice.json")
+    write(files / "bob.json", tokenstore=block)
+
+    list(import_accounts(repository, files, provider="google"))
+
+    assert [a.provider for a in repository.accounts()] == ["google", "google"]
+
+
+def test_an_import_that_is_told_no_provider_binds_to_the_one_of_the_file(
+    repository: TokenRepository, files: Path
+) -> None:
+    block = {"account_name": "bob", "provider": "microsoft", "expires_at": NOW}
+    write(files / "alice.json")
+    write(files / "bob.json", tokenstore=block)
+
+    list(import_accounts(repository, files))
+
+    assert [a.provider for a in repository.accounts()] == [None, "microsoft"]
+
+
+# -- accounts that are there ----------------------------------------------------------------------
+
+STORED = {"access_token": "stored", "expires_at": NOW}
+
+
+def test_an_account_that_is_stored_is_skipped(repository: TokenRepository, files: Path) -> None:
+    repository.save("alice", STORED)
+
+    result = imported(repository, write(files / "alice.json", expires_at=NOW + 9))
+
+    assert (result.outcome, result.reason) == ("skipped", "is stored already")
+    assert repository.load("alice") == STORED
+
+
+def test_importing_again_changes_nothing(repository: TokenRepository, files: Path) -> None:
+    for name in ("alice", "bob"):
+        write(files / f"{name}.json", refresh_token=name)
+    list(import_accounts(repository, files))
+    before = list(repository.records())
+
+    for newer in (False, True):
+        again = outcomes(import_accounts(repository, files, newer=newer))
+        assert {outcome for outcome, _ in again.values()} == {"skipped"}
+
+    assert list(repository.records()) == before
+
+
+def test_replace_replaces_all_that_the_account_had(
+    repository: TokenRepository, files: Path
+) -> None:
+    repository.save("alice", {**STORED, "scope": "old", "refresh_token": "old"}, provider="google")
+
+    result = imported(
+        repository,
+        write(files / "alice.json", {"access_token": "new", "expires_at": NOW - 9}),
+        replace=True,
+    )
+
+    assert result.outcome == "imported"
+    assert repository.load("alice") == {"access_token": "new", "expires_at": NOW - 9}
+    assert [a.provider for a in repository.accounts()] == ["google"]
+
+
+NEWER = {
+    "later": (NOW, NOW + 1, True),
+    "the same": (NOW, NOW, False),
+    "earlier": (NOW, NOW - 1, False),
+    "never": (NOW, "9999-12-31T00:00:00Z", True),
+    "later than never": (NEVER, NOW, False),
+    "unknown": (NOW, None, False),
+    "later than unknown": (None, NOW, True),
+    "unknown and unknown": (None, None, False),
+    "not understood": (NOW, "soon", False),
+}
+
+
+@pytest.mark.parametrize(("stored", "found", "replaced"), NEWER.values(), ids=NEWER)
+def test_newer_replaces_a_token_by_one_that_expires_later(
+    stored: float | None,
+    found: object,
+    repository: TokenRepository,
+    files: Path,
+    *,
+    replaced: bool,
+) -> None:
+    repository.save("alice", {"access_token": "stored", "expires_at": stored})
+
+    result = imported(
+        repository,
+        write(files / "alice.json", {"access_token": "found", "expires_at": found}),
+        newer=True,
+    )
+
+    assert result.outcome == ("imported" if replaced else "skipped")
+    assert (result.reason is None) is replaced
+    loaded = repository.load("alice")
+    assert loaded is not None
+    assert loaded["access_token"] == ("found" if replaced else "stored")
+
+
+@pytest.mark.parametrize("option", ["replace", "newer"])
+def test_either_option_imports_accounts_that_are_not_stored(
+    option: str, repository: TokenRepository, files: Path
+) -> None:
+    assert imported(repository, write(files / "a.json"), **{option: True}).outcome == "imported"
+
+
+def test_replace_and_newer_exclude_each_other(repository: TokenRepository, files: Path) -> None:
+    with pytest.raises(ValueError, match="replace and newer"):
+        list(import_accounts(repository, files, replace=True, newer=True))
+
+
+def test_an_import_forgets_that_a_sign_in_was_needed(
+    repository: TokenRepository, files: Path
+) -> None:
+    repository.save("alice", {"access_token": "old"})
+    assert [a.state for a in repository.accounts()] == ["sign_in"]
+
+    imported(repository, write(files / "alice.json", expires_at=NOW + 9999), replace=True)
+
+    assert [a.state for a in repository.accounts()] == ["valid"]
+
+
+# -- several files of one account -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_of_two_files_of_an_account_the_first_counts(
+    repository: TokenRepository, files: Path, *, replace: bool
+) -> None:
+    block = {"account_name": "alice", "expires_at": NOW}
+    write(files / "a copy.json", tokenstore=block, scope="copy")
+    write(files / "alice.json", scope="plain")
+
+    assert outcomes(import_accounts(repository, files, replace=replace)) == {
+        "a copy.json": ("imported", None),
+        "alice.json": ("skipped", "a copy.json is of the same account"),
+    }
+    assert (repository.load("alice") or {})["scope"] == "copy"
+
+
+def test_of_two_files_of_an_account_the_newer_counts_if_newer_does(
+    repository: TokenRepository, files: Path
+) -> None:
+    block = {"account_name": "alice", "expires_at": NOW}
+    write(files / "a copy.json", tokenstore=block)
+    write(files / "alice.json", expires_at=NOW + 5)
+
+    results = outcomes(import_accounts(repository, files, newer=True))
+
+    assert {outcome for outcome, _ in results.values()} == {"imported"}
+    assert (repository.load("alice") or {})["expires_at"] == NOW + 5
+
+
+def test_a_file_that_is_named_twice_is_imported_once(
+    repository: TokenRepository, files: Path
+) -> None:
+    path = write(files / "alice.json")
+
+    results = list(import_accounts(repository, [files, path]))
+
+    assert [result.outcome for result in results] == ["imported", "skipped"]
+
+
+def test_composed_and_decomposed_file_names_are_one_account(
+    repository: TokenRepository, files: Path
+) -> None:
+    write(files / "Jos\u00e9.json")
+    write(files / "Jose\u0301.json")
+
+    results = [result.outcome for result in import_accounts(repository, files)]
+
+    assert sorted(results) == ["imported", "skipped"]
+    assert names(repository) == ["Jos\u00e9"]
+
+
+# -- files that are none --------------------------------------------------------------------------
+
+BAD: dict[str, tuple[Any, str]] = {
+    "empty": (b"", "not valid JSON"),
+    "blank": (b" \n", "not valid JSON"),
+    "half": (f'{{"refresh_token": "{SECRET}', "not valid JSON"),
+    "two": ('{"access_token": "a"}{"access_token": "b"}', "not valid JSON"),
+    "not JSON": (f"refresh_token={SECRET}", "not valid JSON"),
+    "HTML": (f"<html>{SECRET}</html>", "not valid JSON"),
+    "not UTF-8": (b'{"access_token": "\xff\xfe"}', "not valid JSON"),
+    "binary": (bytes(range(256)), "not valid JSON"),
+    "SQLite": (b"SQLite format 3\0" + bytes(100), "not valid JSON"),
+    "deep": ("[" * 100_000, "not valid JSON"),
+    "deep objects": ('{"access_token":' * 50_000, "not valid JSON"),
+    "huge number": ('{"access_token": "a", "n": ' + "9" * 10_000 + "}", "not valid JSON"),
+    "too large": (b'{"access_token": "' + b"a" * (1 << 20) + b'"}', "larger than 1 MiB"),
+    "list": ([{"refresh_token": SECRET}], "file: a JSON object is needed"),
+    "null": ("null", "file: a JSON object is needed"),
+    "text": (f'"{SECRET}"', "file: a JSON object is needed"),
+    "no tokens": ({"id_token": SECRET}, "access_token: neither an access token nor a refresh"),
+    "odd token": ({"access_token": [SECRET]}, "access_token: a string is needed, not list"),
+    "line break": ({"refresh_token": f"{SECRET}\n"}, "refresh_token: control characters are not"),
+    "half a pair": ('{"access_token": "\\ud800"}', "access_token: half a surrogate pair"),
+    "endless": ('{"access_token": "a", "n": 1e999}', "n: JSON cannot hold this value"),
+    "rather deep": (
+        '{"access_token": "a", "n": ' + "[" * 300 + "]" * 300 + "}",
+        "n: JSON cannot hold this value",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD.values(), ids=BAD)
+def test_a_bad_file_is_reported_with_the_reason_and_never_its_content(
+    content: Any,
+    reason: str,
+    repository: TokenRepository,
+    files: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = write(files / "bad.json", content)
+
+    with caplog.at_level(logging.DEBUG, "tokenstore"):
+        result = imported(repository, path)
+
+    assert (result.account_name, result.path, result.outcome) == (None, path, "failed")
+    assert (result.reason or "").startswith(reason)
+    assert SECRET not in f"{result} {caplog.text}"
+    assert names(repository) == []
+
+
+def test_one_bad_file_among_a_thousand_stops_nothing(
+    repository: TokenRepository, files: Path
+) -> None:
+    for number in range(1000):
+        write(files / f"account-{number:04}.json")
+    write(files / "account-0499.json", "{")
+
+    results = list(import_accounts(repository, files))
+
+    failed = [result for result in results if result.outcome != "imported"]
+    assert [result.path.name for result in failed] == ["account-0499.json"]
+    assert len(results) == 1000
+    assert len(names(repository)) == 999
+
+
+GOOD = {
+    "BOM": b'\xef\xbb\xbf{"access_token": "a"}',
+    "UTF-16": '{"access_token": "a"}'.encode("utf-16"),
+    "blanks": b'\r\n\t {"access_token": "a"}\r\n',
+    "NaN": b'{"access_token": "a", "score": NaN, "others": [Infinity, -Infinity]}',
+    "twice": b'{"access_token": "old", "access_token": "a"}',
+    "large": b'{"access_token": "a", "id_token": "' + b"x" * 1_000_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("content", GOOD.values(), ids=GOOD)
+def test_an_odd_file_with_a_good_token_is_imported(
+    content: bytes, repository: TokenRepository, files: Path
+) -> None:
+    assert imported(repository, write(files / "odd.json", content)).reason is None
+    assert (repository.load("odd") or {})["access_token"] == "a"
+
+
+def test_numbers_that_json_does_not_have_become_null(
+    repository: TokenRepository, files: Path
+) -> None:
+    imported(repository, write(files / "a.json", GOOD["NaN"]))
+
+    loaded = repository.load("a") or {}
+    assert (loaded["score"], loaded["others"]) == (None, [None, None])
+
+
+def test_a_file_whose_expiry_is_not_understood_is_imported_with_a_note(
+    repository: TokenRepository, files: Path
+) -> None:
+    result = imported(repository, write(files / "a.json", expires_at=SECRET))
+
+    assert result.outcome == "imported"
+    assert result.reason == "expires_at was not understood; the token counts as expired"
+
+
+@pytest.mark.parametrize("path", ["gone.json", "gone", "gone/a.json", "a\0b.json"], ids=repr)
+def test_a_path_where_nothing_is_is_reported(
+    path: str, repository: TokenRepository, files: Path
+) -> None:
+    write(files / "alice.json")
+
+    results = list(import_accounts(repository, [files / path, files / "alice.json"]))
+
+    assert [(result.outcome, result.reason) for result in results] == [
+        ("failed", "no such file"),
+        ("imported", None),
+    ]
+
+
+def test_a_path_that_no_file_can_have_is_reported(repository: TokenRepository, files: Path) -> None:
+    long, below = files / ("x" * 300), write(files / "alice.json") / "below.json"
+
+    results = outcomes(import_accounts(repository, [long, below, files]))
+
+    assert results[long.name] == ("failed", "File name too long")
+    assert results["below.json"][0] == "failed"
+    assert results["alice.json"] == ("imported", None)
+
+
+def test_what_is_no_file_is_reported_and_not_waited_for(
+    repository: TokenRepository, files: Path
+) -> None:
+    os.mkfifo(files / "a.json")
+    (files / "b.json").mkdir()
+    (files / "c.json").symlink_to("gone.json")
+    (files / "d.json").symlink_to("d.json")
+    write(files / "e.json")
+
+    results = outcomes(import_accounts(repository, files))
+
+    assert results == {
+        "a.json": ("failed", "not a file, nor a readable directory"),
+        "b.json": ("failed", "not a file, nor a readable directory"),
+        "c.json": ("failed", "no such file"),
+        "d.json": ("failed", "no such file"),
+        "e.json": ("imported", None),
+    }
+
+
+def test_a_link_to_a_file_is_of_the_account_that_it_is_called(
+    repository: TokenRepository, files: Path
+) -> None:
+    real = write(files.parent / "real.json")
+    (files / "alice.json").symlink_to(real)
+
+    assert imported(repository, files / "alice.json").account_name == "alice"
+    assert names(repository) == ["alice"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file names are always text")
+def test_a_file_name_that_is_no_text_is_reported(repository: TokenRepository, files: Path) -> None:
+    Path(os.fsdecode(bytes(files) + b"/caf\xe9.json")).write_text('{"access_token": "a"}')
+    write(files / "alice.json")
+
+    results = list(import_accounts(repository, files))
+
+    assert sorted(result.outcome for result in results) == ["failed", "imported"]
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A directory with a database of a user whom file modes bind, as whom the test runs."""
+    directory = Path(tempfile.mkdtemp())
+    user = os.geteuid()
+    with TokenRepository(directory / "tokens.db") as repository:
+        # As who we are: another user may not be able to read where the code is.
+        repository.save("alice", STORED)
+        list(export_accounts(repository, directory / "tried"))
+        list(import_accounts(repository, directory / "tried"))
+        repository.delete("alice")
+    shutil.rmtree(directory / "tried")
+    try:
+        if user == 0:
+            for path in (directory, *directory.rglob("*")):
+                os.chown(path, NOBODY, -1)
+            os.seteuid(NOBODY)
+        yield directory
+    finally:
+        os.seteuid(user)
+        for path in directory.rglob("*"):
+            path.chmod(0o700)
+        shutil.rmtree(directory)
+
+
+def test_what_may_not_be_read_is_reported(unprivileged: Path) -> None:
+    files, closed = unprivileged / "files", unprivileged / "closed"
+    for directory in (files, closed):
+        directory.mkdir()
+        write(directory / "alice.json")
+    secret = write(files / "secret.json")
+    secret.chmod(0)
+    closed.chmod(0)
+
+    with TokenRepository(unprivileged / "tokens.db") as repository:
+        results = list(import_accounts(repository, [closed, closed / "x.json", files]))
+        stored = names(repository)
+
+    assert [(r.path, r.outcome, r.reason) for r in results] == [
+        (closed, "failed", "not a file, nor a readable directory"),
+        (closed / "x.json", "failed", "Permission denied"),
+        (files / "alice.json", "imported", None),
+        (secret, "failed", "Permission denied"),
+    ]
+    assert stored == ["alice"]
+
+
+def test_results_come_as_files_are_stored(repository: TokenRepository, files: Path) -> None:
+    for number in range(600):
+        write(files / f"a{number:03}.json")
+    results = import_accounts(repository, files)
+
+    next(results)
+
+    assert 0 < len(names(repository)) < 600
+    assert len(list(results)) == 599
+
+
+def test_a_database_that_cannot_take_the_accounts_is_an_error_and_not_a_bad_file(
+    tmp_path: Path, files: Path
+) -> None:
+    write(files / "alice.json")
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError):
+        list(import_accounts(TokenRepository(tmp_path / "file" / "tokens.db"), files))
+
+
+# -- export ---------------------------------------------------------------------------------------
+
+
+def test_every_account_is_exported_to_a_file_of_its_own(
+    repository: TokenRepository, target: Path
+) -> None:
+    for name in ("bob", "alice@example.com"):
+        repository.save(name, {"access_token": name, "expires_at": NOW}, provider="google")
+
+    results = list(export_accounts(repository, target))
+
+    assert results == [
+        FileResult("alice@example.com", target / "alice@example.com.json", "exported"),
+        FileResult("bob", target / "bob.json", "exported"),
+    ]
+    data = json.loads((target / "bob.json").read_text())
+    assert data["access_token"] == "bob"
+    assert data["tokenstore"] == {
+        "version": 1,
+        "account_name": "bob",
+        "provider": "google",
+        "expires_at": NOW,
+    }
+
+
+@pytest.mark.parametrize("existing", [True, False], ids=["database", "no database"])
+def test_nothing_is_exported_from_a_store_without_accounts(
+    repository: TokenRepository, target: Path, *, existing: bool
+) -> None:
+    if existing:
+        repository.save("alice", STORED)
+        repository.delete("alice")
+
+    assert list(export_accounts(repository, target)) == []
+    assert list(target.iterdir()) == []
+    assert repository.path.exists() is existing
+
+
+UMASKS = [0o000, 0o022, 0o077]
+
+
+@pytest.mark.parametrize("umask", UMASKS, ids=oct)
+def test_exported_files_are_private_whatever_the_umask(
+    umask: int, repository: TokenRepository, target: Path
+) -> None:
+    repository.save("alice", STORED)
+    before = os.umask(umask)
+    try:
+        results = export_accounts(repository, target / "made" / "too")
+        assert next(results).outcome == "exported"
+        list(results)
+    finally:
+        os.umask(before)
+
+    assert mode(target / "made" / "too" / "alice.json") == 0o600
+    assert [mode(p) for p in (target, target / "made", target / "made" / "too")] == [0o700] * 3
+
+
+def test_a_directory_that_is_there_keeps_its_mode_and_its_files(
+    repository: TokenRepository, target: Path
+) -> None:
+    repository.save("alice", STORED)
+    target.mkdir()
+    target.chmod(0o755)
+    write(target / "other.json")
+
+    exported(repository, target)
+
+    assert mode(target) == 0o755
+    assert sorted(path.name for path in target.iterdir()) == ["alice.json", "other.json"]
+
+
+def test_a_looser_file_that_is_there_is_replaced_by_a_private_one(
+    repository: TokenRepository, target: Path
+) -> None:
+    repository.save("alice", STORED)
+    target.mkdir()
+    old = write(target / "alice.json", "old")
+    old.chmod(0o644)
+    with old.open() as reader:
+        exported(repository, target)
+
+        assert reader.read() == "old"
+    assert json.loads(old.read_text())["access_token"] == "stored"
+    assert mode(old) == 0o600
+
+
+def test_a_reader_never_sees_half_a_file(repository: TokenRepository, target: Path) -> None:
+    repository.save("alice", {"access_token": "a" * 50_000})
+    exported(repository, target)
+    path, done, seen = target / "alice.json", threading.Event(), 0
+
+    def export() -> None:
+        try:
+            for _ in range(20):
+                exported(repository, target)
+        finally:
+            done.set()
+
+    writer = threading.Thread(target=export)
+    writer.start()
+    while not done.is_set():
+        assert len(json.loads(path.read_text())["access_token"]) == 50_000
+        seen += 1
+    writer.join()
+
+    assert seen
+    assert [p.name for p in target.iterdir()] == ["alice.json"]
+
+
+KILLED = """
+import os, signal, sys
+from tokenstore import TokenRepository
+from tokenstore.jsonfiles import export_accounts
+
+def die(event, arguments):
+    if event == sys.argv[3] and str(arguments[0]).endswith(".tmp"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(die)
+list(export_accounts(TokenRepository(sys.argv[1]), sys.argv[2]))
+"""
+
+
+def test_an_export_that_is_killed_before_its_end_leaves_the_old_file(
+    repository: TokenRepository, target: Path
+) -> None:
+    repository.save("alice", STORED)
+    exported(repository, target)
+    before = (target / "alice.json").read_bytes()
+    repository.save("alice", {"access_token": "new"})
+    repository.close()
+
+    arguments = [str(repository.path), str(target), "os.rename"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+
+    assert killed.returncode == -9
+    assert (target / "alice.json").read_bytes() == before
+    (left,) = {path.name for path in target.iterdir()} - {"alice.json"}
+    assert mode(target / left) == 0o600
+    assert find_files(target) == [target / "alice.json"]
+    assert exported(repository, target)["alice"]["access_token"] == "new"
+
+
+def test_a_file_that_cannot_be_written_to_its_end_leaves_the_old_one(
+    repository: TokenRepository, target: Path
+) -> None:
+    for name in ("alice", "bob"):
+        repository.save(name, STORED)
+    exported(repository, target)
+    before = (target / "alice.json").read_bytes()
+    repository.save("alice", {"access_token": "a" * 100_000})
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        results = outcomes(export_accounts(repository, target))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert results == {"alice.json": ("failed", "File too large"), "bob.json": ("exported", None)}
+    assert (target / "alice.json").read_bytes() == before
+    assert sorted(path.name for path in target.iterdir()) == ["alice.json", "bob.json"]
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(
+    repository: TokenRepository, target: Path
+) -> None:
+    target.mkdir()
+    outside = write(target.parent / "outside.json", "mine")
+    (target / "alice.json").symlink_to(outside)
+    for name in ("alice", "bob"):
+        repository.save(name, STORED)
+
+    results = outcomes(export_accounts(repository, target))
+
+    assert results["alice.json"] == ("failed", "is a symlink; remove it")
+    assert results["bob.json"] == ("exported", None)
+    assert outside.read_text() == "mine"
+    assert (target / "alice.json").is_symlink()
+
+
+def test_a_directory_in_the_place_of_a_file_stops_nothing_else(
+    repository: TokenRepository, target: Path
+) -> None:
+    (target / "alice.json").mkdir(parents=True)
+    for name in ("alice", "bob"):
+        repository.save(name, STORED)
+
+    results = outcomes(export_accounts(repository, target))
+
+    assert {name: outcome for name, (outcome, _) in results.items()} == {
+        "alice.json": "failed",
+        "bob.json": "exported",
+    }
+    assert sorted(path.name for path in target.iterdir()) == ["alice.json", "bob.json"]
+
+
+@pytest.mark.parametrize("below", [".", "below"])
+def test_a_file_in_the_place_of_the_directory_is_an_error(
+    below: str, repository: TokenRepository, target: Path
+) -> None:
+    repository.save("alice", STORED)
+    write(target, "mine")
+
+    with pytest.raises(StorageError) as caught:
+        list(export_accounts(repository, target / below))
+
+    assert str(target) in (caught.value.path or "")
+    assert target.read_text() == "mine"
+
+
+def test_a_directory_that_cannot_be_written_is_an_error_that_is_logged(
+    unprivileged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = unprivileged / "closed"
+    closed.mkdir(0o500)
+
+    with TokenRepository(unprivileged / "tokens.db") as repository:
+        repository.save("alice", STORED)
+        caplog.clear()
+        for directory in (closed, closed / "below"):
+            with pytest.raises(StorageError) as caught:
+                list(export_accounts(repository, directory))
+
+            assert str(caught.value).startswith(f"{directory}: Permission denied")
+            assert (caught.value.path, caught.value.errno) == (str(directory), 13)
+
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+
+
+# -- there and back -------------------------------------------------------------------------------
+
+HOSTILE = ["../x", "a/b", "C:\\x", "CON", ".", "..", "a", "A", "x" * 300, "Jos\u00e9", "a~b", "-"]
+
+
+def test_hostile_names_stay_in_the_directory_and_come_back(
+    repository: TokenRepository, target: Path, tmp_path: Path
+) -> None:
+    for name in HOSTILE:
+        repository.save(name, {"access_token": name[:9]})
+    outside = {*tmp_path.iterdir()}
+
+    exported(repository, target)
+    assert {*tmp_path.iterdir()} == {*outside, target}
+    with TokenRepository(tmp_path / "other.db") as other:
+        list(import_accounts(other, target))
+        loaded = {name: (other.load(name) or {})["access_token"] for name in names(other)}
+
+    assert loaded == {name: name[:9] for name in HOSTILE}
+    assert len(list(target.iterdir())) == len(HOSTILE)
+
+
+@pytest.mark.usefixtures("zone")
+def test_a_whole_store_comes_back_as_it_was(
+    repository: TokenRepository, target: Path, tmp_path: Path
+) -> None:
+    repository.save("full", {"access_token": "ä", "refresh_token": "r", "expires_in": 3600.25})
+    repository.save("never", {"access_token": "a", "expires_at": NEVER, "expires_in": 1})
+    repository.save("unknown", {"access_token": "a", "refresh_token": None})
+    repository.save("past", {"access_token": "a", "expires_at": "0001-01-01T00:00:00Z"})
+    repository.save("rich", {"access_token": "a", "n": {"": [None, True, 1.5, "\udce9"]}})
+    repository.save("bound", {"access_token": "a"}, provider="google")
+
+    exported(repository, target)
+    with TokenRepository(tmp_path / "other.db") as other:
+        assert {r.outcome for r in import_accounts(other, target)} == {"imported"}
+        back = {r.account_name: (r.provider, r.tokens) for r in other.records()}
+
+    assert back == {r.account_name: (r.provider, r.tokens) for r in repository.records()}
+
+
+def test_names_come_from_the_files_and_not_from_their_names(
+    repository: TokenRepository, target: Path, tmp_path: Path
+) -> None:
+    repository.save("a/b", {"access_token": "a"})
+    exported(repository, target)
+    (target / f"{file_stem('a/b')}.json").rename(target / "renamed.json")
+
+    with TokenRepository(tmp_path / "other.db") as other:
+        list(import_accounts(other, target))
+        assert names(other) == ["a/b"]
+
+
+def test_an_old_program_refreshes_an_exported_file_and_it_is_imported_as_newer(
+    repository: TokenRepository, target: Path
+) -> None:
+    repository.save("a/b", {"access_token": "a", "refresh_token": "r", "expires_at": NOW})
+    exported(repository, target)
+    (path,) = target.iterdir()
+    data = json.loads(path.read_text())
+    later = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(NOW + 3600))
+    write(path, {**data, "access_token": "b", "expires_at": later})
+
+    results = outcomes(import_accounts(repository, target, newer=True))
+
+    assert results == {path.name: ("imported", None)}
+    assert repository.load("a/b") == {
+        "access_token": "b",
+        "refresh_token": "r",
+        "expires_at": NOW + 3600,
+    }
+
+
+# -- the log --------------------------------------------------------------------------------------
+
+
+def test_every_file_is_logged_once_with_its_facts_and_no_secret(
+    repository: TokenRepository, files: Path, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(files / "alice.json", access_token=SECRET, refresh_token=SECRET)
+    write(files / "broken.json", f'{{"access_token": "{SECRET}"')
+    (target / "alice.json").mkdir(parents=True)
+
+    with caplog.at_level(logging.DEBUG, "tokenstore"):
+        list(import_accounts(repository, files))
+        list(import_accounts(repository, files / "alice.json"))
+        list(export_accounts(repository, target))
+
+    facts = [
+        (r.levelname, *(getattr(r, fact) for fact in ("operation", "account_name", "outcome")))
+        for r in caplog.records
+        if hasattr(r, "operation")
+    ]
+    assert facts == [
+        ("INFO", "import", "alice", "imported"),
+        ("WARNING", "import", None, "failed"),
+        ("INFO", "import", "alice", "skipped"),
+        ("WARNING", "export", "alice", "failed"),
+    ]
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a\nWARNING forged", "a\x1b[2J"], ids=["line", "escape"])
+def test_a_file_name_cannot_forge_a_line_of_the_log(
+    name: str, repository: TokenRepository, files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = imported(repository, write(files / f"{name}.json"))
+
+    assert result.outcome == "failed"
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+
+
+def test_a_result_is_a_value() -> None:
+    assert FileResult("a", Path("a"), "imported") == FileResult("a", Path("a"), "imported", None)

@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from storing import (
+    NEXT,
+    NEXT_MIGRATION,
+    ROOT,
+    SOON,
+    copy_checkout,
+    mode,
+    names,
+    newer_checkout,
+    python,
+    raw,
+    tokens,
+)
+
+from tokenstore import SchemaTooNewError, StorageError, TokenRepository, migrate
+from tokenstore.schema import REVISION, VERSION_TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.db"
+
+
+@pytest.fixture
+def filled(path: Path) -> Path:
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens(1))
+        repository.save("bob", tokens(2), provider="google")
+    return path
+
+
+def accounts_of(path: Path) -> list[tuple[Any, ...]]:
+    with raw(path) as connection:
+        columns = "account_name, provider, access_token, refresh_token, expires_at, extra, version"
+        return connection.execute(f"SELECT {columns} FROM accounts ORDER BY 1").fetchall()
+
+
+def tables_of(path: Path) -> set[str]:
+    with raw(path) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
+
+def said(command: Any, path: Path) -> str:
+    stdout = io.StringIO()
+    command(path, stdout=stdout)
+    return stdout.getvalue()
+
+
+# -- from Python ----------------------------------------------------------------------------------
+
+
+def test_upgrade_makes_a_private_database_at_head(path: Path) -> None:
+    migrate.upgrade(path)
+
+    assert mode(path) == 0o600
+    assert said(migrate.current, path) == f"{REVISION} (head)\n"
+    with TokenRepository(path) as repository:
+        assert repository.load("alice") is None
+
+
+def test_upgrade_takes_a_url_and_an_environment_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENSTORE_DATABASE", str(tmp_path / "named.db"))
+
+    migrate.upgrade(f"sqlite:///{tmp_path}/url.db")
+    migrate.upgrade()
+
+    assert names(tmp_path) >= {"url.db", "named.db"}
+
+
+def test_upgrading_again_changes_nothing(filled: Path) -> None:
+    before = accounts_of(filled)
+
+    migrate.upgrade(filled)
+    migrate.upgrade(filled, REVISION)
+
+    assert accounts_of(filled) == before
+    assert not list(filled.parent.glob("*-backup-*"))
+
+
+def test_current_and_history_print_to_where_they_are_told(
+    filled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(migrate.current, filled) == f"{REVISION} (head)\n"
+    assert f"{REVISION} (head) (current)" in said(migrate.history, filled)
+    migrate.check(filled, stdout=io.StringIO())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_current_prints_to_stdout_otherwise(
+    filled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    migrate.current(filled)
+
+    assert capsys.readouterr() == (f"{REVISION} (head)\n", "")
+
+
+def test_looking_changes_and_creates_nothing(path: Path) -> None:
+    assert said(migrate.current, path) == ""
+    assert REVISION in said(migrate.history, path)
+    with pytest.raises(StorageError, match="not up to date"):
+        said(migrate.check, path)
+
+    assert names(path.parent) == set()
+
+
+def test_looking_does_not_wait_for_a_writer(filled: Path) -> None:
+    with raw(filled) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        assert said(migrate.current, filled) == f"{REVISION} (head)\n"
+
+
+def test_check_finds_tables_that_differ(filled: Path) -> None:
+    with raw(filled) as connection:
+        connection.execute("ALTER TABLE accounts ADD COLUMN stray TEXT")
+
+    with pytest.raises(StorageError, match="stray"):
+        said(migrate.check, filled)
+
+
+def test_a_downgrade_to_base_is_refused_while_there_are_accounts(filled: Path) -> None:
+    before = accounts_of(filled)
+
+    with pytest.raises(StorageError, match="destroy=yes") as caught:
+        migrate.downgrade(filled, "base")
+
+    assert caught.value.path == str(filled)
+    assert "2 accounts" in str(caught.value)
+    assert accounts_of(filled) == before
+
+
+def test_a_downgrade_to_base_is_done_when_asked_twice(filled: Path) -> None:
+    migrate.downgrade(filled, "base", x=["destroy=yes"])
+
+    assert not tables_of(filled) & {"accounts", "refreshes"}
+    migrate.upgrade(filled)
+    with TokenRepository(filled) as repository:
+        assert repository.load("alice") is None
+        repository.save("alice", tokens())
+
+
+def test_a_store_without_accounts_goes_down_and_up(path: Path) -> None:
+    migrate.upgrade(path)
+
+    migrate.downgrade(path, "base")
+    migrate.upgrade(path)
+
+    assert said(migrate.current, path) == f"{REVISION} (head)\n"
+
+
+@pytest.mark.parametrize("call", ["upgrade", "downgrade"])
+def test_an_unknown_revision_is_a_storage_error(filled: Path, call: str) -> None:
+    with pytest.raises(StorageError, match="8888") as caught:
+        getattr(migrate, call)(filled, "8888")
+
+    assert type(caught.value) is StorageError
+    assert said(migrate.current, filled) == f"{REVISION} (head)\n"
+
+
+@pytest.mark.parametrize(
+    "call", [migrate.upgrade, migrate.downgrade, migrate.current, migrate.check]
+)
+def test_a_newer_database_is_told_as_such(filled: Path, call: Any) -> None:
+    with raw(filled) as connection:
+        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+
+    with pytest.raises(SchemaTooNewError, match="9999") as caught:
+        call(filled)
+
+    assert REVISION in str(caught.value)
+    assert len(accounts_of(filled)) == 2
+
+
+def test_migrating_inside_a_transaction_is_refused_at_once(filled: Path) -> None:
+    with (
+        TokenRepository(filled) as repository,
+        repository.transaction(),
+        pytest.raises(StorageError, match="inside a transaction"),
+    ):
+        migrate.upgrade(filled)
+
+
+# -- threads and processes ------------------------------------------------------------------------
+
+
+def test_threads_upgrade_different_databases_at_once(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.db" for number in range(16)]
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(migrate.upgrade, paths))
+
+    assert [said(migrate.current, path) for path in paths] == [f"{REVISION} (head)\n"] * 16
+
+
+def test_processes_upgrade_one_database_at_once(path: Path) -> None:
+    printed = python("tell(forked(8, lambda number: migrate.upgrade(sys.argv[1])))", path)
+
+    assert printed == str([0] * 8) + "\n"
+    assert said(migrate.current, path) == f"{REVISION} (head)\n"
+
+
+# -- a migration more -----------------------------------------------------------------------------
+
+
+def in_checkout(checkout: Path, code: str, *arguments: object) -> str:
+    return python(code, *arguments, env={**os.environ, "PYTHONPATH": str(checkout)})
+
+
+def test_every_row_survives_a_migration_up_and_down(filled: Path, tmp_path: Path) -> None:
+    checkout = newer_checkout(tmp_path)
+    before = accounts_of(filled)
+
+    in_checkout(checkout, "migrate.upgrade(sys.argv[1])", filled)
+    up = accounts_of(filled)
+    in_checkout(checkout, "migrate.downgrade(sys.argv[1])", filled)
+
+    assert up == before
+    assert accounts_of(filled) == before
+    with TokenRepository(filled) as repository:
+        assert repository.load("alice") == tokens(1)
+
+
+def test_upgrade_backs_up_an_older_database(filled: Path, tmp_path: Path) -> None:
+    checkout = newer_checkout(tmp_path)
+    before = accounts_of(filled)
+
+    for call in ("upgrade", "downgrade", "upgrade"):  # two backups within one second
+        in_checkout(checkout, f"migrate.{call}(sys.argv[1])", filled)
+
+    backups = sorted(filled.parent.glob(f"tokens.db-backup-{REVISION}-*"))
+    assert len(backups) == 2
+    assert {mode(backup) for backup in backups} == {0o600}
+    assert [accounts_of(backup) for backup in backups] == [before] * 2
+
+
+FAILING = NEXT_MIGRATION.replace(
+    "\n\ndef downgrade",
+    """
+    op.create_table("half", sa.Column("id", sa.Integer()))
+    op.execute("DELETE FROM accounts")
+    raise KeyError("the migration failed")
+
+
+def downgrade""",
+)
+
+
+@pytest.mark.parametrize("how", ["migrate", "repository"])
+def test_a_failing_migration_leaves_the_database_as_it_was(
+    filled: Path, tmp_path: Path, how: str
+) -> None:
+    checkout = newer_checkout(tmp_path, FAILING)
+    before, tables = accounts_of(filled), tables_of(filled)
+
+    printed = in_checkout(
+        checkout,
+        """
+for _ in range(2):
+    try:
+        if sys.argv[2] == "migrate":
+            migrate.upgrade(sys.argv[1])
+        else:
+            TokenRepository(sys.argv[1], upgrade=True).load("alice")
+    except KeyError as error:
+        tell(error)
+        """,
+        filled,
+        how,
+    )
+
+    assert printed == "'the migration failed'\n" * 2
+    assert accounts_of(filled) == before
+    assert tables_of(filled) == tables
+    assert said(migrate.current, filled) == f"{REVISION} (head)\n"
+
+
+def test_a_new_database_whose_migration_fails_is_not_there(path: Path, tmp_path: Path) -> None:
+    checkout = newer_checkout(tmp_path, FAILING)
+
+    printed = in_checkout(
+        checkout,
+        """
+for create in (lambda: migrate.upgrade(sys.argv[1]),
+               lambda: TokenRepository(sys.argv[1]).save("alice", tokens())):
+    try:
+        create()
+    except KeyError as error:
+        tell(error)
+        """,
+        path,
+    )
+
+    assert printed == "'the migration failed'\n" * 2
+    assert not list(path.parent.glob("tokens.db-new*"))
+    assert not path.exists()
+
+
+# -- logging --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host_logging() -> Iterator[logging.Logger]:
+    logger = logging.getLogger("host")
+    handler = logging.StreamHandler(io.StringIO())
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield logger
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def state_of_logging() -> list[object]:
+    found: list[object] = []
+    for name in ("", "host", "sqlalchemy", "alembic", "tokenstore"):
+        logger = logging.getLogger(name)
+        found += [logger.level, tuple(logger.handlers), logger.disabled, logger.propagate]
+    return found
+
+
+def test_migrations_leave_the_logging_of_the_host_alone(
+    path: Path, host_logging: logging.Logger
+) -> None:
+    before = state_of_logging()
+
+    migrate.upgrade(path)
+    said(migrate.current, path)
+    migrate.downgrade(path, "base")
+
+    assert state_of_logging() == before
+    assert not host_logging.disabled
+
+
+# -- where the scripts are ------------------------------------------------------------------------
+
+
+def test_an_installation_without_migrations_says_so(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path)
+    (checkout / "alembic.ini").unlink()  # then a "migrations" beside the package is anybody's
+
+    printed = in_checkout(
+        checkout,
+        """
+try:
+    migrate.upgrade(sys.argv[1])
+except StorageError as error:
+    tell(error)
+        """,
+        tmp_path / "tokens.db",
+    )
+
+    assert "the migrations are missing; reinstall tokenstore" in printed
+
+
+def test_a_path_with_a_percent_sign_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "100%s").mkdir()
+    checkout = copy_checkout(tmp_path / "100%s")
+    path = tmp_path / "100%s" / "50%.db"
+
+    in_checkout(checkout, "migrate.upgrade(sys.argv[1])", path)
+
+    assert said(migrate.current, path) == f"{REVISION} (head)\n"
+
+
+# -- alembic's own command line -------------------------------------------------------------------
+
+
+def alembic(*arguments: object, cwd: Path = ROOT, fails: bool = False, **variables: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "alembic", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+        cwd=cwd,
+        env={**os.environ, **variables},
+    )
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_alembic_upgrades_checks_and_tells(path: Path) -> None:
+    x = ("-x", f"database={path}")
+
+    alembic(*x, "upgrade", "head")
+
+    assert mode(path) == 0o600
+    assert alembic(*x, "current") == f"{REVISION} (head)\n"
+    assert "No new upgrade operations detected" in alembic(*x, "check")
+    assert f"{REVISION} (head)" in alembic("history")
+    assert alembic("heads") == f"{REVISION} (head)\n"
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens())
+
+
+def test_alembic_takes_the_default_database_of_the_environment(tmp_path: Path) -> None:
+    alembic("upgrade", "head", TOKENSTORE_DATABASE=str(tmp_path / "default.db"))
+
+    assert said(migrate.current, tmp_path / "default.db") == f"{REVISION} (head)\n"
+
+
+def test_alembic_takes_a_url_and_runs_from_anywhere(path: Path, tmp_path: Path) -> None:
+    ini = ROOT / "alembic.ini"
+
+    alembic("-c", ini, "-x", f"database=sqlite:///{path}", "upgrade", "head", cwd=tmp_path)
+
+    assert said(migrate.current, path) == f"{REVISION} (head)\n"
+
+
+def test_alembic_refuses_to_drop_accounts_unless_told(filled: Path) -> None:
+    before = accounts_of(filled)
+    x = ("-x", f"database={filled}")
+
+    refused = alembic(*x, "downgrade", "base", fails=True)
+
+    assert "destroy=yes" in refused
+    assert "Traceback" not in refused
+    assert accounts_of(filled) == before
+    alembic(*x, "-x", "destroy=yes", "downgrade", "base")
+    assert "accounts" not in tables_of(filled)
+
+
+def test_alembic_says_that_sql_scripts_are_not_supported(path: Path) -> None:
+    said = alembic("-x", f"database={path}", "upgrade", "head", "--sql", fails=True)
+
+    assert "--sql is not supported" in said
+    assert "Traceback" not in said
+    assert not path.exists()
+
+
+def test_alembic_generates_an_empty_revision_where_nothing_changed(
+    path: Path, tmp_path: Path
+) -> None:
+    checkout = copy_checkout(tmp_path)
+    x = ("-x", f"database={path}")
+    alembic(*x, "upgrade", "head", cwd=checkout)
+
+    alembic(
+        *x, "revision", "--autogenerate", "--rev-id", NEXT, "-m", "Nothing at all", cwd=checkout
+    )
+
+    text = (checkout / "migrations" / "versions" / f"{NEXT}_nothing_at_all.py").read_text()
+    assert text.count("    pass") == 2
+    assert "op." not in text
+    assert f"down_revision = '{REVISION}'" in text.replace('"', "'")
+    alembic(*x, "upgrade", "head", cwd=checkout)
+    assert alembic(*x, "current", cwd=checkout) == f"{NEXT} (head)\n"
+    alembic(*x, "downgrade", "-1", cwd=checkout)
+    assert alembic(*x, "current", cwd=checkout) == f"{REVISION}\n"
+
+
+def test_alembic_generates_what_did_change(path: Path, tmp_path: Path) -> None:
+    checkout = newer_checkout(tmp_path)
+    (checkout / "migrations" / "versions" / f"{NEXT}_next.py").unlink()
+    x = ("-x", f"database={path}")
+    alembic(*x, "upgrade", "head", cwd=checkout)
+
+    alembic(*x, "revision", "--autogenerate", "--rev-id", NEXT, "-m", "note", cwd=checkout)
+
+    text = (checkout / "migrations" / "versions" / f"{NEXT}_note.py").read_text()
+    assert "sa.Column('note', sa.Text()" in text
+    alembic(*x, "upgrade", "head", cwd=checkout)
+    assert "No new upgrade operations" in alembic(*x, "check", cwd=checkout)
