@@ -9,6 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+collect_ignore = ["torture"]  # takes minutes: `make torture`
+
 ZONES = {  # POSIX rules, so that no zone database is needed
     "UTC": "UTC0",
     "Los_Angeles": "PST8PDT,M3.2.0,M11.1.0",

@@ -60,8 +60,10 @@ class Call(Generic[T]):
 
     def __init__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
         self._future: Future[T] = Future()
+        self._at_lock = threading.Event()
 
         def run() -> None:
+            sys.setprofile(self._profile)
             try:
                 self._future.set_result(function(*args, **kwargs))
             except BaseException as error:  # noqa: BLE001 - raised by result()
@@ -69,6 +71,10 @@ class Call(Generic[T]):
 
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
+
+    def _profile(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name == "refresh_lock":
+            self._at_lock.set()
 
     def result(self) -> T:
         """Wait for the end of the call."""
@@ -83,16 +89,10 @@ class Call(Generic[T]):
         return error
 
     def waits(self) -> Call[T]:
-        """Return as soon as the call waits for a lock that somebody else holds."""
-        until(lambda: self._future.done() or self._is_in("_hold"))
+        """Return as soon as the call needs the refresh lock, which somebody else holds."""
+        assert self._at_lock.wait(SOON)
         assert not self._future.done()
         return self
-
-    def _is_in(self, function: str) -> bool:
-        frame: FrameType | None = sys._current_frames().get(self._thread.ident or 0)
-        while frame is not None and frame.f_code.co_name != function:
-            frame = frame.f_back
-        return frame is not None
 
 
 class Told(logging.Handler):

@@ -12,6 +12,7 @@ import pytest
 
 from tokenstore import TokenManager, TokenRepository
 from tokenstore.cli.app import run
+from tokenstore.schema import REVISION
 from tokenstore.testing import Answer, AuthorizationServer
 
 if TYPE_CHECKING:
@@ -211,6 +212,9 @@ def test_status_shows_each_state_as_json(
         "expires_at",
         "refreshed_at",
         "last_error",
+        "refresh_token_obtained_at",
+        "refresh_token_expires_at",
+        "refreshable",
     }
     assert accounts["alice"]["expires_at"] == pytest.approx(time.time() + 3600, abs=60)
     assert "slow_down" in accounts["dave"]["last_error"]
@@ -433,8 +437,8 @@ def test_delete_removes_the_account(
 def test_db_runs_alembics_commands_on_the_database(cli: Callable[..., Ran], database: Path) -> None:
     assert cli("db", "upgrade").code == 0
     assert database.exists()
-    assert "0001 (head)" in cli("db", "current").out
-    assert "0001 (head) (current)" in cli("db", "history").out
+    assert f"{REVISION} (head)" in cli("db", "current").out
+    assert f"{REVISION} (head) (current)" in cli("db", "history").out
     assert cli("db", "check").code == 0
 
 

@@ -820,9 +820,9 @@ def test_a_whole_store_comes_back_as_it_was(
     exported(repository, target)
     with TokenRepository(tmp_path / "other.db") as other:
         assert {r.outcome for r in import_accounts(other, target)} == {"imported"}
-        back = {r.account_name: (r.provider, r.tokens) for r in other.records()}
+        back = {r.account_name: (r.provider, r.tokens.to_dict()) for r in other.records()}
 
-    assert back == {r.account_name: (r.provider, r.tokens) for r in repository.records()}
+    assert back == {r.account_name: (r.provider, r.tokens.to_dict()) for r in repository.records()}
 
 
 def test_names_come_from_the_files_and_not_from_their_names(

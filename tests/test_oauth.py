@@ -26,8 +26,9 @@ from tokenstore import (
     TokenRefreshError,
     TransientRefreshError,
 )
+from tokenstore.accounts import MAX_RETRY_AFTER
 from tokenstore.exchange import Answer as Received
-from tokenstore.oauth import MAX_RETRY_AFTER, _Judge, discover, refresh_grant
+from tokenstore.oauth import _Judge, discover, refresh_grant
 from tokenstore.testing import Answer, Drop, Step, Transform, Truncate
 from tokenstore.tokens import NEVER
 

@@ -433,7 +433,7 @@ def test_a_lock_that_is_held_for_too_long_is_a_transient_error(
 def test_after_waiting_in_vain_a_token_that_came_is_used(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.refresh._BUSY", 0.1)
+    monkeypatch.setattr("tokenstore.refresh._BUSY", 1.0)
     world.sign_in()
     manager = world.manager(timeout=0.1)
     with world.manager()._repository.refresh_lock("alice", timeout=SOON):

@@ -246,6 +246,14 @@ def test_what_is_not_ours_is_refused_and_left_as_it_is(
     assert not path.with_name("nothing.db").exists()
 
 
+@pytest.mark.parametrize("make", [symlink, dangling_symlink], ids=lambda make: make.__name__)
+def test_a_symlink_is_named_as_such(path: Path, make: Callable[[Path], None]) -> None:
+    make(path)
+
+    with pytest.raises(InsecureStorageError, match="is a symlink"):
+        TokenRepository(path).load("alice")
+
+
 def test_a_database_of_another_owner_is_refused(path: Path) -> None:
     if os.geteuid() == 0:
         make_store(path)

@@ -566,12 +566,13 @@ sys.addaudithook(hook)
 with TokenRepository(path, journal_mode=journal_mode) as repository:
     repository.save("alice", tokens())
     repository.save("bob", tokens())
-    with repository.refresh_lock("alice", timeout=1), repository.transaction():
+    with repository.refresh_lock("alice", timeout=1):
         refresh = repository.begin_refresh(repository.record("alice"), provider="p", reason="due")
-        child = os.fork()
-        if not child:
-            os._exit(0)
-        os.waitpid(child, 0)
+    child = os.fork()
+    if not child:
+        repository.save("carol", tokens())
+        os._exit(bool(opened))
+    assert os.waitpid(child, 0)[1] == 0
     look(1)
     list(export_accounts(repository, path.parent / "exported"))
     list(import_accounts(repository, path.parent / "exported", replace=True))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 State = Literal["valid", "due", "retry_later", "sign_in"]
 Verdict = Literal["reauthorization", "transient", "client_rejected"]
 
+MAX_RETRY_AFTER = 3600.0
+"""Seconds; a provider that asks for a longer wait is asked again after this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -33,6 +36,12 @@ class Account:
         refreshed_at: When the stored tokens came from a refresh, in UTC epoch seconds, or None if
             they were saved or imported.
         last_error: Why the last refresh failed, or None if it did not.
+        refresh_token_obtained_at: When the refresh token was obtained, in UTC epoch seconds, or
+            None if unknown.
+        refresh_token_expires_at: When it dies of age or disuse, in UTC epoch seconds, going by
+            what the provider said or is configured to do; None if nobody knows.
+        refreshable: Whether a refresh may be tried: there is a refresh token, it is not known to
+            be dead, and the provider did not ask to wait.
     """
 
     name: str
@@ -41,6 +50,14 @@ class Account:
     expires_at: float | None
     refreshed_at: float | None
     last_error: str | None
+    refresh_token_obtained_at: float | None = None
+    refresh_token_expires_at: float | None = None
+    refreshable: bool = True
+
+    @property
+    def refresh_token_used_at(self) -> float | None:
+        """When the refresh token was obtained or last used, in UTC epoch seconds."""
+        return max_of(self.refresh_token_obtained_at, self.refreshed_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +68,9 @@ class Failure:
         verdict: Which of the three kinds of failure it is.
         message: The text of the error.
         client: The client and endpoint that it was given to (`Provider.client`).
-        retry_at: Until when the provider asked to wait, in UTC epoch seconds, or None.
+        retry_at: Until when nobody should ask again, in UTC epoch seconds, or None: the provider
+            said so, or it has failed time and again.
+        count: How many calls in a row have failed in this way.
     """
 
     verdict: Verdict
@@ -62,19 +81,28 @@ class Failure:
     error_description: str | None = None
     maybe_spent: bool = False
     retry_at: float | None = None
+    count: int = 1
 
     @classmethod
-    def of(cls, error: TokenRefreshError, client: str, *, now: float) -> Failure:
-        """Return what is remembered of *error*."""
+    def of(
+        cls,
+        error: TokenRefreshError,
+        client: str,
+        *,
+        now: float,
+        previous: Failure | None = None,
+    ) -> Failure:
+        """Return what is remembered of *error*, which came after *previous*."""
         details: dict[str, Any] = {}
         verdict: Verdict = "client_rejected"
         if isinstance(error, ReauthorizationRequired):
             verdict = "reauthorization"
         elif isinstance(error, TransientRefreshError):
             verdict = "transient"
-            details["maybe_spent"] = error.maybe_spent
-            if error.retry_after is not None:
-                details["retry_at"] = now + error.retry_after
+            count = _count_after(previous, client)
+            wait = backoff(count) if error.retry_after is None else error.retry_after
+            details |= {"maybe_spent": error.maybe_spent, "count": count}
+            details["retry_at"] = None if wait is None else now + wait
         return cls(
             verdict=verdict,
             message=str(error),
@@ -114,10 +142,15 @@ class Failure:
 
     def stands(self, client: str, *, now: float) -> bool:
         """Tell whether asking again as *client* is known to be in vain."""
-        if client != self.client:
-            return False
+        return client == self.client and self.speaks_against_asking(now)
+
+    def speaks_against_asking(self, now: float) -> bool:
+        """Tell whether the same client had better not ask again at *now*.
+
+        A wait that has longer to go than any wait is left from a clock that was set back since.
+        """
         if self.verdict == "transient":
-            return self.retry_at is not None and now < self.retry_at
+            return self.retry_at is not None and 0 < self.retry_at - now <= MAX_RETRY_AFTER
         return self.verdict == "reauthorization"
 
 
@@ -140,6 +173,81 @@ class Record:
     failure: Failure | None
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One refresh that was begun. No secret is in it.
+
+    Attributes:
+        id: Its number; later refreshes have higher ones.
+        account_name: The account.
+        provider: The provider that was asked.
+        reason: ``due``, ``forced`` or ``rejected``.
+        host: The machine on which it ran.
+        pid: The process.
+        started_at: When it began, in UTC epoch seconds.
+        sent: Fingerprint of the refresh token that was sent.
+        finished_at: When it ended, in UTC epoch seconds; None if it has not.
+        outcome: ``refreshed``, ``reauthorization``, ``transient``, ``client_rejected``;
+            ``superseded`` if the account had changed meanwhile; ``interrupted`` if its process
+            died; None while it runs.
+        received: Fingerprint of the refresh token that was stored afterwards.
+        status_code: The HTTP status of an answer that was no success.
+        error: Its error code.
+        maybe_spent: Whether the token may have been spent without an answer.
+    """
+
+    id: int
+    account_name: str
+    provider: str
+    reason: str
+    host: str
+    pid: int
+    started_at: float
+    sent: str
+    finished_at: float | None
+    outcome: str | None
+    received: str | None
+    status_code: int | None
+    error: str | None
+    maybe_spent: bool | None
+
+    @property
+    def duration(self) -> float | None:
+        """How long it took, in seconds."""
+        return None if self.finished_at is None else self.finished_at - self.started_at
+
+
+def backoff(count: int) -> float | None:
+    """Return the seconds to leave a provider alone after *count* calls in a row have failed.
+
+    The first failures cost nothing: whoever asks again may be luckier. Then it doubles.
+    """
+    if count <= _FREE_FAILURES:
+        return None
+    return min(_FIRST_WAIT * 2.0 ** min(count - _FREE_FAILURES - 1, 10), _LONGEST_WAIT)
+
+
+_FREE_FAILURES = 3
+_FIRST_WAIT = 5.0  # seconds
+_LONGEST_WAIT = 300.0  # seconds
+
+
+def _count_after(previous: Failure | None, client: str) -> int:
+    if previous is None or previous.verdict != "transient" or previous.client != client:
+        return 1
+    return previous.count + 1
+
+
+def max_of(*moments: float | None) -> float | None:
+    """Return the latest moment that is known."""
+    return max((moment for moment in moments if moment is not None), default=None)
+
+
+def min_of(*moments: float | None) -> float | None:
+    """Return the earliest moment that is known."""
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
 def due_at(expires_at: float | None, refreshed_at: float | None, buffer: float) -> float:
     """Return when a token is due, in UTC epoch seconds; one of unknown expiry always was.
 
@@ -153,6 +261,17 @@ def due_at(expires_at: float | None, refreshed_at: float | None, buffer: float) 
     return expires_at - buffer
 
 
+def went_back(refreshed_at: float | None, now: float) -> bool:
+    """Tell whether the clock was set back since a token was refreshed, so that it tells nothing.
+
+    Going by it, a token would live longer than its provider said.
+    """
+    return refreshed_at is not None and now < refreshed_at - _SLACK
+
+
+_SLACK = 60.0  # seconds that clocks are put right by, or differ between machines
+
+
 def state_of(*, due: bool, refreshable: bool, failure: Failure | None, now: float) -> State:
     """Return how an account is, going by what is stored."""
     if failure is not None and failure.verdict == "reauthorization":
@@ -161,6 +280,6 @@ def state_of(*, due: bool, refreshable: bool, failure: Failure | None, now: floa
         return "valid"
     if not refreshable:
         return "sign_in"
-    if failure is not None and failure.retry_at is not None and now < failure.retry_at:
+    if failure is not None and failure.speaks_against_asking(now):
         return "retry_later"
     return "due"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from tokenstore.errors import (
     InsecureStorageError,
@@ -25,13 +26,11 @@ from tokenstore.sqlite import (
     ERRORS,
     Query,
     Row,
-    Step,
     driver_of,
     error_name,
     make_engine,
     not_writable,
     pragma,
-    run,
     storage_error,
     translated,
     uri,
@@ -95,7 +94,9 @@ class Database:
         """Return all rows, none if there is no database."""
         thread = self._threads.mine()
         if thread.in_transaction:
-            return self._step(thread, query, parameters)[1]
+            with translated(self.path):
+                mine = self._in_transaction(thread)
+                return mine.execute(query.sql, query.constants | parameters).fetchall()
         with thread.lock:
             driver = self._ready(thread)
             if driver is None:
@@ -113,7 +114,9 @@ class Database:
         thread = self._threads.mine()
         if not thread.in_transaction:
             raise RuntimeError("execute() is for inside a transaction()")
-        return self._step(thread, query, parameters)[0]
+        with translated(self.path):
+            driver = self._in_transaction(thread)
+            return driver.execute(query.sql, query.constants | parameters).rowcount
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -139,7 +142,6 @@ class Database:
                 raise
             finally:
                 thread.in_transaction = False
-                thread.steps.clear()
             if thread.scrub and thread.driver is not None:
                 thread.scrub = not _scrub(thread.driver)
 
@@ -164,52 +166,16 @@ class Database:
             connection.begin()
         return driver
 
-    def _step(
-        self, thread: ThreadConnection, query: Query, parameters: dict[str, Any]
-    ) -> tuple[int, list[Row]]:
-        """Run a statement of the transaction that the thread is in."""
-        values = query.constants | parameters
-        driver = self._in_transaction(thread)
-        try:
-            changed, rows = run(driver, query.sql, values)
-        except sqlite3.Error as error:
-            raise storage_error(self.path, error) from None
-        thread.steps.append(Step(query.sql, values, hash((changed, *rows))))
-        return changed, rows
-
     def _in_transaction(self, thread: ThreadConnection) -> sqlite3.Connection:
         """Return the connection of the transaction that the thread is in."""
-        if thread.driver is None:
-            return self._repeat(thread)
-        if not thread.driver.in_transaction:
+        if thread.driver is None or not thread.driver.in_transaction:
+            # A fork closes every connection: the child must not have a part in it.
             raise StorageError(
-                f"{self.path}: an earlier error has ended this transaction; nothing of it is "
-                "stored. Repeat it as a whole",
+                f"{self.path}: an earlier error, or a fork, has ended this transaction; nothing of "
+                "it is stored. Repeat it as a whole, and fork outside",
                 self.path,
             )
         return thread.driver
-
-    def _repeat(self, thread: ThreadConnection) -> sqlite3.Connection:
-        """Do again what a transaction had done when a fork inside it closed its connection."""
-        identity = thread.identity
-        try:
-            driver = self._begin(thread)
-            if thread.identity != identity:
-                raise self._gone()
-            with translated(self.path):
-                for step in thread.steps:
-                    changed, rows = run(driver, step.sql, step.values)
-                    if hash((changed, *rows)) != step.outcome:
-                        raise StorageError(
-                            f"{self.path} was changed while this process forked inside a "
-                            "transaction; nothing of it is stored. Repeat it, and fork outside",
-                            self.path,
-                            errno=errno.EAGAIN,
-                        )
-        except BaseException:
-            thread.close()
-            raise
-        return driver
 
     def _commit(self, thread: ThreadConnection) -> None:
         self._in_transaction(thread)
@@ -349,7 +315,7 @@ class Database:
         Where there is no database, it is to an empty one in memory.
         """
         if self._file.inspect() is None:
-            with create_engine("sqlite://").connect() as connection:
+            with create_engine("sqlite://", poolclass=NullPool).connect() as connection:
                 yield connection
             return
         with self._threads.writing():  # no fork comes in between

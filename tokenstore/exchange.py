@@ -125,8 +125,8 @@ def exchange(
             return NoAnswer(not _never_sent(error), _describe(error))
 
     future: Future[Answer | NoAnswer] = Future()
-    threading.Thread(target=_fulfil, args=(future, run), daemon=True).start()
     try:
+        threading.Thread(target=_fulfil, args=(future, run), daemon=True).start()
         return future.result(timeout)
     except BaseException as error:
         if late is not None:

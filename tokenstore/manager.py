@@ -6,9 +6,12 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.accounts import due_at
+from tokenstore.accounts import due_at, went_back
 from tokenstore.cache import TokenCache
 from tokenstore.errors import TokenRefreshError
+from tokenstore.fleet import Fleet, RefreshResult
+from tokenstore.hooks import Hooks
+from tokenstore.lifetimes import RefreshTokenLifetimes
 from tokenstore.location import providers_file
 from tokenstore.logs import LOGGER, Operation, name_of, tell
 from tokenstore.refresh import Demand, Refresher
@@ -23,8 +26,9 @@ if TYPE_CHECKING:
     import requests
     from sqlalchemy.engine import URL
 
-    from tokenstore.accounts import Account, Record
+    from tokenstore.accounts import Account, HistoryEntry, Record
     from tokenstore.database import JournalMode
+    from tokenstore.errors import ReauthorizationRequired
     from tokenstore.providers import Provider
 
 
@@ -54,6 +58,13 @@ class TokenManager:
         journal_mode: ``wal``, or ``delete`` for file systems without shared memory.
         session: A `requests.Session` for the token requests (proxies, test adapters).
         clock: The wall clock, in UTC epoch seconds.
+        on_refreshed: Called with an account's name and its tokens (secret!), after a refresh.
+        on_reauthorization_required: Called with the name and the `ReauthorizationRequired`, once
+            when a login turns out to be dead.
+        on_recovered: Called with the name, once when a dead login works again.
+
+    Hooks run after the commit and outside every lock, and may call the manager. One that raises is
+    logged and changes nothing.
 
     Every method may raise a `StorageError`, and an `InvalidTokenError` for what is no account
     name: 1 to 512 characters, none of them a control character.
@@ -72,6 +83,9 @@ class TokenManager:
         journal_mode: JournalMode = "wal",
         session: requests.Session | None = None,
         clock: Callable[[], float] = time.time,
+        on_refreshed: Callable[[str, dict[str, Any]], object] | None = None,
+        on_reauthorization_required: Callable[[str, ReauthorizationRequired], object] | None = None,
+        on_recovered: Callable[[str], object] | None = None,
     ) -> None:
         _require_seconds(expiry_buffer=expiry_buffer, cache_ttl=cache_ttl)
         if not 0 < timeout <= _LONGEST:
@@ -84,9 +98,12 @@ class TokenManager:
         self._clock = clock
         self._cache = TokenCache(cache_ttl, clock)
         file, required = providers_file(self._repository.path)
+        self._providers = Providers(providers, file, required=required)
+        self._hooks = Hooks(on_refreshed, on_reauthorization_required, on_recovered)
         self._refresher = Refresher(
             self._repository,
-            Providers(providers, file, required=required),
+            self._providers,
+            self._hooks,
             timeout=timeout,
             session=session,
             clock=clock,
@@ -135,9 +152,12 @@ class TokenManager:
         """
         with Operation("save_tokens", account_name, provider) as operation:
             name = normalize_account_name(account_name)
+            was_dead = self._hooks.on_recovered is not None and self._is_dead(name)
             self._repository.save(name, tokens, provider=name_of(provider))
             self._cache.forget(name)
             operation.outcome = "saved"
+        if was_dead:
+            self._hooks.recovered(name)
 
     def load_tokens(self, account_name: str) -> dict[str, Any] | None:
         """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
@@ -163,9 +183,70 @@ class TokenManager:
 
         They are read in pages; no transaction stays open between them.
         """
+        lifetimes = RefreshTokenLifetimes(self._providers)
         with Operation("accounts", None) as operation:
-            yield from self._repository.accounts(expiry_buffer=self._expiry_buffer)
+            for account in self._repository.accounts(expiry_buffer=self._expiry_buffer):
+                yield lifetimes.forecast(account)
             operation.outcome = "listed"
+
+    def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
+        """Yield the remembered refreshes, of one account or of all, the newest first.
+
+        The last 50 of each account are remembered, without any secret.
+        """
+        return self._repository.history(account_name)
+
+    def refresh_all(
+        self,
+        *,
+        within: float = 0.0,
+        unused_for: float | None = None,
+        provider: str | None = None,
+        jobs: int = 16,
+        dry_run: bool = False,
+    ) -> Iterator[RefreshResult]:
+        """Refresh every account that is due; yield a result as each is done, in no order.
+
+        Accounts that need a sign-in, and those whose provider is to be left alone for a while,
+        are left out. One that fails stops nothing. One that somebody else is refreshing is
+        skipped, so that several runs at once share the work.
+
+        Args:
+            within: Seconds; what becomes due within them is taken as well.
+            unused_for: Seconds; take the accounts whose refresh token was not used for so long,
+                in place of those that are due, so that it does not die of disuse.
+            provider: Take only the accounts that are bound to this one.
+            jobs: How many to refresh at the same time; of one provider no more than its
+                `Provider.max_concurrency`.
+            dry_run: Only tell which accounts would be refreshed, as ``skipped``.
+
+        Raises:
+            TokenPersistError: There are new tokens and the store would not take them.
+        """
+        _require_seconds(within=within, unused_for=unused_for or 0.0)
+        if jobs < 1:
+            raise ValueError("jobs: a whole number, 1 or more, is needed")
+        idle = unused_for is not None
+        chosen = (
+            account
+            for account in self.accounts()
+            if provider in {None, account.provider}
+            and (self._is_idle(account, unused_for) if idle else self._is_due(account, within))
+        )
+        if dry_run:
+            return (RefreshResult(a.name, "skipped", "dry run") for a in chosen)
+
+        def refresh(account: Account) -> bool:
+            fresh, used = self._fresh(within), _used_since(account)
+            demand = Demand("due", lambda record: used(record) or fresh(record), patience=0.0)
+            if idle:
+                demand = Demand("forced", used, patience=0.0)
+            with Operation("refresh_all", account.name, account.provider) as operation:
+                _, refreshed = self._refresher.attempt(account.name, None, demand)
+                operation.outcome = "refreshed" if refreshed else "skipped"
+                return refreshed
+
+        return Fleet(refresh, self._providers, jobs=jobs).run(chosen)
 
     def refresh_token(
         self,
@@ -274,14 +355,15 @@ class TokenManager:
         now = self._clock()
         token, expires_at, refreshed_at = self._repository.access(name) or (None, None, None)
         due = self._due_at(expires_at, refreshed_at, min_ttl)
-        if token is not None and now < due:
+        if token is not None and now < due and not went_back(refreshed_at, now):
             self._cache.put(name, token, until=due, epoch=epoch)
             operation.outcome = "fresh"
             return token
         live = expires_at is not None and now + (min_ttl or 0.0) < expires_at
         stale = token if self._serve_stale and live else None
         try:
-            record = self._refresher.refresh(name, provider, self._demand(min_ttl, stale))
+            demand = Demand("due", self._fresh(min_ttl), None if stale is None else 0.0)
+            record = self._refresher.refresh(name, provider, demand)
         except TokenRefreshError as error:
             if stale is None:
                 raise
@@ -291,12 +373,31 @@ class TokenManager:
         operation.outcome = "refreshed"
         return self._access_token_of(record)
 
-    def _demand(self, min_ttl: float | None, stale: str | None) -> Demand:
-        def fresh(record: Record) -> bool:
-            due = self._due_at(record.tokens.expires_at, record.refreshed_at, min_ttl)
-            return record.tokens.access_token is not None and self._clock() < due
+    def _fresh(self, min_ttl: float | None) -> Callable[[Record], bool]:
+        """Return what tells whether a stored access token will do."""
 
-        return Demand("due", fresh, patience=None if stale is None else 0.0)
+        def fresh(record: Record) -> bool:
+            now = self._clock()
+            due = self._due_at(record.tokens.expires_at, record.refreshed_at, min_ttl)
+            usable = record.tokens.access_token is not None
+            return usable and now < due and not went_back(record.refreshed_at, now)
+
+        return fresh
+
+    def _is_due(self, account: Account, within: float) -> bool:
+        due = self._due_at(account.expires_at, account.refreshed_at, within)
+        return account.refreshable and (account.state == "due" or due <= self._clock())
+
+    def _is_idle(self, account: Account, unused_for: float | None) -> bool:
+        used_at = account.refresh_token_used_at
+        if not account.refreshable or unused_for is None:
+            return False
+        return used_at is None or used_at <= self._clock() - unused_for
+
+    def _is_dead(self, name: str) -> bool:
+        record = self._repository.record(name)
+        failure = None if record is None else record.failure
+        return failure is not None and failure.verdict == "reauthorization"
 
     def _due_at(
         self, expires_at: float | None, refreshed_at: float | None, min_ttl: float | None
@@ -308,6 +409,11 @@ class TokenManager:
         token = record.tokens.access_token
         assert token is not None  # noqa: S101 - every refresh stores one
         return token
+
+
+def _used_since(account: Account) -> Callable[[Record], bool]:
+    """Return what tells that somebody else has refreshed *account* since it was listed."""
+    return lambda record: record.refreshed_at != account.refreshed_at
 
 
 def _require_seconds(**arguments: float) -> None:

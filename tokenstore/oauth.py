@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, urljoin
 
+from tokenstore.accounts import MAX_RETRY_AFTER
 from tokenstore.errors import (
     ClientRejectedError,
     ReauthorizationRequired,
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     import requests
 
     from tokenstore.providers import Provider
-
-MAX_RETRY_AFTER = 3600.0
-"""Seconds; a provider that asks for a longer wait is asked again after this."""
 
 # Codes of RFC 6749 section 5.2, and what providers send in their place.
 _REAUTHORIZE = {
@@ -230,9 +228,12 @@ class _Judge:
     def _error_of(self, body: Mapping[str, Any]) -> tuple[str | None, str | None]:
         error = body.get("error")
         description = body.get("error_description")
+        listed = body.get("errors")
+        if error is None and isinstance(listed, list) and listed:
+            error = listed[0]
         if isinstance(error, Mapping):  # {"error": {"code" or "status": …, "message": …}}
             description = description or error.get("message")
-            codes = [error.get(key) for key in ("status", "code", "type")]
+            codes = [error.get(key) for key in ("status", "code", "type", "errorType")]
             error = next((code for code in codes if isinstance(code, str)), None)
         known = isinstance(error, str) and error in _KNOWN  # even if a secret is part of it
         return error if known else self._shown(error, 100), self._shown(description, 500)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.accounts import Failure
 from tokenstore.errors import (
-    ProviderConfigurationError,
     ReauthorizationRequired,
     StorageError,
     TokenPersistError,
     TokenRefreshError,
     TransientRefreshError,
 )
+from tokenstore.prospects import whom_to_ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import requests
 
     from tokenstore.accounts import Record
+    from tokenstore.hooks import Hooks
     from tokenstore.providers import Provider
     from tokenstore.registry import Providers
     from tokenstore.repository import Reason, Refresh, TokenRepository
@@ -59,22 +60,42 @@ class _Again(Exception):  # noqa: N818 - not an error: try once more
         self.error = error
 
 
+@dataclass(slots=True)
+class _Call:
+    """One call of `Refresher.refresh`, while it is at work.
+
+    Attributes:
+        seen: The refresh after which one counts as an answer to this call.
+        before: Why the last refresh before this call failed, or None.
+        news: What the hooks are to be told of, once the lock is released.
+    """
+
+    name: str
+    provider: str | Provider | None
+    demand: Demand
+    seen: int
+    before: Failure | None
+    news: list[Callable[[], None]] = field(default_factory=list)
+
+
 class Refresher:
     """Refreshes accounts of one repository, each at most once at a time, in all processes.
 
     Args:
         repository: Where the accounts are.
         providers: Whom to ask.
+        hooks: Whom to tell.
         timeout: Seconds for one token request, to its last byte.
         session: The session to send it with, or None.
         clock: The time, in UTC epoch seconds.
-        changed: Is told the name of every account whose row was changed here.
+        changed: Is told the name of every account whose row was changed here, at once.
     """
 
     def __init__(
         self,
         repository: TokenRepository,
         providers: Providers,
+        hooks: Hooks,
         *,
         timeout: float,
         session: requests.Session | None,
@@ -83,6 +104,7 @@ class Refresher:
     ) -> None:
         self._repository = repository
         self._providers = providers
+        self._hooks = hooks
         self._timeout = timeout
         self._session = session
         self._clock = clock
@@ -99,20 +121,40 @@ class Refresher:
             TokenPersistError: A token was had and could not be stored.
             StorageError: The store cannot be used.
         """
+        record, _ = self.attempt(name, provider, demand)
+        if record is None:
+            raise TransientRefreshError(
+                f"{name}: somebody else has been refreshing it for too long; try again later",
+                account_name=name,
+                provider=self._read(name).provider,
+            )
+        return record
+
+    def attempt(
+        self, name: str, provider: str | Provider | None, demand: Demand
+    ) -> tuple[Record | None, bool]:
+        """Do what `refresh` does; tell whether it was this call that refreshed.
+
+        The record is None if somebody else was at it for longer than the demand is patient.
+        """
         record = self._read(name)
         if demand.satisfied_by(record):
-            return record
+            return record, False
         if name not in self._unsaved:
             # Asked before the lock as well, so that a hopeless account costs no lock and no file.
-            self._require_hope(record, provider, demand)
-        seen = self._last_refresh(record, demand)
+            self._whom_to_ask(record, provider, demand)
+        call = _Call(name, provider, demand, self._last_refresh(record, demand), record.failure)
         # A holder makes two requests at the most, and may ask the issuer for its metadata.
         patience = 3 * self._timeout + _BUSY if demand.patience is None else demand.patience
         try:
             with self._repository.refresh_lock(name, timeout=patience):
-                return self._with_lock(name, provider, demand, seen)
+                stored = self._with_lock(call)
         except TimeoutError:
-            return self._without_lock(name, demand, patience)
+            record = self._read(name)
+            return (record if demand.satisfied_by(record) else None), False
+        finally:
+            _tell(call.news)
+        return stored, bool(call.news)
 
     def store_unsaved(self) -> None:
         """Store what earlier commits would not take, of every account.
@@ -123,7 +165,7 @@ class Refresher:
         failure: TokenPersistError | None = None
         for name in list(self._unsaved):
             try:
-                self._store_unsaved(name)
+                _tell(self._store_unsaved(name))
             except TokenPersistError as error:
                 failure = error
         if failure is not None:
@@ -131,35 +173,35 @@ class Refresher:
 
     # -- under the lock -----------------------------------------------------------------------
 
-    def _with_lock(
-        self, name: str, provider: str | Provider | None, demand: Demand, seen: int
-    ) -> Record:
-        self._store_unsaved(name)
-        record = self._read(name)
-        if not demand.satisfied_by(record) and (record.refresh_id or 0) > seen:
+    def _with_lock(self, call: _Call) -> Record:
+        call.news += self._store_unsaved(call.name)
+        record = self._read(call.name)
+        if not call.demand.satisfied_by(record) and (record.refresh_id or 0) > call.seen:
             return self._shared(record)
         try:
-            return self._attempt(record, provider, demand)
+            return self._once(call, record)
         except _Again:
             pass
         try:
-            return self._attempt(self._read(name), provider, demand)
+            return self._once(call, self._read(call.name))
         except _Again as again:
             failure = again.error
         raise failure
 
-    def _attempt(self, record: Record, provider: str | Provider | None, demand: Demand) -> Record:
-        if demand.satisfied_by(record):
+    def _once(self, call: _Call, record: Record) -> Record:
+        if call.demand.satisfied_by(record):
             return record
-        chosen = self._require_hope(record, provider, demand)
+        chosen = self._whom_to_ask(record, call.provider, call.demand)
         asked = self._with_endpoint(chosen, record)
-        refresh = self._repository.begin_refresh(record, provider=chosen.name, reason=demand.reason)
+        refresh = self._repository.begin_refresh(
+            record, provider=chosen.name, reason=call.demand.reason
+        )
         answer = self._ask(asked, refresh)
         if isinstance(answer, TokenRefreshError):
-            return self._failed(refresh, chosen, answer, demand)
-        tokens = self._merge(refresh, chosen, answer)
-        stored = self._store(refresh, tokens, chosen.name)
-        return self._usable(refresh, stored, demand, None)
+            return self._failed(call, refresh, chosen, answer)
+        stored = self._store(refresh, self._merge(refresh, chosen, answer), chosen.name)
+        call.news += self._news_of(refresh, stored)
+        return self._usable(call, refresh, stored, None)
 
     def _ask(self, provider: Provider, refresh: Refresh) -> dict[str, Any] | TokenRefreshError:
         from tokenstore.oauth import refresh_grant
@@ -178,35 +220,41 @@ class Refresher:
             return error
 
     def _failed(
-        self, refresh: Refresh, provider: Provider, error: TokenRefreshError, demand: Demand
+        self, call: _Call, refresh: Refresh, provider: Provider, error: TokenRefreshError
     ) -> Record:
         if isinstance(error, ReauthorizationRequired):
             error = self._explained(refresh, error)
-        failure = Failure.of(error, provider.client, now=self._clock())
+        again = call.demand.reason == "due" and _may_try_again(error)
+        now = self._clock()
+        failure = Failure.of(error, provider.client, now=now, previous=call.before)
+        if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
+            error.retry_after = failure.retry_at - now
         stored = self._repository.finish_refresh(refresh, failure, provider=provider.name)
-        self._changed(refresh.record.account_name)
+        self._changed(call.name)
         if stored is None or stored.version != refresh.record.version:
-            return self._usable(refresh, stored, demand, error)
-        if demand.reason == "due" and _may_try_again(error):
+            return self._usable(call, refresh, stored, error)
+        if isinstance(error, ReauthorizationRequired) and not _is_dead(refresh.record):
+            told = error
+            call.news.append(lambda: self._hooks.reauthorization_required(call.name, told))
+        if again:
             raise _Again(error)
         raise error
 
     def _usable(
         self,
+        call: _Call,
         refresh: Refresh,
         stored: Record | None,
-        demand: Demand,
         error: TokenRefreshError | None,
     ) -> Record:
         """Return what is stored after a refresh: its own tokens, or those of whoever was faster."""
         if stored is None:
             raise ReauthorizationRequired(
-                f"{refresh.record.account_name} was deleted while it was being refreshed",
-                account_name=refresh.record.account_name,
+                f"{call.name} was deleted while it was being refreshed", account_name=call.name
             )
-        if stored.refresh_id == refresh.id or demand.satisfied_by(stored):
+        if stored.refresh_id == refresh.id or call.demand.satisfied_by(stored):
             return stored
-        if demand.reason == "forced" and stored.tokens.access_token is not None:
+        if call.demand.reason == "forced" and stored.tokens.access_token is not None:
             return stored
         raise _Again(error or _lost(refresh))
 
@@ -218,18 +266,17 @@ class Refresher:
             account_name=record.account_name, provider=record.provider, now=self._clock()
         )
 
-    def _without_lock(self, name: str, demand: Demand, patience: float) -> Record:
-        record = self._read(name)
-        if demand.satisfied_by(record):
-            return record
-        raise TransientRefreshError(
-            f"{name}: somebody else has been refreshing it for more than {patience:.0f} s; "
-            "try again later",
-            account_name=name,
-            provider=record.provider,
-        )
+    def _news_of(self, refresh: Refresh, stored: Record | None) -> list[Callable[[], None]]:
+        """Return what the hooks are to be told of a refresh that succeeded."""
+        if stored is None or stored.refresh_id != refresh.id:
+            return []  # somebody else was faster
+        name, tokens = stored.account_name, stored.tokens.to_dict()
+        news: list[Callable[[], None]] = [lambda: self._hooks.refreshed(name, tokens)]
+        if _is_dead(refresh.record):
+            news.append(lambda: self._hooks.recovered(name))
+        return news
 
-    # -- what speaks against a request --------------------------------------------------------
+    # -- before asking ------------------------------------------------------------------------
 
     def _read(self, name: str) -> Record:
         record = self._repository.record(name)
@@ -239,34 +286,16 @@ class Refresher:
             )
         return record
 
-    def _require_hope(
+    def _whom_to_ask(
         self, record: Record, provider: str | Provider | None, demand: Demand
     ) -> Provider:
-        """Return the provider to ask, or raise what is known before asking."""
-        name = record.account_name
-        if record.tokens.refresh_token is None:
-            raise ReauthorizationRequired(
-                f"{name}: there is no refresh token; sign in again",
-                account_name=name,
-                provider=record.provider,
-            )
-        try:
-            chosen = self._providers.get(_bound(record, provider))
-        except ProviderConfigurationError as error:
-            error.account_name = name
-            raise
-        registered = record.tokens.extra.get("client_id")
-        if isinstance(registered, str) and registered not in {"", chosen.client_id}:
-            raise ProviderConfigurationError(
-                f"{name}: its tokens belong to another client_id than that of provider "
-                f"{chosen.name!r}; configure the provider with the one that they were issued to",
-                account_name=name,
-                provider=chosen.name,
-            )
-        failure, now = record.failure, self._clock()
-        if demand.reason == "due" and failure and failure.stands(chosen.client, now=now):
-            raise failure.to_error(account_name=name, provider=chosen.name, now=now)
-        return chosen
+        return whom_to_ask(
+            record,
+            provider,
+            self._providers,
+            heed_verdict=demand.reason == "due",
+            now=self._clock(),
+        )
 
     def _last_refresh(self, record: Record, demand: Demand) -> int:
         """Return the refresh after which one counts as an answer to this call.
@@ -344,10 +373,12 @@ class Refresher:
             tokens=tokens.to_dict(),
         )
 
-    def _store_unsaved(self, name: str) -> None:
+    def _store_unsaved(self, name: str) -> list[Callable[[], None]]:
         unsaved = self._unsaved.get(name)
-        if unsaved is not None:
-            self._store(*unsaved)
+        if unsaved is None:
+            return []
+        refresh, tokens, provider = unsaved
+        return self._news_of(refresh, self._store(refresh, tokens, provider))
 
     def _late(self, refresh: Refresh, provider: Provider, answer: dict[str, Any]) -> None:
         """Store an answer that nobody waits for any more, if nothing has changed since."""
@@ -357,27 +388,19 @@ class Refresher:
         except StorageError as error:
             _log.error("%s: an answer that came late could not be stored: %s", name, error)
         else:
-            used = stored is not None and stored.refresh_id == refresh.id
-            what = "was stored" if used else "was ignored: the account has changed"
+            news = self._news_of(refresh, stored)
+            what = "was stored" if news else "was ignored: the account has changed"
             _log.info("%s: an answer that came late %s", name, what)
+            _tell(news)
 
 
-def _bound(record: Record, provider: str | Provider | None) -> str | Provider:
-    """Return the provider to ask: the one given, unless the account is bound to another."""
-    given = provider if provider is None or isinstance(provider, str) else provider.name
-    if given is None and record.provider is None:
-        raise ProviderConfigurationError(
-            f"{record.account_name} is bound to no provider; name one (provider=…)",
-            account_name=record.account_name,
-        )
-    if given is not None and record.provider not in {None, given}:
-        raise ProviderConfigurationError(
-            f"{record.account_name} is bound to provider {record.provider!r}, not {given!r}; "
-            "sign in or save its tokens with the other provider first",
-            account_name=record.account_name,
-            provider=given,
-        )
-    return provider or record.provider or ""
+def _tell(news: list[Callable[[], None]]) -> None:
+    for tell in news:
+        tell()
+
+
+def _is_dead(record: Record) -> bool:
+    return record.failure is not None and record.failure.verdict == "reauthorization"
 
 
 def _may_try_again(error: TokenRefreshError) -> bool:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore import statements as sql
-from tokenstore.accounts import Account, Failure, Record, due_at, state_of
+from tokenstore.accounts import Account, Failure, HistoryEntry, Record, due_at, state_of, went_back
 from tokenstore.database import Database, JournalMode
 from tokenstore.location import locate
 from tokenstore.migrate import to_head
 from tokenstore.tokens import TokenSet, fingerprint, normalize_account_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy.engine import URL
 
@@ -126,7 +126,7 @@ class TokenRepository:
         row = self._database.fetch_one(
             sql.LOAD, {"account_name": normalize_account_name(account_name)}
         )
-        return None if row is None else _tokens(*row).to_dict()
+        return None if row is None else _tokens(row).to_dict()
 
     def delete(self, account_name: str) -> bool:
         """Remove the account, its bytes too; tell whether there was one."""
@@ -229,6 +229,15 @@ class TokenRepository:
         )
         return None if row is None else Suspicion(row[0], row[1], row[2] == "interrupted")
 
+    def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
+        """Yield the remembered refreshes, of one account or of all, the newest first."""
+        query = sql.PAGE_OF_HISTORY if account_name is None else sql.PAGE_OF_ITS_HISTORY
+        its = {} if account_name is None else {"account_name": normalize_account_name(account_name)}
+        before = 2**62
+        while rows := self._database.fetch_all(query, its | {"before": before, "page": _PAGE}):
+            yield from (_history_entry(row) for row in rows)
+            before = rows[-1][0]
+
     def begin_refresh(self, record: Record, *, provider: str, reason: Reason) -> Refresh:
         """Write down that a refresh begins. Its caller holds the account's lock.
 
@@ -327,17 +336,29 @@ class TokenRepository:
             after = rows[-1][0]
 
     def _account(self, row: Row, expiry_buffer: float) -> Account:
-        name, provider, expires_at, refreshed_at, details, usable, refreshable = row
+        name, provider, expires_at, refreshed_at, details, usable, refreshable, *refresh_token = row
         now = self._clock()
         failure = None if details is None else Failure.from_json(details)
         state = state_of(
-            due=not usable or due_at(expires_at, refreshed_at, expiry_buffer) <= now,
+            due=not usable
+            or due_at(expires_at, refreshed_at, expiry_buffer) <= now
+            or went_back(refreshed_at, now),
             refreshable=bool(refreshable),
             failure=failure,
             now=now,
         )
         last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
-        return Account(name, provider, state, expires_at, refreshed_at, last_error)
+        return Account(
+            name,
+            provider,
+            state,
+            expires_at,
+            refreshed_at,
+            last_error,
+            *refresh_token,
+            refreshable=bool(refreshable)
+            and (failure is None or not failure.speaks_against_asking(now)),
+        )
 
 
 _PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}
@@ -359,19 +380,27 @@ def _columns(tokens: TokenSet) -> dict[str, Any]:
         "access_token": tokens.access_token,
         "refresh_token": tokens.refresh_token,
         "expires_at": tokens.expires_at,
+        "refresh_token_obtained_at": tokens.refresh_token_obtained_at,
+        "refresh_token_expires_at": tokens.refresh_token_expires_at,
         "extra": json.dumps(dict(tokens.extra)),
     }
 
 
-def _tokens(
-    access_token: str | None, refresh_token: str | None, expires_at: float | None, extra: str
-) -> TokenSet:
+def _tokens(row: Iterable[Any]) -> TokenSet:
+    access_token, refresh_token, expires_at, obtained_at, dies_at, extra = row
     return TokenSet(
         access_token=access_token,
         refresh_token=refresh_token,
         expires_at=expires_at,
+        refresh_token_obtained_at=obtained_at,
+        refresh_token_expires_at=dies_at,
         extra=json.loads(extra),
     )
+
+
+def _history_entry(row: Row) -> HistoryEntry:
+    maybe_spent = row[-1]
+    return HistoryEntry(*(*row[:-1], None if maybe_spent is None else bool(maybe_spent)))
 
 
 def _record(row: Row) -> Record:
@@ -379,7 +408,7 @@ def _record(row: Row) -> Record:
     return Record(
         account_name=name,
         provider=provider,
-        tokens=_tokens(*tokens),
+        tokens=_tokens(tokens),
         version=version,
         refreshed_at=refreshed_at,
         refresh_id=refresh_id,

@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The newest migration, which is the schema that this code reads and writes."""
 
 VERSION_TABLE: Final = "tokenstore_alembic_version"
@@ -50,6 +50,8 @@ accounts = Table(
     Column("refreshed_at", Float(53)),  # when the tokens came from our refresh, else NULL
     Column("refresh_id", Integer),  # the refresh that these tokens or this failure came from
     Column("failure", Text),  # JSON: why the last refresh failed, NULL if it did not
+    Column("refresh_token_obtained_at", Float(53)),
+    Column("refresh_token_expires_at", Float(53)),  # NULL if the provider did not say
 )
 
 # Journal and history in one: a refresh is written down before its request and closed after it.

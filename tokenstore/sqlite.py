@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -51,14 +51,6 @@ class Query:
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
         self.sql = str(compiled)
         self.constants = {n: b.value for n, b in compiled.binds.items() if not b.required}
-
-
-class Step(NamedTuple):
-    """A statement that was run in a transaction, and what became of it."""
-
-    sql: str
-    values: dict[str, Any]
-    outcome: int  # the hash of how many rows it changed and which it returned
 
 
 def make_engine(path: Path, options: str = "mode=rw") -> Engine:
@@ -138,13 +130,6 @@ def storage_error(path: Path, error: BaseException) -> StorageError:
             return cls(f"{path}: {what.format(uid=os.geteuid())} ({name})", path, errno=number)
     original = error.orig if isinstance(error, DBAPIError) else error
     return StorageError(f"{path}: {original} ({name})", path)
-
-
-def run(driver: sqlite3.Connection, sql: str, values: dict[str, Any]) -> tuple[int, list[Row]]:
-    """Run a statement; return how many rows it changed and which it returned."""
-    cursor = driver.execute(sql, values)
-    rows = cursor.fetchall()
-    return cursor.rowcount, rows
 
 
 def not_writable(path: Path) -> StorageError:

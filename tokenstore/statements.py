@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from tokenstore.schema import accounts, refreshes
@@ -13,13 +13,20 @@ from tokenstore.sqlite import Query
 HISTORY: Final = 50
 """Refreshes that are remembered of an account."""
 
-_TOKENS = (accounts.c.access_token, accounts.c.refresh_token, accounts.c.expires_at)
+_TOKENS = (
+    accounts.c.access_token,
+    accounts.c.refresh_token,
+    accounts.c.expires_at,
+    accounts.c.refresh_token_obtained_at,
+    accounts.c.refresh_token_expires_at,
+    accounts.c.extra,
+)
 _this = accounts.c.account_name == bindparam("account_name")
 _its = refreshes.c.account_name == bindparam("account_name")
 
 # -- accounts -----------------------------------------------------------------------------------
 
-LOAD = Query(select(*_TOKENS, accounts.c.extra).where(_this))
+LOAD = Query(select(*_TOKENS).where(_this))
 ACCESS = Query(
     select(accounts.c.access_token, accounts.c.expires_at, accounts.c.refreshed_at).where(_this)
 )
@@ -32,7 +39,6 @@ _record = select(
     accounts.c.refresh_id,
     accounts.c.failure,
     *_TOKENS,
-    accounts.c.extra,
 )
 _listed = select(
     accounts.c.account_name,
@@ -42,6 +48,8 @@ _listed = select(
     accounts.c.failure,
     accounts.c.access_token.is_not(None),
     accounts.c.refresh_token.is_not(None),
+    accounts.c.refresh_token_obtained_at,
+    accounts.c.refresh_token_expires_at,
 )
 _after = accounts.c.account_name > bindparam("after")
 
@@ -53,11 +61,19 @@ PAGE_OF_ACCOUNTS = Query(
     _listed.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
 )
 
-_given = ("account_name", "provider", "version", *(c.name for c in _TOKENS), "extra")
+_given = ("account_name", "provider", "version", *(c.name for c in _TOKENS))
 _insert = insert(accounts).values({name: bindparam(name) for name in _given})
+_same = accounts.c.refresh_token == _insert.excluded.refresh_token
 _replaced = {
     **{c.name: _insert.excluded[c.name] for c in accounts.c if not c.primary_key},
     "provider": func.coalesce(_insert.excluded.provider, accounts.c.provider),
+    # Saving a refresh token once more makes it no younger.
+    **{
+        c.name: case(
+            (_same, func.coalesce(c, _insert.excluded[c.name])), else_=_insert.excluded[c.name]
+        )
+        for c in (accounts.c.refresh_token_obtained_at, accounts.c.refresh_token_expires_at)
+    },
 }
 
 INSERT = Query(_insert.on_conflict_do_nothing())
@@ -88,7 +104,6 @@ STORE_TOKENS = Query(
     .values(
         {
             **{c.name: bindparam(c.name) for c in _TOKENS},
-            "extra": bindparam("extra"),
             "version": bindparam("version"),
             "provider": func.coalesce(accounts.c.provider, bindparam("provider")),
             "refreshed_at": bindparam("refreshed_at"),
@@ -137,6 +152,16 @@ SUSPICION = Query(
     .order_by(refreshes.c.id.desc())
     .limit(1)
 )
+
+_history = (
+    select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
+    .where(refreshes.c.id < bindparam("before"))
+    .order_by(refreshes.c.id.desc())
+    .limit(bindparam("page"))
+)
+
+PAGE_OF_HISTORY = Query(_history)
+PAGE_OF_ITS_HISTORY = Query(_history.where(_its))
 
 _newest = (
     select(refreshes.c.id)

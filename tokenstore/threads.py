@@ -7,6 +7,7 @@ and closes every connection first; parent and child open new ones when they next
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import threading
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from tokenstore.sqlite import Step
     from tokenstore.storefile import Identity
 
 _PATIENCE = 0.05  # seconds that a fork waits for one thread while it holds up the others
@@ -39,7 +39,6 @@ class ThreadConnection:
         identity: The file that is open.
         immutable: Whether it was opened as a file that nobody changes, for one read only.
         in_transaction: Whether this thread is inside a transaction.
-        steps: What was done in that transaction, to be done again if a fork interrupts it.
         scrub: Whether that transaction deletes what must not stay in the write-ahead log.
     """
 
@@ -50,7 +49,6 @@ class ThreadConnection:
         self.identity: Identity | None = None
         self.immutable = False
         self.in_transaction = False
-        self.steps: list[Step] = []
         self.scrub = False
 
     def adopt(
@@ -133,13 +131,16 @@ class ThreadConnections:
             writer.thread = None
             lock.release()
 
-    def close(self) -> None:
-        """Close every connection, waiting for those at work."""
+    def close(self, *, wait: bool = True) -> None:
+        """Close every connection; wait for those at work, or let them be."""
         with self._lock:
             threads = list(self._open)
         for thread in threads:
-            with thread.lock:
-                thread.close()
+            if thread.lock.acquire(blocking=wait):
+                try:
+                    thread.close()
+                finally:
+                    thread.lock.release()
 
     def suspend(self) -> ThreadConnection | None:
         """Stop every thread from using its connection; return one that goes on and on, if any."""
@@ -217,4 +218,10 @@ def _restart_all() -> None:
     _registry.release()
 
 
+def _close_all() -> None:
+    for connections in list(_all):
+        connections.close(wait=False)  # a daemon thread may be at work for ever
+
+
+atexit.register(_close_all)
 os.register_at_fork(before=_before_fork, after_in_parent=_resume_all, after_in_child=_restart_all)

@@ -132,7 +132,9 @@ class TokenSet:
             )
             lifetime = default_expires_in
         extra = {k: v for k, v in self.extra.items() if k not in {*_COLUMNS, "expires_in"}}
-        extra |= {k: v for k, v in answer.items() if k not in _COLUMNS and _is_json(v)}
+        # A client_id says whom the refresh token was issued to; a refresh does not change that.
+        ignored = {*_COLUMNS, "client_id"}
+        extra |= {k: v for k, v in answer.items() if k not in ignored and _is_json(v)}
         return TokenSet(
             access_token=answer["access_token"],
             refresh_token=refresh_token,

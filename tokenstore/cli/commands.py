@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
 from tokenstore.cli import output
 from tokenstore.cli.app import DONE, FAILED, NO_ACCOUNT, Store, app, exit_code, pass_store
+from tokenstore.cli.durations import duration
 from tokenstore.errors import ReauthorizationRequired, TokenRefreshError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tokenstore.fleet import RefreshResult
     from tokenstore.jsonfiles import FileResult
     from tokenstore.manager import TokenManager
 
@@ -83,8 +87,7 @@ def status(store: Store, *, as_json: bool) -> int:
         if not as_json:
             output.print_accounts(manager.accounts())
             return DONE
-        names = ("name", "provider", "state", "expires_at", "refreshed_at", "last_error")
-        accounts = [{n: getattr(a, n) for n in names} for a in manager.accounts()]
+        accounts = [asdict(account) for account in manager.accounts()]
     output.print_json({"accounts": accounts})
     return DONE
 
@@ -93,7 +96,7 @@ def status(store: Store, *, as_json: bool) -> int:
 @click.argument("account")
 @click.option("--provider", help="Whom to ask, if the account is bound to nobody yet.")
 @click.option(
-    "--min-ttl", type=click.FloatRange(min=0), metavar="S", help="Seconds the token is needed."
+    "--min-ttl", type=duration, metavar="S", help="Seconds the token is needed for, or 10m, 1h."
 )
 @pass_store
 def token(store: Store, *, account: str, provider: str | None, min_ttl: float | None) -> int:
@@ -113,32 +116,85 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
 @app.command("refresh")
 @click.argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
 @click.option("--all", "every", is_flag=True, help="All that are due and not known to be dead.")
-@click.option("--provider", help="Whom to ask, for accounts that are bound to nobody yet.")
+@click.option("--within", type=duration, metavar="1h", help="... or become due within this time.")
+@click.option(
+    "--unused-for",
+    type=duration,
+    metavar="30d",
+    help="All whose refresh token was not used for so long, to keep it alive.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=16, help="So many at a time (16).")
+@click.option("--provider", help="Of several: only those of this provider. Of one: whom to ask.")
+@click.option("--dry-run", is_flag=True, help="Only tell which of them it would be.")
 @_json
 @pass_store
 def refresh(
-    store: Store, *, accounts: tuple[str, ...], every: bool, provider: str | None, as_json: bool
+    store: Store,
+    *,
+    accounts: tuple[str, ...],
+    every: bool,
+    within: float | None,
+    unused_for: float | None,
+    jobs: int,
+    provider: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
-    """Refresh the named accounts now, whether or not they are due; or --all that are due."""
-    if bool(accounts) == every:
-        raise click.UsageError("name accounts, or use --all")
-    errors: dict[str, TokenRefreshError | None] = {}
+    """Refresh the named accounts now, whether or not they are due; or --all that are due.
+
+    Several runs at once share the work. For cron: tokenstore refresh --all --within 1h
+    """
+    fleet = every or unused_for is not None
+    if bool(accounts) == fleet:
+        raise click.UsageError("name accounts, or use --all or --unused-for")
+    if not fleet and (dry_run or within is not None):
+        raise click.UsageError("--within and --dry-run go with --all or --unused-for")
+    if unused_for is not None and within is not None:
+        raise click.UsageError("--within and --unused-for exclude each other")
     with store.manager() as manager:
-        if len(accounts) == 1:
-            _require_account(manager, accounts[0])
-        names = accounts or [a.name for a in manager.accounts() if a.state == "due"]
-        for name in output.progress(names, "refreshing", len(names)):
-            errors[name] = _refresh(manager, name, provider, forced=not every)
-    results = [(name, "failed" if e else "refreshed", e) for name, e in errors.items()]
+        if fleet:
+            results = manager.refresh_all(
+                within=within or 0.0,
+                unused_for=unused_for,
+                provider=provider,
+                jobs=jobs,
+                dry_run=dry_run,
+            )
+        else:
+            if len(accounts) == 1:
+                _require_account(manager, accounts[0])
+            results = (_refresh(manager, name, provider) for name in accounts)
+        done = list(output.progress(results, "refreshing", len(accounts) or None))
     if as_json:
-        output.print_results(results)
+        output.print_results((r.account_name, r.outcome, r.reason) for r in done)
     else:
-        for name, outcome, error in results:
-            output.print_result(outcome, name, error)
-    failed = [error for error in errors.values() if error]
+        for result in done:
+            output.print_result(result.outcome, result.account_name, result.reason)
+    failed = [result.error for result in done if result.error]
     if len(accounts) == 1 and failed:
         return exit_code(failed[0])
     return FAILED if failed else DONE
+
+
+@app.command("history")
+@click.argument("account", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="So many at most (50).")
+@_json
+@pass_store
+def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> int:
+    """Show the last refreshes, of ACCOUNT or of all: when, why, by whom, and how they ended.
+
+    The last 50 of each account are remembered. Tokens are shown as fingerprints.
+    """
+    with store.manager() as manager:
+        entries = list(islice(manager.history(account), limit))
+        if account is not None and not entries:
+            _require_account(manager, account)
+    if as_json:
+        output.print_json({"history": [asdict(e) | {"duration": e.duration} for e in entries]})
+    else:
+        output.print_history(entries)
+    return DONE
 
 
 @app.command("delete")
@@ -171,17 +227,14 @@ def _require_account(manager: TokenManager, account: str) -> None:
     raise _NoAccountError(f"there is no account {account!r}{hint}")
 
 
-def _refresh(
-    manager: TokenManager, name: str, provider: str | None, *, forced: bool
-) -> TokenRefreshError | None:
+def _refresh(manager: TokenManager, name: str, provider: str | None) -> RefreshResult:
+    from tokenstore.fleet import RefreshResult
+
     try:
-        if forced:
-            manager.refresh_token(name, provider)
-        else:
-            manager.ensure_valid_token(name, provider)
+        manager.refresh_token(name, provider)
     except TokenRefreshError as error:
-        return error
-    return None
+        return RefreshResult(name, "failed", str(error), error)
+    return RefreshResult(name, "refreshed")
 
 
 def _report_files(results: Iterator[FileResult], *, as_json: bool) -> int:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,7 +16,7 @@ from tokenstore.tokens import NEVER
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tokenstore.accounts import Account
+    from tokenstore.accounts import Account, HistoryEntry
 
 _T = TypeVar("_T")
 
@@ -55,6 +56,30 @@ def print_accounts(accounts: Iterable[Account]) -> None:
         return
     for account in accounts:
         click.echo("\t".join("" if v is None else str(v) for v in asdict(account).values()))
+
+
+def print_history(entries: Iterable[HistoryEntry]) -> None:
+    """Print refreshes, as a table to a person, else one a line with tabs between."""
+    if not for_terminal():
+        for entry in entries:
+            click.echo("\t".join("" if v is None else str(v) for v in asdict(entry).values()))
+        return
+    from rich.text import Text
+
+    table = _table("WHEN", "ACCOUNT", "WHY", "OUTCOME", "TOOK", "BY", "TOKEN")
+    for entry in entries:
+        outcome = " ".join(filter(None, (entry.outcome or "running", entry.error)))
+        took = "-" if entry.duration is None else f"{entry.duration:.1f} s"
+        table.add_row(
+            datetime.fromtimestamp(entry.started_at, UTC).isoformat(" ", "seconds")[:-6] + "Z",
+            Text(entry.account_name),
+            entry.reason,
+            Text(outcome, style="green" if entry.outcome == "refreshed" else "yellow"),
+            took,
+            Text(f"{entry.host} {entry.pid}"),
+            f"{entry.sent[:6]} → {(entry.received or '?')[:6]}",
+        )
+    _show(table, "no refreshes yet")
 
 
 def print_results(results: Iterable[tuple[str, str, object]]) -> None:
@@ -107,14 +132,10 @@ def span(moment: float | None, now: float) -> str:
 
 
 def _print_table(accounts: Iterable[Account]) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     now = time.time()
-    table: Any = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("ACCOUNT", "PROVIDER", "STATE", "EXPIRES", "REFRESHED", "LAST ERROR"):
-        table.add_column(heading, overflow="fold")
+    table = _table("ACCOUNT", "PROVIDER", "STATE", "EXPIRES", "REFRESHED", "SIGN IN", "LAST ERROR")
     for account in accounts:
         table.add_row(
             Text(account.name),
@@ -122,9 +143,33 @@ def _print_table(accounts: Iterable[Account]) -> None:
             Text(_STATES[account.state], style=_STYLES[account.state]),
             Text(span(account.expires_at, now)),
             Text("-" if account.refreshed_at is None else span(account.refreshed_at, now)),
+            _sign_in(account, now),
             Text(account.last_error or "-"),
         )
+    _show(table, "no accounts yet; save or import some")
+
+
+def _sign_in(account: Account, now: float) -> str:
+    """Say when a sign-in will be needed, if that is known."""
+    dies_at = account.refresh_token_expires_at
+    if account.state == "sign_in" or (dies_at is not None and dies_at <= now):
+        return "again"
+    return "-" if dies_at is None else f"again with{span(dies_at, now)}"
+
+
+def _table(*headings: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _show(table: Any, empty: str) -> None:
+    from rich.console import Console
+
     if table.row_count:
         Console().print(table)
     else:
-        click.echo("no accounts yet; save or import some", err=True)
+        click.echo(empty, err=True)

@@ -1,0 +1,175 @@
+"""What takes minutes: many rounds of the race, and a storm of processes that are killed at work.
+
+A storm is repeated with ``make torture SEED=…``; its seed is part of the test's name.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import sqlite3
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING
+
+import pytest
+from refreshing import SOON, World
+from test_concurrency import race
+
+from tokenstore import (
+    Provider,
+    ReauthorizationRequired,
+    TokenManager,
+    TokenRefreshError,
+    TransientRefreshError,
+)
+from tokenstore.statements import HISTORY
+from tokenstore.testing import Answer, AuthorizationServer, Drip, Drop, Truncate
+from tokenstore.tokens import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.context import ForkServerProcess
+    from pathlib import Path
+
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
+ROUNDS = 50
+ACCOUNTS = [f"account-{number:02}" for number in range(60)]
+REFRESHES = 8  # of each account, until it is done
+PROCESSES = 6
+LONGEST = 150.0  # seconds; a storm that lasts longer does not get anywhere
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path) as world:
+        yield world
+
+
+def test_fifty_rounds_of_the_race_are_fifty_requests(world: World) -> None:
+    race(world, "wal", ROUNDS)
+
+
+# -- the storm --------------------------------------------------------------------------------
+
+
+def work(path: str, provider: Provider, seed: int) -> None:
+    """Refresh accounts, in every way there is, until all of them are done or dead."""
+    rng = random.Random(seed)
+    manager = TokenManager(path, providers={"test": provider}, timeout=SOON, expiry_buffer=0)
+    while names := unfinished(manager):
+        rng.shuffle(names)
+        with suppress(TokenRefreshError), ThreadPoolExecutor(4) as pool:
+            if rng.random() < 0.2:
+                for _ in manager.refresh_all(unused_for=0, jobs=4):
+                    pass
+            for outcome in [pool.submit(refresh, manager, name) for name in names[:20]]:
+                outcome.result()
+
+
+def unfinished(manager: TokenManager) -> list[str]:
+    """Return the accounts that are neither dead nor refreshed often enough."""
+    done = Counter(e.account_name for e in manager.history() if e.outcome == "refreshed")
+    living = [account.name for account in manager.accounts() if account.state != "sign_in"]
+    return [name for name in living if done[name] < REFRESHES]
+
+
+def refresh(manager: TokenManager, name: str) -> None:
+    tokens = manager.load_tokens(name) or {}
+    with suppress(ReauthorizationRequired, TransientRefreshError):
+        manager.refresh_token(name, rejected=tokens["access_token"])
+
+
+def trouble(rng: random.Random) -> Iterator[object]:
+    """Yield what a network and a provider may do to a request."""
+    usual = Drip(0.0005)  # an answer takes its time, so that many are killed while they wait
+    while True:
+        yield rng.choices(
+            [usual, Drop(spent=False), Drop(spent=True), Answer(503), Answer(429), Truncate(5)],
+            [100, 2, 0.5, 4, 1, 0.5],
+        )[0]
+
+
+def storm(world: World, provider: Provider, rng: random.Random) -> int:
+    """Let processes work and kill them at random moments; return how many were killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_storm"])
+    steps = trouble(rng)
+    deadline = time.monotonic() + LONGEST
+    killed = 0
+
+    def start() -> ForkServerProcess:
+        seed = rng.randrange(2**32)
+        process = context.Process(target=work, args=(str(world.path), provider, seed))
+        process.start()
+        return process
+
+    running = [start() for _ in range(PROCESSES)]
+    try:
+        while running:
+            assert time.monotonic() < deadline
+            if len(world.server._script) < 200:
+                world.server.script(*(next(steps) for _ in range(200)))  # type: ignore[arg-type]
+            wait([process.sentinel for process in running], timeout=rng.uniform(0, 0.3))
+            for process in [each for each in running if each.exitcode is not None]:
+                assert process.exitcode == 0
+                running.remove(process)
+            if running and len(running) == PROCESSES:
+                victim = running.pop(rng.randrange(len(running)))
+                victim.kill()
+                victim.join()
+                killed += 1
+                running.append(start())
+    finally:
+        for process in running:
+            process.kill()
+            process.join()
+    return killed
+
+
+def check(world: World, server: AuthorizationServer, account: str) -> bool:
+    """Return whether an account lives; if it is dead, nobody could have kept it."""
+    manager = world.manager(clock=time.time)
+    stored = world.tokens(account)[1] or ""
+    history = list(manager.history(account))
+    assert len(history) < HISTORY  # all of it is there
+    refreshed = sum(entry.outcome == "refreshed" for entry in history)
+    try:
+        manager.refresh_token(account)
+    except ReauthorizationRequired:
+        mine = [entry for entry in history if entry.sent == fingerprint(stored)]
+        assert any(e.outcome in {"interrupted", None} or e.maybe_spent for e in mine), account
+        assert server.refreshes(account) == refreshed + 1, account  # one answer was lost
+        return False
+    assert server.refreshes(account) == refreshed + 1, account  # this one; none was lost
+    return True
+
+
+@pytest.mark.parametrize("seed", [SEED], ids="seed {}".format)
+def test_a_storm_costs_no_login_that_could_be_kept(
+    world: World, seed: int, record_property: pytest.RecordProperty
+) -> None:
+    rng = random.Random(seed)
+    world.clock.now = time.time()
+    for account in ACCOUNTS:
+        world.sign_in(account, expires_in=3600)
+    killed = storm(world, world.server.provider(), rng)
+    world.server._script.clear()
+    alive = [account for account in ACCOUNTS if check(world, world.server, account)]
+    facts = {
+        "killed": killed,
+        "alive": len(alive),
+        "requests": world.posts,
+        "outcomes": Counter(outcome for account in ACCOUNTS for outcome in world.outcomes(account)),
+    }
+    record_property("storm", json.dumps(facts))
+    assert killed >= 10, facts
+    assert facts["outcomes"]["interrupted"] >= 5, facts  # type: ignore[index]
+    assert len(alive) >= len(ACCOUNTS) // 2, facts
+    with closing(sqlite3.connect(world.path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -1,0 +1,106 @@
+"""Refresh many accounts at once: so many at a time, in random order, sharing with other runs."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from tokenstore.errors import ProviderConfigurationError, TokenRefreshError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tokenstore.accounts import Account
+    from tokenstore.registry import Providers
+
+_WINDOW = 500  # accounts that wait for their turn in memory, and are shuffled
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshResult:
+    """What became of one account. No secret is in it.
+
+    Attributes:
+        account_name: The account.
+        outcome: ``refreshed``, ``skipped`` or ``failed``.
+        reason: Why, unless it was refreshed.
+        error: The error of one that failed, else None.
+    """
+
+    account_name: str
+    outcome: Literal["refreshed", "skipped", "failed"]
+    reason: str | None = None
+    error: TokenRefreshError | None = None
+
+
+class Fleet:
+    """Runs one refresh for each of many accounts.
+
+    Args:
+        refresh: Refreshes an account; False if somebody else is at it, or has just done it.
+        providers: Where `Provider.max_concurrency` is looked up.
+        jobs: Accounts that are refreshed at the same time.
+    """
+
+    def __init__(
+        self, refresh: Callable[[Account], bool], providers: Providers, *, jobs: int
+    ) -> None:
+        self._refresh = refresh
+        self._providers = providers
+        self._jobs = jobs
+        self._limits: dict[str | None, int] = {}
+        self._running: dict[Future[RefreshResult], str | None] = {}
+
+    def run(self, accounts: Iterator[Account]) -> Iterator[RefreshResult]:
+        """Refresh *accounts*; yield a result as each is done."""
+        waiting: list[Account] = []
+        with ThreadPoolExecutor(self._jobs, "tokenstore-refresh") as pool:
+            while True:
+                if len(waiting) < _WINDOW // 2:
+                    waiting += islice(accounts, _WINDOW - len(waiting))
+                    random.shuffle(waiting)  # runs that start together seldom meet
+                waiting = self._start(pool, waiting)
+                if not self._running:
+                    return
+                done, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    del self._running[future]
+                    yield future.result()
+
+    def _start(self, pool: ThreadPoolExecutor, waiting: list[Account]) -> list[Account]:
+        """Start as many as may run now; return those that may not."""
+        busy = Counter(self._running.values())
+        left: list[Account] = []
+        for position, account in enumerate(waiting):
+            if len(self._running) >= self._jobs:
+                return left + waiting[position:]
+            if busy[account.provider] >= self._limit(account.provider):
+                left.append(account)
+                continue
+            busy[account.provider] += 1
+            self._running[pool.submit(self._one, account)] = account.provider
+        return left
+
+    def _limit(self, provider: str | None) -> int:
+        if provider not in self._limits:
+            limit = None
+            if provider is not None:
+                try:
+                    limit = self._providers.get(provider).max_concurrency
+                except ProviderConfigurationError:
+                    limit = None  # each of its accounts will say what is wrong
+            self._limits[provider] = limit or self._jobs
+        return self._limits[provider]
+
+    def _one(self, account: Account) -> RefreshResult:
+        try:
+            refreshed = self._refresh(account)
+        except TokenRefreshError as error:
+            return RefreshResult(account.name, "failed", str(error), error)
+        if refreshed:
+            return RefreshResult(account.name, "refreshed")
+        return RefreshResult(account.name, "skipped", "somebody else refreshes it, or just has")
