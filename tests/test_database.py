@@ -604,12 +604,16 @@ migrate.current(path)
 
 
 @pytest.mark.parametrize(
-    ("made_in", "opened_in"), [("wal", "wal"), ("wal", "delete"), ("delete", "wal")]
-)
-@pytest.mark.parametrize(
-    ("file", "directory"),
-    [(0o400, 0o700), (0o600, 0o500), (0o400, 0o500)],
-    ids=["file", "directory", "both"],
+    ("made_in", "opened_in", "file", "directory"),
+    [
+        ("wal", "wal", 0o400, 0o700),
+        ("wal", "wal", 0o600, 0o500),
+        ("wal", "wal", 0o400, 0o500),
+        ("wal", "delete", 0o400, 0o700),
+        ("wal", "delete", 0o400, 0o500),
+        ("delete", "wal", 0o400, 0o500),
+    ],
+    ids=lambda given: f"{given:04o}" if isinstance(given, int) else given,
 )
 def test_what_is_read_only_can_be_read(
     open_directory: Path, made_in: JournalMode, opened_in: JournalMode, file: int, directory: int
