@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint type cover test-lowest format clean
+.PHONY: setup demo test lint type cover torture test-lowest format clean
 
 setup: $(VENV)/ready
 
@@ -32,6 +32,10 @@ type: setup
 cover: setup
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+# What takes minutes: many rounds of the race, processes that are killed at work. SEED=… repeats one.
+torture: setup
+	$(BIN)/python -m pytest tests/torture --verbose
 
 # The lowest versions that pyproject.toml declares, each pinned to its lower bound.
 test-lowest:

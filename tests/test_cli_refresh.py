@@ -216,6 +216,7 @@ def test_status_says_by_when_a_sign_in_is_needed(world: World, command: Command)
     assert "sign in again" in lines["bob"]
     assert "within" not in lines["carol"] + lines["dave"]
     assert " again " in lines["dave"]  # its time is over
+    assert "again with" not in lines["dave"]
     assert "again" not in lines["carol"]
     accounts = json.loads(command("status", "--json")[1])["accounts"]
     assert [a["refresh_token_expires_at"] for a in accounts] == [

@@ -90,7 +90,7 @@ def test_json_with_basic_credentials_keeps_them_out_of_the_body() -> None:
     assert sent.credentials == b"m+e:p%2Ba%2Fb%3D%3A%25%C3%A9%E2%82%AC"
 
 
-def test_basic_credentials_are_sent_as_they_are_where_nobody_decodes_them() -> None:
+def test_basic_credentials_may_be_sent_as_they_are() -> None:
     method = "client_secret_basic"
     sent = sent_by(token_endpoint_auth_method=method, basic_form_encode=False)
     assert sent.credentials == f"m e:{SECRET}".encode()

@@ -213,8 +213,10 @@ class HistoryEntry:
 
     @property
     def duration(self) -> float | None:
-        """How long it took, in seconds."""
-        return None if self.finished_at is None else self.finished_at - self.started_at
+        """How long it took, in seconds; None while it runs, or if nobody saw it end."""
+        if self.finished_at is None or self.outcome == "interrupted":
+            return None
+        return self.finished_at - self.started_at
 
 
 def backoff(count: int) -> float | None:

@@ -336,7 +336,8 @@ class TokenRepository:
             after = rows[-1][0]
 
     def _account(self, row: Row, expiry_buffer: float) -> Account:
-        name, provider, expires_at, refreshed_at, details, usable, refreshable, *refresh_token = row
+        name, provider, expires_at, refreshed_at, details, usable, refreshable, *moments = row
+        obtained_at, dies_at = moments
         now = self._clock()
         failure = None if details is None else Failure.from_json(details)
         state = state_of(
@@ -355,7 +356,8 @@ class TokenRepository:
             expires_at,
             refreshed_at,
             last_error,
-            *refresh_token,
+            obtained_at,
+            dies_at,
             refreshable=bool(refreshable)
             and (failure is None or not failure.speaks_against_asking(now)),
         )

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import sqlite3
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -21,15 +22,9 @@ import pytest
 from refreshing import SOON, World
 from test_concurrency import race
 
-from tokenstore import (
-    Provider,
-    ReauthorizationRequired,
-    TokenManager,
-    TokenRefreshError,
-    TransientRefreshError,
-)
+from tokenstore import Provider, ReauthorizationRequired, TokenManager, TransientRefreshError
 from tokenstore.statements import HISTORY
-from tokenstore.testing import Answer, AuthorizationServer, Drip, Drop, Truncate
+from tokenstore.testing import Answer, AuthorizationServer, Drip, Drop, Transform, Truncate
 from tokenstore.tokens import fingerprint
 
 if TYPE_CHECKING:
@@ -39,10 +34,10 @@ if TYPE_CHECKING:
 
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
 ROUNDS = 50
-ACCOUNTS = [f"account-{number:02}" for number in range(60)]
-REFRESHES = 8  # of each account, until it is done
+ACCOUNTS = [f"account-{number:03}" for number in range(150)]
+REFRESHES = 15  # of each account, until it is done
 PROCESSES = 6
-LONGEST = 150.0  # seconds; a storm that lasts longer does not get anywhere
+LONGEST = 120.0  # seconds; a storm that lasts longer does not get anywhere
 
 
 @pytest.fixture
@@ -64,9 +59,9 @@ def work(path: str, provider: Provider, seed: int) -> None:
     manager = TokenManager(path, providers={"test": provider}, timeout=SOON, expiry_buffer=0)
     while names := unfinished(manager):
         rng.shuffle(names)
-        with suppress(TokenRefreshError), ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(2) as pool:
             if rng.random() < 0.2:
-                for _ in manager.refresh_all(unused_for=0, jobs=4):
+                for _ in manager.refresh_all(unused_for=0, jobs=2):
                     pass
             for outcome in [pool.submit(refresh, manager, name) for name in names[:20]]:
                 outcome.result()
@@ -75,7 +70,7 @@ def work(path: str, provider: Provider, seed: int) -> None:
 def unfinished(manager: TokenManager) -> list[str]:
     """Return the accounts that are neither dead nor refreshed often enough."""
     done = Counter(e.account_name for e in manager.history() if e.outcome == "refreshed")
-    living = [account.name for account in manager.accounts() if account.state != "sign_in"]
+    living = [a.name for a in manager.accounts() if a.provider and a.state != "sign_in"]
     return [name for name in living if done[name] < REFRESHES]
 
 
@@ -87,11 +82,11 @@ def refresh(manager: TokenManager, name: str) -> None:
 
 def trouble(rng: random.Random) -> Iterator[object]:
     """Yield what a network and a provider may do to a request."""
-    usual = Drip(0.0005)  # an answer takes its time, so that many are killed while they wait
+    fine, slow, lost = Transform(dict), Drip(0.0005), Drop(spent=False)
     while True:
         yield rng.choices(
-            [usual, Drop(spent=False), Drop(spent=True), Answer(503), Answer(429), Truncate(5)],
-            [100, 2, 0.5, 4, 1, 0.5],
+            [fine, slow, lost, Drop(spent=True), Answer(503), Answer(429), Truncate(5)],
+            [100, 3, 2, 0.2, 4, 2, 0.2],
         )[0]
 
 
@@ -150,12 +145,14 @@ def check(world: World, server: AuthorizationServer, account: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 @pytest.mark.parametrize("seed", [SEED], ids="seed {}".format)
 def test_a_storm_costs_no_login_that_could_be_kept(
-    world: World, seed: int, record_property: pytest.RecordProperty
+    world: World, seed: int, journal_mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = random.Random(seed)
     world.clock.now = time.time()
+    world.manager(journal_mode=journal_mode).save_tokens("first", {"access_token": "x"})
     for account in ACCOUNTS:
         world.sign_in(account, expires_in=3600)
     killed = storm(world, world.server.provider(), rng)
@@ -167,9 +164,11 @@ def test_a_storm_costs_no_login_that_could_be_kept(
         "requests": world.posts,
         "outcomes": Counter(outcome for account in ACCOUNTS for outcome in world.outcomes(account)),
     }
-    record_property("storm", json.dumps(facts))
+    with capsys.disabled():
+        sys.stdout.write(f" {json.dumps(facts)} ")
     assert killed >= 10, facts
     assert facts["outcomes"]["interrupted"] >= 5, facts  # type: ignore[index]
-    assert len(alive) >= len(ACCOUNTS) // 2, facts
+    assert len(alive) >= len(ACCOUNTS) // 4, facts
     with closing(sqlite3.connect(world.path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA journal_mode").fetchall() == [(journal_mode,)]
