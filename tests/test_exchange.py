@@ -296,7 +296,7 @@ def test_a_proxy_that_refuses_the_tunnel_was_not_sent_the_request(
     assert proxy.received[0].startswith(b"CONNECT provider.example:443 ")
 
 
-def test_an_error_that_is_no_network_error_is_raised() -> None:
+def test_whatever_a_session_raises_is_no_answer() -> None:
     class Broken(BaseAdapter):
         def send(self, *_: Any, **__: Any) -> requests.Response:
             raise LookupError("a bug in the adapter")
@@ -305,8 +305,8 @@ def test_an_error_that_is_no_network_error_is_raised() -> None:
 
     with requests.Session() as session:
         session.mount("https://", Broken())
-        with pytest.raises(LookupError, match="a bug"):
-            post(URL, session=session)
+        nothing = unanswered(URL, session=session)
+    assert nothing == NoAnswer(sent=True, reason="the session raised LookupError")
 
 
 # The deadline
@@ -330,23 +330,23 @@ def test_the_whole_answer_has_one_deadline(server: AuthorizationServer, step: Dr
 def test_an_answer_after_the_deadline_is_handed_over(server: AuthorizationServer) -> None:
     hold = Hold()
     server.script(hold)
-    late: SimpleQueue[Answer] = SimpleQueue()
-    assert unanswered(server.token_endpoint, timeout=0.5, late=late.put).sent
+    late: SimpleQueue[Any] = SimpleQueue()
+    assert unanswered(server.token_endpoint, timeout=0.5, abandoned=lambda: late.put).sent
     assert late.empty()
     hold.release.set()
     assert late.get(timeout=SOON).status == 401
 
 
 def test_an_answer_before_the_deadline_is_not_handed_over(server: AuthorizationServer) -> None:
-    late: SimpleQueue[Answer] = SimpleQueue()
-    assert answered(server.token_endpoint, late=late.put).status == 401
+    late: SimpleQueue[Any] = SimpleQueue()
+    assert answered(server.token_endpoint, abandoned=lambda: late.put).status == 401
     assert late.empty()
 
 
 def test_an_answer_after_an_interrupt_is_handed_over(server: AuthorizationServer) -> None:
     hold = Hold()
     server.script(hold)
-    late: SimpleQueue[Answer] = SimpleQueue()
+    late: SimpleQueue[Any] = SimpleQueue()
     waiting = threading.main_thread().ident
     assert waiting is not None
 
@@ -356,7 +356,7 @@ def test_an_answer_after_an_interrupt_is_handed_over(server: AuthorizationServer
 
     interrupting = Call(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        post(server.token_endpoint, late=late.put)
+        post(server.token_endpoint, abandoned=lambda: late.put)
     interrupting.result()
     hold.release.set()
     assert late.get(timeout=SOON).status == 401

@@ -11,6 +11,7 @@ from requests.adapters import HTTPAdapter
 from storing import Process
 
 from tokenstore import (
+    Provider,
     ProviderConfigurationError,
     ReauthorizationRequired,
     StorageError,
@@ -353,28 +354,42 @@ def none_at_work() -> bool:
     return not [t for t in threading.enumerate() if t.name.startswith("tokenstore-refresh")]
 
 
-def test_a_store_that_cannot_be_written_ends_it(world: World, manager: TokenManager) -> None:
+def test_a_store_that_cannot_be_written_fails_each_account_and_sends_nothing(
+    world: World, manager: TokenManager
+) -> None:
     names = sign_in(world, (f"account-{number}" for number in range(8)))
     world.refuse("INSERT ON refreshes")
-    with pytest.raises(StorageError):
-        list(manager.refresh_all(jobs=3))
-    assert none_at_work()
+    results = list(manager.refresh_all(jobs=3))
+    assert {r.account_name: r.outcome for r in results} == dict.fromkeys(names, "failed")
+    assert all(isinstance(result.error, StorageError) for result in results)
     assert world.posts == 0
     world.accept()
     assert outcomes(manager.refresh_all(jobs=3)) == dict.fromkeys(names, "refreshed")
 
 
-def test_tokens_that_cannot_be_stored_end_it_and_are_stored_later(
+def test_tokens_that_cannot_be_stored_are_in_the_result_and_stored_later(
     world: World, manager: TokenManager
 ) -> None:
     sign_in(world, ["alice"])
     world.refuse("UPDATE ON accounts")
-    with pytest.raises(TokenPersistError) as caught:
-        list(manager.refresh_all())
+    [result] = manager.refresh_all()
     world.accept()
-    assert caught.value.tokens is not None
-    assert manager.get_valid_token("alice") == caught.value.tokens["access_token"]
+    assert isinstance(result.error, TokenPersistError)
+    assert result.error.tokens is not None
+    assert manager.get_valid_token("alice") == result.error.tokens["access_token"]
     assert (world.posts, world.server.reuses) == (1, 0)
+
+
+def test_corrected_settings_reach_an_account_that_was_given_up(world: World) -> None:
+    sign_in(world, ["alice"])
+    wrong = Provider("test", world.server.token_endpoint, "somebody else")
+    world.server.script(Answer(400, {"error": "invalid_grant"}))
+    with world.manager(providers={"test": wrong}) as manager:
+        assert manager.get_valid_token("alice") is None
+        assert [a.state for a in manager.accounts()] == ["sign_in"]
+    with world.manager() as manager:
+        assert [a.state for a in manager.accounts()] == ["due"]
+        assert outcomes(manager.refresh_all()) == {"alice": "refreshed"}
 
 
 def test_a_run_that_is_left_early_finishes_what_it_began_and_begins_nothing(

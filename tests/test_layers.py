@@ -21,7 +21,7 @@ LAYERS = [
     ["accounts", "providers", "schema", "formats", "storefile"],
     ["cache", "hooks", "logs", "locks", "providerfile", "sqlite"],
     ["exchange", "registry", "statements", "threads"],
-    ["database", "fleet", "lifetimes", "oauth", "prospects"],
+    ["database", "fleet", "outlook", "oauth", "prospects"],
     ["migrate"],
     ["repository"],
     ["refresh", "jsonfiles"],

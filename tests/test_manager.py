@@ -779,3 +779,11 @@ def test_a_provider_of_the_same_name_may_move(world: World) -> None:
     world.sign_in()
     moved = Provider("test", world.server.token_endpoint, "tokenstore", client_secret="p+a/b=:%é€")
     assert world.manager(providers={}).get_valid_token("alice", moved) is not None
+
+
+@pytest.mark.parametrize("name", [[], {}, None, 7], ids=["list", "dict", "None", "number"])
+def test_what_is_no_name_is_an_invalid_token_error(manager: TokenManager, name: Any) -> None:
+    for method in (manager.get_valid_token, manager.ensure_valid_token, manager.load_tokens):
+        with pytest.raises(InvalidTokenError) as caught:
+            method(name)
+        assert caught.value.field == "account_name"

@@ -4,6 +4,7 @@ import codecs
 import gzip
 import json
 import math
+import re
 import time
 from base64 import b64decode
 from dataclasses import replace
@@ -33,7 +34,7 @@ from tokenstore.testing import Answer, Drop, Step, Transform, Truncate
 from tokenstore.tokens import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 URL = "https://provider.example/token"
@@ -812,9 +813,20 @@ def test_a_provider_with_an_issuer_refreshes(world: World) -> None:
     assert world.server.is_live(token)
 
 
+@pytest.mark.parametrize("spell", [str.lower, str.upper])
+def test_a_secret_is_scrubbed_however_its_escapes_are_spelled(
+    world: World, spell: Callable[[str], str]
+) -> None:
+    tokens = world.sign_in(refresh_token="s/e+c:r/e?t-token")
+    echoed = re.sub("%..", lambda escape: spell(escape[0]), quote(tokens["refresh_token"], safe=""))
+    world.server.script(Answer(400, {"error": "odd", "error_description": f"bad {echoed}"}))
+    with pytest.raises(ClientRejectedError) as caught:
+        world.manager().refresh_token("alice")
+    assert caught.value.error_description == "bad [redacted]"
+
+
 def test_failing_metadata_spends_nothing_and_names_the_account(world: World) -> None:
     world.sign_in()
-    before = world.row()
     with Raw(b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n") as issuer:
         provider = world.server.provider(token_endpoint=None, issuer=f"http://{issuer.host}")
         with pytest.raises(TransientRefreshError) as caught:
@@ -822,8 +834,8 @@ def test_failing_metadata_spends_nothing_and_names_the_account(world: World) -> 
     assert caught.value.account_name == "alice"
     assert not caught.value.maybe_spent
     assert world.posts == 0
-    assert world.outcomes() == []
-    assert world.row() == before
+    assert set(world.outcomes()) == {"transient"}
+    assert world.tokens()[1] is not None
 
 
 def test_an_issuer_is_asked_once_for_many_refreshes(world: World) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from refreshing import SOON, Call, Raw, Told, World, denied
+from refreshing import SOON, Call, Raw, Told, World, denied, until
 
 from tokenstore import (
     ClientRejectedError,
@@ -954,6 +954,91 @@ def test_a_late_answer_is_ignored_if_something_has(world: World, change: str) ->
     assert manager.load_tokens("alice") == before
 
 
+def ended(manager: TokenManager, account: str = "alice") -> None:
+    """Wait for the end of a request that nobody waits for."""
+    with manager._repository.refresh_lock(account, timeout=SOON):
+        pass
+
+
+def test_a_token_is_not_sent_again_while_its_request_is_unanswered(world: World) -> None:
+    world.sign_in()
+    hold = world.hold()
+    manager = world.manager(timeout=0.5)
+    assert refused_by(manager).maybe_spent  # type: ignore[attr-defined]
+    error = refused_by(manager)
+    assert isinstance(error, TransientRefreshError)
+    assert "still without an answer" in str(error)
+    other = Call(world.manager().get_valid_token, "alice").waits()  # as another process would
+    hold.release.set()
+    token = other.result()
+    assert token is not None
+    assert world.server.is_live(token)
+    assert manager.get_valid_token("alice") == token
+    assert (world.posts, world.server.reuses) == (1, 0)
+
+
+def test_an_interrupt_between_answer_and_commit_loses_nothing(world: World) -> None:
+    world.sign_in()
+    hold = world.hold()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        assert hold.arrived.wait(SOON)
+        with closing(sqlite3.connect(world.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            hold.release.set()
+            until(lambda: world.server.refreshes() == 1)
+            signal.pthread_kill(main, signal.SIGINT)
+            other.execute("ROLLBACK")
+
+    manager = world.manager()
+    interrupting = Call(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        manager.refresh_token("alice")
+    interrupting.result()
+    ended(manager)
+    manager.close()
+    access_token = world.tokens()[0]
+    assert access_token is not None
+    assert world.server.is_live(access_token)
+    assert manager.refresh_token("alice")
+    assert (world.posts, world.server.reuses) == (2, 0)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_answer_for_a_database_that_was_taken_away_is_kept(
+    world: World, manager: TokenManager, replaced: bool
+) -> None:
+    world.sign_in()
+    hold = world.hold()
+    call = Call(manager.refresh_token, "alice")
+    assert hold.arrived.wait(SOON)
+    elsewhere = world.path.with_name("elsewhere")
+    for path in list(world.path.parent.glob("tokens.db*")):
+        if path.is_file():
+            path.rename(elsewhere.with_name(path.name.replace("tokens.db", "elsewhere")))
+    if replaced:
+        world.manager().save_tokens("bob", {"access_token": "b"})
+    hold.release.set()
+    error = call.error()
+    assert isinstance(error, TokenPersistError)
+    assert error.tokens is not None
+    assert world.server.is_live(error.tokens["access_token"])
+    assert world.path.exists() == replaced
+
+
+def test_a_token_that_another_process_replaced_is_not_served_from_memory(world: World) -> None:
+    world.sign_in(expires_in=3600)
+    manager, other = world.manager(), world.manager()
+    first = manager.get_valid_token("alice")
+    second = other.refresh_token("alice")["access_token"]
+    assert manager.get_valid_token("alice") == first
+    assert manager.refresh_token("alice", rejected=first)["access_token"] == second
+    assert manager.get_valid_token("alice") == second
+    assert world.posts == 1
+
+
 def test_a_late_refusal_is_no_news(world: World) -> None:
     world.sign_in()
     hold = world.hold()
@@ -962,6 +1047,7 @@ def test_a_late_refusal_is_no_news(world: World) -> None:
     row = world.row()
     world.server.revoke("alice")
     hold.release.set()
+    ended(manager)
     error = refused_by(manager)
     assert isinstance(error, ReauthorizationRequired)
     assert row["failure"] != world.row()["failure"]

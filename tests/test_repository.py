@@ -4,6 +4,7 @@ import json
 import math
 import sqlite3
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tokenstore.database import JournalMode
     from tokenstore.repository import Refresh
 
 NOW = 1_800_000_000.0
@@ -801,3 +803,33 @@ def test_a_storage_error_says_where(tmp_path: Path) -> None:
             with pytest.raises(StorageError) as caught:
                 call("alice")
             assert caught.value.path == str(tmp_path / "tokens.db")
+
+
+@pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
+def test_a_replaced_refresh_token_leaves_the_files(path: Path, journal_mode: JournalMode) -> None:
+    old = "refresh-token-of-an-earlier-sign-in"
+    with TokenRepository(path, journal_mode=journal_mode) as repository:
+        repository.save("alice", tokens(refresh_token=old))
+        repository.save("alice", tokens(1))
+
+        written = b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
+
+    assert old.encode() not in written
+
+
+def test_a_scrub_that_met_a_reader_is_done_by_whoever_writes_next(path: Path) -> None:
+    old = "refresh-token-of-a-deleted-account"
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens(refresh_token=old))
+        repository.save("bob", tokens())
+        with raw(path) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM accounts").fetchone()
+            repository.delete("alice")
+            reader.execute("COMMIT")
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(repository.save, "bob", tokens(1)).result()
+
+        written = b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
+
+    assert old.encode() not in written

@@ -11,6 +11,7 @@ Names are imported when they are first used: importing the package costs next to
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tokenstore.accounts import Account as Account
+    from tokenstore.accounts import HistoryEntry as HistoryEntry
     from tokenstore.errors import ClientRejectedError as ClientRejectedError
     from tokenstore.errors import InsecureStorageError as InsecureStorageError
     from tokenstore.errors import InvalidTokenError as InvalidTokenError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tokenstore.errors import TokenRefreshError as TokenRefreshError
     from tokenstore.errors import TokenStoreError as TokenStoreError
     from tokenstore.errors import TransientRefreshError as TransientRefreshError
+    from tokenstore.fleet import RefreshResult as RefreshResult
     from tokenstore.manager import TokenManager as TokenManager
     from tokenstore.providers import Provider as Provider
     from tokenstore.repository import TokenRepository as TokenRepository
@@ -32,11 +34,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Account": "accounts",
     "ClientRejectedError": "errors",
+    "HistoryEntry": "accounts",
     "InsecureStorageError": "errors",
     "InvalidTokenError": "errors",
     "Provider": "providers",
     "ProviderConfigurationError": "errors",
     "ReauthorizationRequired": "errors",
+    "RefreshResult": "fleet",
     "SchemaOutdatedError": "errors",
     "SchemaTooNewError": "errors",
     "StorageError": "errors",

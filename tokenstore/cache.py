@@ -30,7 +30,10 @@ class TokenCache:
 
     def get(self, name: str) -> str | None:
         """Return the token of *name*; a clock that was set back finds none."""
-        entry = self._entries.get(name)
+        try:
+            entry = self._entries.get(name)
+        except TypeError:  # no name at all: whoever looks it up in the store says so
+            return None
         if entry is not None and entry[1] <= self._clock() < entry[2]:
             return entry[0]
         return None

@@ -35,7 +35,7 @@ from tokenstore.sqlite import (
     translated,
     uri,
 )
-from tokenstore.storefile import StoreFile
+from tokenstore.storefile import Identity, StoreFile
 from tokenstore.threads import ThreadConnection, ThreadConnections
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Database:
         self._upgrade = upgrade
         self._engine = make_engine(path)
         self._threads = ThreadConnections(path)
+        self._scrub_is_due = False
 
     # -- reading and writing ------------------------------------------------------------------
 
@@ -119,8 +120,11 @@ class Database:
             return driver.execute(query.sql, query.constants | parameters).rowcount
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *, file: Identity | None = None) -> Iterator[None]:
         """Make what this thread does inside one durable transaction; nested ones join it.
+
+        Args:
+            file: The file that has to be there still (see `file`); None: any, made if missing.
 
         Raises:
             StorageError: The database cannot be written, or the commit failed; then nothing of
@@ -131,9 +135,9 @@ class Database:
             return
         process = os.getpid()
         with self._threads.writing() as thread:
-            self._begin(thread)
-            thread.in_transaction = True
             try:
+                self._begin(thread, file)
+                thread.in_transaction = True
                 yield
                 if os.getpid() == process:  # a child forked inside has no part in it
                     self._commit(thread)
@@ -142,22 +146,29 @@ class Database:
                 raise
             finally:
                 thread.in_transaction = False
-            if thread.scrub and thread.driver is not None:
-                thread.scrub = not _scrub(thread.driver)
+            if self._scrub_is_due and thread.driver is not None:
+                self._scrub_is_due = not _scrub(thread.driver)
 
     def scrub_after_commit(self) -> None:
-        """Let the bytes that this transaction deletes leave the write-ahead log as well."""
-        self._threads.mine().scrub = True
+        """Let the bytes that this transaction deletes leave the write-ahead log as well.
+
+        If somebody reads an older state just then, a later transaction of this process does it.
+        """
+        self._scrub_is_due = True
+
+    def file(self) -> Identity | None:
+        """Return which file this thread works on."""
+        return self._threads.mine().identity
 
     def close(self) -> None:
         """Close the connections of all threads; whoever goes on using it opens a new one."""
         self._threads.close()
 
-    def _begin(self, thread: ThreadConnection) -> sqlite3.Connection:
-        if thread.driver is None:
+    def _begin(self, thread: ThreadConnection, file: Identity | None) -> sqlite3.Connection:
+        if thread.driver is None and file is None:
             self._create_if_missing()
         driver, connection = self._ready(thread), thread.connection
-        if driver is None or connection is None:
+        if driver is None or connection is None or file not in {None, thread.identity}:
             raise self._gone()
         if thread.immutable:
             thread.close()

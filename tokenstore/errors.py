@@ -163,7 +163,8 @@ class TransientRefreshError(TokenRefreshError):
     """Try again later; nothing was lost that is known of.
 
     Attributes:
-        retry_after: Seconds that the provider asked to wait, or None.
+        retry_after: Seconds to wait, because the provider asked for it or has failed time and
+            again, or None.
         maybe_spent: Whether the request was sent without a usable answer, so that a single-use
             refresh token may have been spent.
     """

@@ -79,7 +79,7 @@ def exchange(
     headers: Mapping[str, str | None] | None = None,
     data: Mapping[str, str] | None = None,
     as_json: bool = False,
-    late: Callable[[Answer], None] | None = None,
+    abandoned: Callable[[], Callable[[Answer | NoAnswer], None]] | None = None,
 ) -> Answer | NoAnswer:
     """Send one request and wait for the last byte of the answer, at most *timeout* seconds.
 
@@ -96,8 +96,9 @@ def exchange(
         headers: Further headers; None removes one of the session's.
         data: The form to send.
         as_json: Whether to send it as a JSON object.
-        late: Is given an answer that comes when nobody waits any more, after the timeout or an
-            interrupt (Ctrl-C), in another thread.
+        abandoned: Is called when nobody waits any more, after the timeout or an interrupt
+            (Ctrl-C), while the request is still under way; what it returns is called with what
+            comes of it, in another thread.
     """
 
     def run() -> Answer | NoAnswer:
@@ -117,7 +118,9 @@ def exchange(
                 auth=_NoNetrc(),
                 allow_redirects=False,
                 stream=True,
-                timeout=(timeout, 2 * timeout),  # an answer that is late is listened for
+                # A connection that was never made is to be told from an answer that never came;
+                # an answer that is late is listened for.
+                timeout=(0.9 * timeout, 2 * timeout),
             ) as response:
                 body = _read(response, deadline=time.monotonic() + 2 * timeout)
                 return Answer(response.status_code, response.headers, body)
@@ -125,12 +128,17 @@ def exchange(
             return NoAnswer(not _never_sent(error), _describe(error))
 
     future: Future[Answer | NoAnswer] = Future()
+    thread = threading.Thread(target=_fulfil, args=(future, run), daemon=True)
     try:
-        threading.Thread(target=_fulfil, args=(future, run), daemon=True).start()
+        try:
+            thread.start()
+        except RuntimeError:
+            return NoAnswer(sent=False, reason="the system has no thread to spare")
         return future.result(timeout)
     except BaseException as error:
-        if late is not None:
-            future.add_done_callback(lambda done: _hand_over(done, late))
+        if abandoned is not None:
+            ended = abandoned()
+            future.add_done_callback(lambda done: ended(done.result()))
         if not isinstance(error, TimeoutError):
             raise
     return NoAnswer(sent=True, reason=f"no complete answer within {timeout:g} s")
@@ -154,13 +162,8 @@ _HEADERS = {
 def _fulfil(future: Future[Answer | NoAnswer], run: Callable[[], Answer | NoAnswer]) -> None:
     try:
         future.set_result(run())
-    except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
-        future.set_exception(error)
-
-
-def _hand_over(done: Future[Answer | NoAnswer], late: Callable[[Answer], None]) -> None:
-    if done.exception() is None and isinstance(answer := done.result(), Answer):
-        late(answer)
+    except BaseException as error:  # noqa: BLE001 - a session of the caller's may raise anything
+        future.set_result(NoAnswer(sent=True, reason=f"the session raised {type(error).__name__}"))
 
 
 def _read(response: requests.Response, *, deadline: float) -> bytes | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from tokenstore.errors import ProviderConfigurationError, TokenRefreshError
+from tokenstore.errors import ProviderConfigurationError, TokenStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,13 +28,13 @@ class RefreshResult:
         account_name: The account.
         outcome: ``refreshed``, ``skipped`` or ``failed``.
         reason: Why, unless it was refreshed.
-        error: The error of one that failed, else None.
+        error: The error of one that failed, else None; a `TokenPersistError` has its tokens.
     """
 
     account_name: str
     outcome: Literal["refreshed", "skipped", "failed"]
     reason: str | None = None
-    error: TokenRefreshError | None = None
+    error: TokenStoreError | None = None
 
 
 class Fleet:
@@ -99,7 +99,7 @@ class Fleet:
     def _one(self, account: Account) -> RefreshResult:
         try:
             refreshed = self._refresh(account)
-        except TokenRefreshError as error:
+        except TokenStoreError as error:
             return RefreshResult(account.name, "failed", str(error), error)
         if refreshed:
             return RefreshResult(account.name, "refreshed")

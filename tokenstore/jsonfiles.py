@@ -109,7 +109,8 @@ def export_accounts(
     make_private_directory(target)
     case_sensitive = _is_case_sensitive(target)
     for record in repository.records():
-        yield _logged("export", _write(target, record, case_sensitive=case_sensitive))
+        result = _write(target, record, case_sensitive=case_sensitive)
+        yield _logged("export", result, record.provider)
     sync_directory(target)
 
 
@@ -124,7 +125,7 @@ def _import(
                 _store(repository, path, content, provider, existing, seen)
                 for path, content in parsed
             ]
-        yield from map(_logged, repeat("import"), results)
+        yield from map(_logged, repeat("import"), results, repeat(provider))
 
 
 def _read(path: Path) -> TokenFile | str:
@@ -211,8 +212,8 @@ def _is_case_sensitive(directory: Path) -> bool:
         probe.unlink()
 
 
-def _logged(operation: str, result: FileResult) -> FileResult:
+def _logged(operation: str, result: FileResult, provider: str | None) -> FileResult:
     level = logging.WARNING if result.outcome == "failed" else logging.INFO
     details = "" if result.reason is None else f" ({str(result.path)!r}: {result.reason})"
-    tell(level, operation, result.account_name, None, result.outcome, details)
+    tell(level, operation, result.account_name, provider, result.outcome, details)
     return result

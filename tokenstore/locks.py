@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from tokenstore.errors import InsecureStorageError, StorageError
 
@@ -43,6 +43,26 @@ def _forget_turns() -> None:
 os.register_at_fork(after_in_child=_forget_turns)
 
 
+class Hold:
+    """A lock that is held. It ends with its block, unless what it protects goes on after that."""
+
+    def __init__(self, lock: BaseFileLock, turn: _Turn) -> None:
+        self._lock = lock
+        self._turn = turn
+        self.kept = False
+
+    def keep(self) -> None:
+        """Go on holding after the block; whoever says so has to `release`, in any thread."""
+        self.kept = True
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        try:
+            self._lock.release()
+        finally:
+            self._turn.lock.release()
+
+
 class Locks:
     """Named locks as files in one directory, which is made when the first is taken.
 
@@ -56,7 +76,7 @@ class Locks:
         self.directory = directory
 
     @contextmanager
-    def account(self, account_name: str, *, timeout: float) -> Iterator[None]:
+    def account(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
         """Hold the refresh lock of an account; wait for it at most *timeout* seconds.
 
         Raises:
@@ -64,8 +84,8 @@ class Locks:
             StorageError: It cannot be taken at all.
         """
         digest = hashlib.sha256(account_name.encode()).hexdigest()
-        with self._hold(f"{digest[:40]}.lock", timeout):
-            yield
+        with self._hold(f"{digest[:40]}.lock", timeout) as hold:
+            yield hold
 
     @contextmanager
     def schema(self, *, timeout: float) -> Iterator[None]:
@@ -74,7 +94,7 @@ class Locks:
             yield
 
     @contextmanager
-    def _hold(self, name: str, timeout: float) -> Iterator[None]:
+    def _hold(self, name: str, timeout: float) -> Iterator[Hold]:
         path = str(self.directory / name)
         deadline = time.monotonic() + timeout
         with _turns_lock:
@@ -83,15 +103,18 @@ class Locks:
             raise TimeoutError
         try:
             lock = self._acquire(path, max(0.0, deadline - time.monotonic()))
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
+        except BaseException:
             turn.lock.release()
+            raise
+        hold = Hold(lock, turn)
+        try:
+            yield hold
+        finally:
+            if not hold.kept:
+                hold.release()
 
     def _acquire(self, path: str, timeout: float) -> FileLock:
-        lock = FileLock(path, mode=0o600, fallback_to_soft=False)
+        lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
         try:
             self._make_directory()
             lock.acquire(timeout=timeout, poll_interval=_POLL)

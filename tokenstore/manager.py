@@ -11,9 +11,9 @@ from tokenstore.cache import TokenCache
 from tokenstore.errors import TokenRefreshError
 from tokenstore.fleet import Fleet, RefreshResult
 from tokenstore.hooks import Hooks
-from tokenstore.lifetimes import RefreshTokenLifetimes
 from tokenstore.location import providers_file
 from tokenstore.logs import LOGGER, Operation, name_of, tell
+from tokenstore.outlook import Outlook
 from tokenstore.refresh import Demand, Refresher
 from tokenstore.registry import Providers
 from tokenstore.repository import TokenRepository
@@ -183,10 +183,12 @@ class TokenManager:
 
         They are read in pages; no transaction stays open between them.
         """
-        lifetimes = RefreshTokenLifetimes(self._providers)
+        outlook = Outlook(self._providers)
         with Operation("accounts", None) as operation:
-            for account in self._repository.accounts(expiry_buffer=self._expiry_buffer):
-                yield lifetimes.forecast(account)
+            for account in self._repository.accounts(
+                expiry_buffer=self._expiry_buffer, client_of=outlook.client_of
+            ):
+                yield outlook.forecast(account)
             operation.outcome = "listed"
 
     def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
@@ -194,7 +196,9 @@ class TokenManager:
 
         The last 50 of each account are remembered, without any secret.
         """
-        return self._repository.history(account_name)
+        with Operation("history", account_name) as operation:
+            yield from self._repository.history(account_name)
+            operation.outcome = "listed"
 
     def refresh_all(
         self,
@@ -219,9 +223,6 @@ class TokenManager:
             jobs: How many to refresh at the same time; of one provider no more than its
                 `Provider.max_concurrency`.
             dry_run: Only tell which accounts would be refreshed, as ``skipped``.
-
-        Raises:
-            TokenPersistError: There are new tokens and the store would not take them.
         """
         _require_seconds(within=within, unused_for=unused_for or 0.0)
         if jobs < 1:
@@ -278,9 +279,9 @@ class TokenManager:
         with Operation("refresh_token", account_name, provider) as operation:
             demand = Demand("forced" if rejected is None else "rejected", differs)
             name = normalize_account_name(account_name)
-            record = self._refresher.refresh(name, provider, demand)
+            record, refreshed = self._refresher.refresh(name, provider, demand)
             operation.provider = record.provider or operation.provider
-            operation.outcome = "refreshed"
+            operation.outcome = "refreshed" if refreshed else "shared"
             return record.tokens.to_dict()
 
     def get_valid_token(
@@ -363,14 +364,14 @@ class TokenManager:
         stale = token if self._serve_stale and live else None
         try:
             demand = Demand("due", self._fresh(min_ttl), None if stale is None else 0.0)
-            record = self._refresher.refresh(name, provider, demand)
+            record, refreshed = self._refresher.refresh(name, provider, demand)
         except TokenRefreshError as error:
             if stale is None:
                 raise
             operation.outcome, operation.failure = "stale", error
             return stale
         operation.provider = record.provider or operation.provider
-        operation.outcome = "refreshed"
+        operation.outcome = "refreshed" if refreshed else "shared"
         return self._access_token_of(record)
 
     def _fresh(self, min_ttl: float | None) -> Callable[[Record], bool]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -69,7 +71,7 @@ def refresh_grant(
     account_name: str,
     timeout: float,
     session: requests.Session | None = None,
-    late: Callable[[dict[str, Any]], None] | None = None,
+    abandoned: Callable[[], Callable[[dict[str, Any] | None], None]] | None = None,
 ) -> dict[str, Any]:
     """Exchange *refresh_token* for new tokens; return the answer, whose access token is usable.
 
@@ -79,7 +81,9 @@ def refresh_grant(
         account_name: Whose it is, for errors.
         timeout: Seconds for the whole request.
         session: A session to use in place of a new connection.
-        late: Is given a good answer that comes after the timeout, in another thread.
+        abandoned: Is called when nobody waits any more while the request is still under way;
+            what it returns is called when that ends, in another thread, with a good answer or
+            None.
 
     Raises:
         ReauthorizationRequired: The refresh token is dead.
@@ -88,10 +92,14 @@ def refresh_grant(
     """
     judge = _Judge(provider, refresh_token, account_name)
 
-    def judge_late(answer: Answer) -> None:
-        verdict = judge.answer(answer)
-        if late is not None and isinstance(verdict, dict):
-            late(verdict)
+    def give_up() -> Callable[[Answer | NoAnswer], None]:
+        ended = abandoned() if abandoned is not None else lambda _: None
+
+        def judge_late(received: Answer | NoAnswer) -> None:
+            verdict = judge.answer(received) if isinstance(received, Answer) else None
+            ended(verdict if isinstance(verdict, dict) else None)
+
+        return judge_late
 
     headers, form = _request(provider, refresh_token)
     received = exchange(
@@ -102,7 +110,7 @@ def refresh_grant(
         headers=headers,
         data=form,
         as_json=provider.body_format == "json",
-        late=judge_late,
+        abandoned=give_up,
     )
     verdict = judge.silence(received) if isinstance(received, NoAnswer) else judge.answer(received)
     if isinstance(verdict, TokenRefreshError):
@@ -250,7 +258,7 @@ class _Judge:
         if not isinstance(text, str) or not text:
             return None
         for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
+            text = re.sub(re.escape(secret), "[redacted]", text, flags=re.IGNORECASE)
         text = "".join(c if c.isprintable() else " " for c in text)
         return " ".join(text.split())[:limit] or None
 
@@ -351,7 +359,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _http_date(value: str | None) -> float | None:
+    if value is None:
+        return None
     try:
-        return None if value is None else parsedate_to_datetime(value).timestamp()
+        moment = parsedate_to_datetime(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.accounts import Failure
 from tokenstore.errors import (
+    ClientRejectedError,
     ReauthorizationRequired,
     StorageError,
     TokenPersistError,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from tokenstore.accounts import Record
     from tokenstore.hooks import Hooks
+    from tokenstore.locks import Hold
     from tokenstore.providers import Provider
     from tokenstore.registry import Providers
     from tokenstore.repository import Reason, Refresh, TokenRepository
@@ -67,6 +70,7 @@ class _Call:
     Attributes:
         seen: The refresh after which one counts as an answer to this call.
         before: Why the last refresh before this call failed, or None.
+        hold: The account's lock, while this call holds it.
         news: What the hooks are to be told of, once the lock is released.
     """
 
@@ -75,6 +79,7 @@ class _Call:
     demand: Demand
     seen: int
     before: Failure | None
+    hold: Hold | None = None
     news: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -110,49 +115,59 @@ class Refresher:
         self._clock = clock
         self._changed = changed
         self._metadata: dict[str, Mapping[str, Any]] = {}  # of issuers
-        # Answers that the store would not take: they go in before anything is sent again.
-        self._unsaved: dict[str, tuple[Refresh, TokenSet, str]] = {}
+        # Answers that the store would not take yet, by number: they go in before anything is sent.
+        self._unsaved: dict[int, tuple[Refresh, TokenSet, str]] = {}
+        # Requests that nobody waits for and that have not ended, and the process they are of.
+        self._outstanding: dict[str, int] = {}
 
-    def refresh(self, name: str, provider: str | Provider | None, demand: Demand) -> Record:
-        """Return a record that meets the demand, after at most one request (or its one retry).
+    def refresh(
+        self, name: str, provider: str | Provider | None, demand: Demand
+    ) -> tuple[Record, bool]:
+        """Return a record that meets the demand, and whether it was this call that refreshed.
+
+        That takes one request at the most, or its one retry.
 
         Raises:
             TokenRefreshError: No token can be had; the subclass says why.
             TokenPersistError: A token was had and could not be stored.
             StorageError: The store cannot be used.
         """
-        record, _ = self.attempt(name, provider, demand)
+        record, refreshed = self.attempt(name, provider, demand)
         if record is None:
             raise TransientRefreshError(
                 f"{name}: somebody else has been refreshing it for too long; try again later",
                 account_name=name,
                 provider=self._read(name).provider,
             )
-        return record
+        return record, refreshed
 
     def attempt(
         self, name: str, provider: str | Provider | None, demand: Demand
     ) -> tuple[Record | None, bool]:
-        """Do what `refresh` does; tell whether it was this call that refreshed.
+        """Do what `refresh` does, but with None for the record of an account that is busy.
 
-        The record is None if somebody else was at it for longer than the demand is patient.
+        That is one which somebody else refreshes for longer than the demand is patient.
         """
         record = self._read(name)
         if demand.satisfied_by(record):
+            self._changed(name)
             return record, False
-        if name not in self._unsaved:
+        if self._outstanding.get(name) == os.getpid():
+            raise _unanswered(record)
+        if not self._unsaved_of(name):
             # Asked before the lock as well, so that a hopeless account costs no lock and no file.
             self._whom_to_ask(record, provider, demand)
         call = _Call(name, provider, demand, self._last_refresh(record, demand), record.failure)
         # A holder makes two requests at the most, and may ask the issuer for its metadata.
         patience = 3 * self._timeout + _BUSY if demand.patience is None else demand.patience
         try:
-            with self._repository.refresh_lock(name, timeout=patience):
+            with self._repository.refresh_lock(name, timeout=patience) as call.hold:
                 stored = self._with_lock(call)
         except TimeoutError:
             record = self._read(name)
             return (record if demand.satisfied_by(record) else None), False
         finally:
+            self._changed(name)
             _tell(call.news)
         return stored, bool(call.news)
 
@@ -163,9 +178,9 @@ class Refresher:
             TokenPersistError: The store still will not.
         """
         failure: TokenPersistError | None = None
-        for name in list(self._unsaved):
+        for refresh, _, _ in list(self._unsaved.values()):
             try:
-                _tell(self._store_unsaved(name))
+                _tell(self._store_unsaved(refresh.record.account_name))
             except TokenPersistError as error:
                 failure = error
         if failure is not None:
@@ -192,29 +207,30 @@ class Refresher:
         if call.demand.satisfied_by(record):
             return record
         chosen = self._whom_to_ask(record, call.provider, call.demand)
-        asked = self._with_endpoint(chosen, record)
         refresh = self._repository.begin_refresh(
             record, provider=chosen.name, reason=call.demand.reason
         )
-        answer = self._ask(asked, refresh)
+        answer = self._ask(call, chosen, refresh)
         if isinstance(answer, TokenRefreshError):
             return self._failed(call, refresh, chosen, answer)
         stored = self._store(refresh, self._merge(refresh, chosen, answer), chosen.name)
         call.news += self._news_of(refresh, stored)
         return self._usable(call, refresh, stored, None)
 
-    def _ask(self, provider: Provider, refresh: Refresh) -> dict[str, Any] | TokenRefreshError:
+    def _ask(
+        self, call: _Call, provider: Provider, refresh: Refresh
+    ) -> dict[str, Any] | TokenRefreshError:
         from tokenstore.oauth import refresh_grant
 
         record = refresh.record
         try:
             return refresh_grant(
-                provider,
+                self._with_endpoint(provider, record),
                 record.tokens.refresh_token or "",
                 account_name=record.account_name,
                 timeout=self._timeout,
                 session=self._session,
-                late=lambda answer: self._late(refresh, provider, answer),
+                abandoned=lambda: self._abandoned(call, provider, refresh),
             )
         except TokenRefreshError as error:
             return error
@@ -230,7 +246,8 @@ class Refresher:
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
             error.retry_after = failure.retry_at - now
         stored = self._repository.finish_refresh(refresh, failure, provider=provider.name)
-        self._changed(call.name)
+        if isinstance(error, ClientRejectedError):
+            self._metadata.pop(provider.issuer or "", None)  # it may have moved
         if stored is None or stored.version != refresh.record.version:
             return self._usable(call, refresh, stored, error)
         if isinstance(error, ReauthorizationRequired) and not _is_dead(refresh.record):
@@ -352,7 +369,7 @@ class Refresher:
         )
 
     def _store(self, refresh: Refresh, tokens: TokenSet, provider: str) -> Record | None:
-        name = refresh.record.account_name
+        self._unsaved[refresh.id] = refresh, tokens, provider  # whatever interrupts what follows
         failure: StorageError | None = None
         for _ in range(_STORE_ATTEMPTS):
             try:
@@ -360,25 +377,49 @@ class Refresher:
             except StorageError as error:
                 failure = error
             else:
-                self._unsaved.pop(name, None)
-                self._changed(name)
+                self._unsaved.pop(refresh.id, None)
+                self._changed(refresh.record.account_name)
                 return stored
-        self._unsaved[name] = refresh, tokens, provider
         raise TokenPersistError(
-            f"{name}: the provider gave new tokens and they could not be stored: {failure}. They "
-            "are in this error's .tokens and are stored as soon as that is possible; do not "
-            "refresh the account elsewhere",
+            f"{refresh.record.account_name}: the provider gave new tokens and they could not be "
+            f"stored: {failure}. They are in this error's .tokens and are stored as soon as that "
+            "is possible; do not refresh the account elsewhere",
             self._repository.path,
             errno=failure.errno if failure else None,
             tokens=tokens.to_dict(),
         )
 
+    def _unsaved_of(self, name: str) -> list[tuple[Refresh, TokenSet, str]]:
+        unsaved = sorted(self._unsaved.copy().values(), key=lambda entry: entry[0].id)
+        return [entry for entry in unsaved if entry[0].record.account_name == name]
+
     def _store_unsaved(self, name: str) -> list[Callable[[], None]]:
-        unsaved = self._unsaved.get(name)
-        if unsaved is None:
-            return []
-        refresh, tokens, provider = unsaved
-        return self._news_of(refresh, self._store(refresh, tokens, provider))
+        news: list[Callable[[], None]] = []
+        for refresh, tokens, provider in self._unsaved_of(name):
+            news += self._news_of(refresh, self._store(refresh, tokens, provider))
+        return news
+
+    def _abandoned(
+        self, call: _Call, provider: Provider, refresh: Refresh
+    ) -> Callable[[dict[str, Any] | None], None]:
+        """Keep the lock for a request that nobody waits for: its refresh token is still out.
+
+        Whoever sent the same token again meanwhile would be taken for a thief.
+        """
+        hold = call.hold
+        assert hold is not None  # noqa: S101 - for the type checker
+        hold.keep()
+        self._outstanding[call.name] = os.getpid()
+
+        def ended(answer: dict[str, Any] | None) -> None:
+            try:
+                if answer is not None:
+                    self._late(refresh, provider, answer)
+            finally:
+                self._outstanding.pop(call.name, None)
+                hold.release()
+
+        return ended
 
     def _late(self, refresh: Refresh, provider: Provider, answer: dict[str, Any]) -> None:
         """Store an answer that nobody waits for any more, if nothing has changed since."""
@@ -410,6 +451,15 @@ def _may_try_again(error: TokenRefreshError) -> bool:
     if error.status_code is None:
         return not error.maybe_spent
     return error.status_code >= 500  # noqa: PLR2004
+
+
+def _unanswered(record: Record) -> TransientRefreshError:
+    return TransientRefreshError(
+        f"{record.account_name}: the last request is still without an answer; try again later",
+        account_name=record.account_name,
+        provider=record.provider,
+        maybe_spent=True,
+    )
 
 
 def _lost(refresh: Refresh) -> TransientRefreshError:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
+    from tokenstore.locks import Hold
     from tokenstore.sqlite import Query, Row
+    from tokenstore.storefile import Identity
 
 Existing = Literal["replace", "keep", "keep_newer"]
 Reason = Literal["due", "forced", "rejected"]
@@ -39,11 +41,13 @@ class Refresh:
         id: Its number; of two refreshes of an account, the later has the higher one.
         started_at: When it began, in UTC epoch seconds.
         record: What was stored when it began.
+        file: The database file that it was written down in.
     """
 
     id: int
     started_at: float
     record: Record
+    file: Identity | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +143,21 @@ class TokenRepository:
             self._database.scrub_after_commit()
         return deleted > 0
 
-    def accounts(self, *, expiry_buffer: float = 300.0) -> Iterator[Account]:
+    def accounts(
+        self,
+        *,
+        expiry_buffer: float = 300.0,
+        client_of: Callable[[str | None], str | None] = lambda _: None,
+    ) -> Iterator[Account]:
         """Yield every account in the order of names, without secrets, read page by page.
 
         Args:
             expiry_buffer: Seconds before its expiry at which a token counts as due.
+            client_of: Returns the `Provider.client` of a provider's name as it is configured now,
+                or None: what was remembered of another one does not count.
         """
         for row in self._pages(sql.PAGE_OF_ACCOUNTS):
-            yield self._account(row, expiry_buffer)
+            yield self._account(row, expiry_buffer, client_of)
 
     @contextmanager
     def transaction(self) -> Iterator[TokenRepository]:
@@ -180,7 +191,11 @@ class TokenRepository:
             **_columns(tokens),
         }
         with self._database.transaction():
-            return self._database.execute(_PUT[existing], parameters) > 0
+            before = None if existing == "keep" else self.record(account_name)
+            stored = self._database.execute(_PUT[existing], parameters) > 0
+            if stored and before and before.tokens.refresh_token != tokens.refresh_token:
+                self._database.scrub_after_commit()
+        return stored
 
     def access(self, account_name: str) -> tuple[str | None, float | None, float | None] | None:
         """Return access token, ``expires_at`` and ``refreshed_at``, None without an account.
@@ -203,14 +218,14 @@ class TokenRepository:
     # -- the journal --------------------------------------------------------------------------
 
     @contextmanager
-    def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[None]:
+    def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
         """Hold the account's refresh lock, which dies with its holder.
 
         Raises:
             TimeoutError: Somebody else held it for *timeout* seconds.
         """
-        with self._database.locks.account(account_name, timeout=timeout):
-            yield
+        with self._database.locks.account(account_name, timeout=timeout) as hold:
+            yield hold
 
     def last_refresh_begun(self, account_name: str) -> int:
         """Return the number of the account's last refresh, 0 if there was none."""
@@ -259,7 +274,8 @@ class TokenRepository:
                     "sent": _fingerprint(record.tokens),
                 },
             )
-        return Refresh(int(ids[0][0]), now, record)
+            file = self._database.file()
+        return Refresh(int(ids[0][0]), now, record, file)
 
     def finish_refresh(
         self, refresh: Refresh, outcome: TokenSet | Failure, *, provider: str
@@ -273,7 +289,7 @@ class TokenRepository:
             What is stored now, None if the account is gone.
         """
         name, now = refresh.record.account_name, self._clock()
-        with self._database.transaction():
+        with self._database.transaction(file=refresh.file):
             if isinstance(outcome, TokenSet):
                 applied = self._database.execute(
                     sql.STORE_TOKENS,
@@ -335,11 +351,16 @@ class TokenRepository:
             yield from rows
             after = rows[-1][0]
 
-    def _account(self, row: Row, expiry_buffer: float) -> Account:
+    def _account(
+        self, row: Row, expiry_buffer: float, client_of: Callable[[str | None], str | None]
+    ) -> Account:
         name, provider, expires_at, refreshed_at, details, usable, refreshable, *moments = row
         obtained_at, dies_at = moments
         now = self._clock()
         failure = None if details is None else Failure.from_json(details)
+        last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
+        if failure is not None and client_of(provider) not in {None, failure.client}:
+            failure = None  # the settings were changed since: it is worth another try
         state = state_of(
             due=not usable
             or due_at(expires_at, refreshed_at, expiry_buffer) <= now
@@ -348,7 +369,6 @@ class TokenRepository:
             failure=failure,
             now=now,
         )
-        last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
         return Account(
             name,
             provider,

@@ -39,7 +39,6 @@ class ThreadConnection:
         identity: The file that is open.
         immutable: Whether it was opened as a file that nobody changes, for one read only.
         in_transaction: Whether this thread is inside a transaction.
-        scrub: Whether that transaction deletes what must not stay in the write-ahead log.
     """
 
     def __init__(self) -> None:
@@ -49,7 +48,6 @@ class ThreadConnection:
         self.identity: Identity | None = None
         self.immutable = False
         self.in_transaction = False
-        self.scrub = False
 
     def adopt(
         self, connection: Connection, identity: Identity, *, immutable: bool
@@ -60,9 +58,11 @@ class ThreadConnection:
         return self.driver
 
     def rollback(self) -> None:
-        """Undo the transaction, unless the connection was closed and did that."""
+        """Undo the transaction, also one that an interrupt (Ctrl-C) hid from SQLAlchemy."""
         if self.connection is not None:
             self.connection.rollback()
+        if self.driver is not None and self.driver.in_transaction:
+            self.close()
 
     def close(self) -> None:
         """Close the connection, if it is open."""

@@ -11,7 +11,7 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.app import DONE, FAILED, NO_ACCOUNT, Store, app, exit_code, pass_store
 from tokenstore.cli.durations import duration
-from tokenstore.errors import ReauthorizationRequired, TokenRefreshError
+from tokenstore.errors import ReauthorizationRequired, TokenStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,7 +232,7 @@ def _refresh(manager: TokenManager, name: str, provider: str | None) -> RefreshR
 
     try:
         manager.refresh_token(name, provider)
-    except TokenRefreshError as error:
+    except TokenStoreError as error:
         return RefreshResult(name, "failed", str(error), error)
     return RefreshResult(name, "refreshed")
 
@@ -242,6 +242,8 @@ def _report_files(results: Iterator[FileResult], *, as_json: bool) -> int:
     if as_json:
         names = ("account_name", "path", "outcome", "reason")
         shown = [{n: getattr(result, n) for n in names} for result in done]
+        for facts in shown:
+            facts["path"] = output.printable(str(facts["path"]))
         output.print_json({"results": shown})
     else:
         for result in done:

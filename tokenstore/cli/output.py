@@ -94,8 +94,14 @@ def print_results(results: Iterable[tuple[str, str, object]]) -> None:
 def print_result(outcome: str, *facts: object) -> None:
     """Print what became of one account or file."""
     separator = "  " if for_terminal() else "\t"
-    told = separator.join("" if fact is None else str(fact) for fact in facts)
+    told = separator.join("" if fact is None else printable(str(fact)) for fact in facts)
     click.echo(f"{outcome}{separator}{told}".rstrip())
+
+
+def printable(text: str) -> str:
+    """Return *text* with what a terminal cannot show, or would obey, spelled out."""
+    known = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in known)
 
 
 def summarize(outcomes: Iterable[str]) -> None:
