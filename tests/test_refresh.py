@@ -1039,6 +1039,24 @@ def test_a_token_that_another_process_replaced_is_not_served_from_memory(world: 
     assert world.posts == 1
 
 
+def test_a_replacing_import_clears_the_verdict(
+    world: World, manager: TokenManager, tmp_path: Path
+) -> None:
+    world.sign_in()
+    world.server.revoke("alice")
+    assert isinstance(refused_by(manager), ReauthorizationRequired)
+    file = tmp_path / "alice.json"
+    file.write_text(json.dumps({**world.server.sign_in("alice"), "expires_at": 0}))
+    [skipped] = import_accounts(manager._repository, file)
+    assert skipped.outcome == "skipped"
+    assert isinstance(refused_by(manager), ReauthorizationRequired)
+    assert world.posts == 1
+    [imported] = import_accounts(manager._repository, file, replace=True)
+    assert imported.outcome == "imported"
+    assert manager.get_valid_token("alice") is not None
+    assert world.posts == 2
+
+
 def test_a_late_refusal_is_no_news(world: World) -> None:
     world.sign_in()
     hold = world.hold()
