@@ -172,6 +172,11 @@ class Record:
     refresh_id: int | None
     failure: Failure | None
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the provider has refused the refresh token."""
+        return self.failure is not None and self.failure.verdict == "reauthorization"
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:

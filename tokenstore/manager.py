@@ -152,11 +152,12 @@ class TokenManager:
         """
         with Operation("save_tokens", account_name, provider) as operation:
             name = normalize_account_name(account_name)
-            was_dead = self._hooks.on_recovered is not None and self._is_dead(name)
+            # Looked up only for who wants to know: saving is a hot path.
+            before = self._repository.record(name) if self._hooks.on_recovered else None
             self._repository.save(name, tokens, provider=name_of(provider))
             self._cache.forget(name)
             operation.outcome = "saved"
-        if was_dead:
+        if before is not None and before.is_dead:
             self._hooks.recovered(name)
 
     def load_tokens(self, account_name: str) -> dict[str, Any] | None:
@@ -394,11 +395,6 @@ class TokenManager:
         if not account.refreshable or unused_for is None:
             return False
         return used_at is None or used_at <= self._clock() - unused_for
-
-    def _is_dead(self, name: str) -> bool:
-        record = self._repository.record(name)
-        failure = None if record is None else record.failure
-        return failure is not None and failure.verdict == "reauthorization"
 
     def _due_at(
         self, expires_at: float | None, refreshed_at: float | None, min_ttl: float | None

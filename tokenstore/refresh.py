@@ -93,7 +93,7 @@ class Refresher:
         timeout: Seconds for one token request, to its last byte.
         session: The session to send it with, or None.
         clock: The time, in UTC epoch seconds.
-        changed: Is told the name of every account whose row was changed here, at once.
+        changed: Is told the name of every account whose row was changed, here or by somebody else.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class Refresher:
             self._metadata.pop(provider.issuer or "", None)  # it may have moved
         if stored is None or stored.version != refresh.record.version:
             return self._usable(call, refresh, stored, error)
-        if isinstance(error, ReauthorizationRequired) and not _is_dead(refresh.record):
+        if isinstance(error, ReauthorizationRequired) and not refresh.record.is_dead:
             told = error
             call.news.append(lambda: self._hooks.reauthorization_required(call.name, told))
         if again:
@@ -289,7 +289,7 @@ class Refresher:
             return []  # somebody else was faster
         name, tokens = stored.account_name, stored.tokens.to_dict()
         news: list[Callable[[], None]] = [lambda: self._hooks.refreshed(name, tokens)]
-        if _is_dead(refresh.record):
+        if refresh.record.is_dead:
             news.append(lambda: self._hooks.recovered(name))
         return news
 
@@ -438,10 +438,6 @@ class Refresher:
 def _tell(news: list[Callable[[], None]]) -> None:
     for tell in news:
         tell()
-
-
-def _is_dead(record: Record) -> bool:
-    return record.failure is not None and record.failure.verdict == "reauthorization"
 
 
 def _may_try_again(error: TokenRefreshError) -> bool:

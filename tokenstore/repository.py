@@ -184,16 +184,14 @@ class TokenRepository:
             existing: What to do with an account that is there: ``replace`` it, ``keep`` it, or
                 ``keep_newer``: replace it if *tokens* expire later.
         """
-        parameters = {
-            "account_name": normalize_account_name(account_name),
-            "provider": provider,
-            "version": _new_version(),
-            **_columns(tokens),
-        }
+        name = {"account_name": normalize_account_name(account_name)}
+        columns = {"provider": provider, "version": _new_version(), **_columns(tokens)}
         with self._database.transaction():
-            before = None if existing == "keep" else self.record(account_name)
-            stored = self._database.execute(_PUT[existing], parameters) > 0
-            if stored and before and before.tokens.refresh_token != tokens.refresh_token:
+            before = (
+                None if existing == "keep" else self._database.fetch_one(sql.REFRESH_TOKEN, name)
+            )
+            stored = self._database.execute(_PUT[existing], name | columns) > 0
+            if stored and before is not None and before[0] != tokens.refresh_token:
                 self._database.scrub_after_commit()
         return stored
 

@@ -27,6 +27,7 @@ _its = refreshes.c.account_name == bindparam("account_name")
 # -- accounts -----------------------------------------------------------------------------------
 
 LOAD = Query(select(*_TOKENS).where(_this))
+REFRESH_TOKEN = Query(select(accounts.c.refresh_token).where(_this))
 ACCESS = Query(
     select(accounts.c.access_token, accounts.c.expires_at, accounts.c.refreshed_at).where(_this)
 )
