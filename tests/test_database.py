@@ -135,9 +135,9 @@ tell(forked(8, work))
 # In the order in which a creation comes by; the process is killed there.
 STAGES = {
     "empty": "from tokenstore.storefile import StoreFile as C; name = 'refuse_leftovers'",
-    "made": "import tokenstore.database as C; name = 'make_engine'",
-    "migrating": "import tokenstore.database as C; name = 'driver_of'",
-    "migrated": "from tokenstore.database import Database as C; name = '_set_journal_mode'",
+    "made": "import tokenstore.building as C; name = 'make_engine'",
+    "migrating": "import tokenstore.building as C; name = 'driver_of'",
+    "migrated": "from tokenstore.building import Builder as C; name = 'set_journal_mode'",
     "finished": "from tokenstore.storefile import StoreFile as C; name = 'move_to'",
     "in place": "import tokenstore.storefile as C; name = 'sync_directory'",
 }
@@ -434,7 +434,7 @@ tell(forked(8, work))
 def test_a_mode_that_cannot_be_had_is_a_storage_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.database._MODE_TIMEOUT", 0.05)
+    monkeypatch.setattr("tokenstore.opening._MODE_TIMEOUT", 0.05)
     make_store(path)
 
     with raw(path) as other:

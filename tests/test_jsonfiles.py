@@ -79,6 +79,10 @@ def exported(repository: TokenRepository, target: Path) -> dict[str, dict[str, A
     return {path.stem: json.loads(path.read_text()) for path in target.iterdir()}
 
 
+def contents(repository: TokenRepository) -> dict[str, Any]:
+    return {a.name: (a.provider, repository.load(a.name)) for a in repository.accounts()}
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -695,6 +699,7 @@ def test_an_export_that_is_killed_before_its_end_leaves_the_old_file(
     assert mode(target / left) == 0o600
     assert find_files(target) == [target / "alice.json"]
     assert exported(repository, target)["alice"]["access_token"] == "new"
+    assert [path.name for path in target.iterdir()] == ["alice.json"]  # the leftover is gone
 
 
 def test_a_file_that_cannot_be_written_to_its_end_leaves_the_old_one(
@@ -820,9 +825,9 @@ def test_a_whole_store_comes_back_as_it_was(
     exported(repository, target)
     with TokenRepository(tmp_path / "other.db") as other:
         assert {r.outcome for r in import_accounts(other, target)} == {"imported"}
-        back = {r.account_name: (r.provider, r.tokens.to_dict()) for r in other.records()}
+        back = contents(other)
 
-    assert back == {r.account_name: (r.provider, r.tokens.to_dict()) for r in repository.records()}
+    assert back == contents(repository)
 
 
 def test_names_come_from_the_files_and_not_from_their_names(

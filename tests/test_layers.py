@@ -17,11 +17,14 @@ PACKAGE = Path(tokenstore.__file__).parent
 # whose modules may know each other.
 LAYERS = [
     ["errors"],
-    ["tokens", "location"],
+    ["tokens", "location", "wholefile"],
     ["accounts", "providers", "schema", "formats", "storefile"],
     ["cache", "hooks", "logs", "locks", "providerfile", "sqlite"],
-    ["exchange", "registry", "statements", "threads"],
-    ["database", "fleet", "outlook", "oauth", "prospects"],
+    ["backup", "exchange", "registry", "rows"],
+    ["building", "fleet", "outlook", "oauth", "prospects", "statements"],
+    ["opening"],
+    ["threads"],
+    ["database"],
     ["migrate"],
     ["repository"],
     ["refresh", "jsonfiles"],

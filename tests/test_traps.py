@@ -560,8 +560,8 @@ def hook(event, arguments):
     if event == "sqlite3.connect":
         connected.append(arguments[0])
 
-import tokenstore.database
-tokenstore.database._MODE_TIMEOUT = 0.05
+import tokenstore.opening
+tokenstore.opening._MODE_TIMEOUT = 0.05
 sys.addaudithook(hook)
 with TokenRepository(path, journal_mode=journal_mode) as repository:
     repository.save("alice", tokens())

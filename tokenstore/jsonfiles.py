@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from tokenstore.errors import InvalidTokenError
+from tokenstore.errors import InvalidTokenError, StorageError
 from tokenstore.formats import TokenFile, file_stem, from_json, to_json
 from tokenstore.logs import tell
-from tokenstore.storefile import make_private_directory, storage_error, sync_directory
+from tokenstore.rows import Damaged
+from tokenstore.storefile import make_private_directory, storage_error
+from tokenstore.wholefile import new_version, sync_directory, temporary, writing_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,11 +107,16 @@ def export_accounts(
     """
     target = Path(directory).absolute()
     make_private_directory(target)
-    case_sensitive = _is_case_sensitive(target)
-    for record in repository.records():
-        result = _write(target, record, case_sensitive=case_sensitive)
-        yield _logged("export", result, record.provider)
-    sync_directory(target)
+    try:
+        with writing_in(target, lambda name: name.endswith(".json")):
+            case_sensitive = _is_case_sensitive(target)
+            for record in repository.records():
+                yield _logged("export", *_export(target, record, case_sensitive=case_sensitive))
+            sync_directory(target)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise storage_error(error, target) from None
 
 
 def _import(
@@ -170,44 +175,30 @@ def _store(
     return FileResult(name, path, "skipped", why)
 
 
-def _write(directory: Path, record: Record, *, case_sensitive: bool) -> FileResult:
+def _export(
+    directory: Path, record: Record | Damaged, *, case_sensitive: bool
+) -> tuple[FileResult, str | None]:
     name = record.account_name
     path = directory / f"{file_stem(name, case_sensitive=case_sensitive)}.json"
-    data = to_json(name, record.provider, record.tokens)
+    if isinstance(record, Damaged):
+        why = "what is stored of it is damaged; restore a backup, or sign it in again"
+        return FileResult(name, path, "failed", why), None
+    text = json.dumps(to_json(name, record.provider, record.tokens), indent=2)
     try:
         if path.is_symlink():
-            return FileResult(name, path, "failed", "is a symlink; remove it")
-        _replace(path, data)
+            return FileResult(name, path, "failed", "is a symlink; remove it"), record.provider
+        with new_version(path) as new:
+            new.write_text(f"{text}\n", "utf-8")
     except OSError as error:
-        return FileResult(name, path, "failed", error.strerror or type(error).__name__)
-    return FileResult(name, path, "exported")
-
-
-def _replace(path: Path, data: dict[str, Any]) -> None:
-    """Write a file that appears whole or not at all, and to nobody else."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            new.unlink()
-        raise
+        why = error.strerror or type(error).__name__
+        return FileResult(name, path, "failed", why), record.provider
+    return FileResult(name, path, "exported"), record.provider
 
 
 def _is_case_sensitive(directory: Path) -> bool:
-    probe = directory / f".{secrets.token_hex(8)}.a"
+    probe = temporary(directory / "a.json")
     try:
-        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except OSError as error:
-        raise storage_error(error, directory) from None
-    try:
-        return not probe.with_suffix(".A").exists()
+        return not probe.with_name(probe.name.upper()).exists()
     finally:
         probe.unlink()
 

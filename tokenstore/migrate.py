@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tokenstore.database import Database, too_new
+from tokenstore.building import too_new
+from tokenstore.database import Database
 from tokenstore.errors import StorageError
 from tokenstore.location import locate
 from tokenstore.schema import VERSION_TABLE
@@ -51,7 +52,7 @@ def upgrade(database: str | os.PathLike[str] | URL | None = None, revision: str 
     """
     store = Database(locate(database), to_head)
     with store.migration() as connection:
-        store.backup_before_upgrade(connection)
+        store.back_up_before_upgrade(connection)
         _run(store.path, lambda command, config: command.upgrade(config, revision), connection)
 
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import secrets
 import socket
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore import statements as sql
 from tokenstore.accounts import Account, Failure, HistoryEntry, Record, due_at, state_of, went_back
 from tokenstore.database import Database, JournalMode
+from tokenstore.errors import StorageError
 from tokenstore.location import locate
 from tokenstore.migrate import to_head
+from tokenstore.rows import (
+    Damaged,
+    is_moment,
+    is_text,
+    to_access,
+    to_columns,
+    to_failure,
+    to_history_entry,
+    to_record,
+    to_tokens,
+)
 from tokenstore.tokens import TokenSet, fingerprint, normalize_account_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy.engine import URL
 
@@ -127,15 +140,19 @@ class TokenRepository:
 
         None if there is no such account.
         """
-        row = self._database.fetch_one(
-            sql.LOAD, {"account_name": normalize_account_name(account_name)}
-        )
-        return None if row is None else _tokens(row).to_dict()
+        name = normalize_account_name(account_name)
+        row = self._database.fetch_one(sql.LOAD, {"account_name": name})
+        if row is None:
+            return None
+        try:
+            return to_tokens(name, row).to_dict()
+        except Damaged:
+            raise self._damaged(name) from None
 
     def delete(self, account_name: str) -> bool:
         """Remove the account, its bytes too; tell whether there was one."""
         name = {"account_name": normalize_account_name(account_name)}
-        if self._database.fetch_one(sql.LOAD, name) is None:
+        if self._database.fetch_one(sql.EXISTS, name) is None:
             return False
         with self._database.transaction():
             deleted = self._database.execute(sql.DELETE, name)
@@ -165,6 +182,23 @@ class TokenRepository:
         with self._database.transaction():
             yield self
 
+    def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
+        """Copy the database to a file, 0600, while others go on writing.
+
+        The copy is one state of the database and appears as a whole, or not at all. It is checked
+        before that, so that a damaged database does not take the place of a sound backup.
+
+        Args:
+            target: The file; directories that are missing are made, 0700.
+            replace: Replace a file that is there already.
+
+        Returns:
+            Its absolute path.
+        """
+        path = Path(os.path.abspath(target))  # noqa: PTH100 - a symlink has to be seen
+        self._database.backup(path, replace=replace)
+        return path
+
     # -- for the manager, import and export ---------------------------------------------------
 
     def put(
@@ -184,14 +218,18 @@ class TokenRepository:
             existing: What to do with an account that is there: ``replace`` it, ``keep`` it, or
                 ``keep_newer``: replace it if *tokens* expire later.
         """
-        name = {"account_name": normalize_account_name(account_name)}
-        columns = {"provider": provider, "version": _new_version(), **_columns(tokens)}
+        name = normalize_account_name(account_name)
+        row = {
+            "account_name": name,
+            "provider": provider,
+            "version": _new_version(),
+            **to_columns(name, tokens),
+        }
+        token = {"account_name": name, "refresh_token": tokens.refresh_token}
         with self._database.transaction():
-            before = (
-                None if existing == "keep" else self._database.fetch_one(sql.REFRESH_TOKEN, name)
-            )
-            stored = self._database.execute(_PUT[existing], name | columns) > 0
-            if stored and before is not None and before[0] != tokens.refresh_token:
+            rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, token)
+            stored = self._database.execute(_PUT[existing], row) > 0
+            if stored and rotates:
                 self._database.scrub_after_commit()
         return stored
 
@@ -200,18 +238,35 @@ class TokenRepository:
 
         This is the hot path: the narrowest of queries.
         """
-        return self._database.fetch_one(sql.ACCESS, {"account_name": account_name})
+        row = self._database.fetch_one(sql.ACCESS, {"account_name": account_name})
+        if row is None:
+            return None
+        try:
+            return to_access(account_name, row)
+        except Damaged:
+            raise self._damaged(account_name) from None
 
     def record(self, account_name: str) -> Record | None:
         """Return all that is stored of an account, None if there is none."""
-        row = self._database.fetch_one(
-            sql.RECORD, {"account_name": normalize_account_name(account_name)}
-        )
-        return None if row is None else _record(row)
+        name = normalize_account_name(account_name)
+        row = self._database.fetch_one(sql.RECORD, {"account_name": name})
+        if row is None:
+            return None
+        try:
+            return to_record(row)
+        except Damaged:
+            raise self._damaged(name) from None
 
-    def records(self) -> Iterator[Record]:
-        """Yield all that is stored of every account in the order of names, page by page."""
-        return map(_record, self._pages(sql.PAGE_OF_RECORDS))
+    def records(self) -> Iterator[Record | Damaged]:
+        """Yield all that is stored of every account in the order of names, page by page.
+
+        One that is damaged is told as such and stops nothing.
+        """
+        for row in self._pages(sql.PAGE_OF_RECORDS):
+            try:
+                yield to_record(row)
+            except Damaged as damaged:
+                yield damaged
 
     # -- the journal --------------------------------------------------------------------------
 
@@ -248,7 +303,7 @@ class TokenRepository:
         its = {} if account_name is None else {"account_name": normalize_account_name(account_name)}
         before = 2**62
         while rows := self._database.fetch_all(query, its | {"before": before, "page": _PAGE}):
-            yield from (_history_entry(row) for row in rows)
+            yield from map(to_history_entry, rows)
             before = rows[-1][0]
 
     def begin_refresh(self, record: Record, *, provider: str, reason: Reason) -> Refresh:
@@ -298,7 +353,7 @@ class TokenRepository:
                         "provider": provider,
                         "refreshed_at": refresh.started_at,
                         "refresh_id": refresh.id,
-                        **_columns(outcome),
+                        **to_columns(name, outcome),
                     },
                 )
                 self._database.scrub_after_commit()
@@ -343,6 +398,14 @@ class TokenRepository:
 
     # -- rows ---------------------------------------------------------------------------------
 
+    def _damaged(self, account_name: str) -> StorageError:
+        return StorageError(
+            f"{self.path}: what is stored of {account_name!a} is damaged; keep this file and "
+            "restore a backup, or sign that account in again",
+            self.path,
+            errno=errno.EIO,
+        )
+
     def _pages(self, query: Query) -> Iterator[Row]:
         after = ""
         while rows := self._database.fetch_all(query, {"after": after, "page": _PAGE}):
@@ -352,10 +415,12 @@ class TokenRepository:
     def _account(
         self, row: Row, expiry_buffer: float, client_of: Callable[[str | None], str | None]
     ) -> Account:
-        name, provider, expires_at, refreshed_at, details, usable, refreshable, *moments = row
-        obtained_at, dies_at = moments
+        name, provider, details, usable, refreshable, *moments = row
+        expires_at, refreshed_at, obtained_at, dies_at = moments
+        if not is_text(name) or not all(map(is_moment, moments)):
+            raise self._damaged(name)
         now = self._clock()
-        failure = None if details is None else Failure.from_json(details)
+        failure = to_failure(details)
         last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
         if failure is not None and client_of(provider) not in {None, failure.client}:
             failure = None  # the settings were changed since: it is worth another try
@@ -390,47 +455,3 @@ def _new_version() -> int:
 
 def _fingerprint(tokens: TokenSet) -> str:
     return fingerprint(tokens.refresh_token or "")
-
-
-# The one place where token sets become columns, and columns token sets.
-
-
-def _columns(tokens: TokenSet) -> dict[str, Any]:
-    return {
-        "access_token": tokens.access_token,
-        "refresh_token": tokens.refresh_token,
-        "expires_at": tokens.expires_at,
-        "refresh_token_obtained_at": tokens.refresh_token_obtained_at,
-        "refresh_token_expires_at": tokens.refresh_token_expires_at,
-        "extra": json.dumps(dict(tokens.extra)),
-    }
-
-
-def _tokens(row: Iterable[Any]) -> TokenSet:
-    access_token, refresh_token, expires_at, obtained_at, dies_at, extra = row
-    return TokenSet(
-        access_token=access_token,
-        refresh_token=refresh_token,
-        expires_at=expires_at,
-        refresh_token_obtained_at=obtained_at,
-        refresh_token_expires_at=dies_at,
-        extra=json.loads(extra),
-    )
-
-
-def _history_entry(row: Row) -> HistoryEntry:
-    maybe_spent = row[-1]
-    return HistoryEntry(*(*row[:-1], None if maybe_spent is None else bool(maybe_spent)))
-
-
-def _record(row: Row) -> Record:
-    name, provider, version, refreshed_at, refresh_id, failure, *tokens = row
-    return Record(
-        account_name=name,
-        provider=provider,
-        tokens=_tokens(tokens),
-        version=version,
-        refreshed_at=refreshed_at,
-        refresh_id=refresh_id,
-        failure=None if failure is None else Failure.from_json(failure),
-    )

@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The newest migration, which is the schema that this code reads and writes."""
 
 VERSION_TABLE: Final = "tokenstore_alembic_version"
@@ -52,6 +52,10 @@ accounts = Table(
     Column("failure", Text),  # JSON: why the last refresh failed, NULL if it did not
     Column("refresh_token_obtained_at", Float(53)),
     Column("refresh_token_expires_at", Float(53)),  # NULL if the provider did not say
+    # Of the access token, and of all tokens and other fields (rows.py). NULL in a row that was
+    # stored before there were any.
+    Column("access_checksum", BigInteger),
+    Column("checksum", BigInteger),
 )
 
 # Journal and history in one: a refresh is written down before its request and closed after it.

@@ -129,7 +129,19 @@ def storage_error(path: Path, error: BaseException) -> StorageError:
             cls = InsecureStorageError if prefix == "SQLITE_NOTADB" else StorageError
             return cls(f"{path}: {what.format(uid=os.geteuid())} ({name})", path, errno=number)
     original = error.orig if isinstance(error, DBAPIError) else error
+    if is_undecodable(original):  # its text quotes what it has read
+        return StorageError(f"{path}: {_DAMAGED}", path, errno=errno.EIO)
     return StorageError(f"{path}: {original} ({name})", path)
+
+
+def is_undecodable(error: object) -> bool:
+    """Tell whether *error* is that stored text is no UTF-8: the driver's, not SQLite's."""
+    return isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname")
+
+
+def decode_what_can_be(stored: bytes) -> str:
+    """Decode stored text that may be damaged; what is no UTF-8 becomes surrogates."""
+    return stored.decode("utf-8", "surrogateescape")
 
 
 def not_writable(path: Path) -> StorageError:
@@ -147,6 +159,7 @@ def translated(path: Path) -> Iterator[None]:
         raise storage_error(path, error) from None
 
 
+_DAMAGED = "is damaged; keep this file and restore a backup"
 _UNWRITABLE = (
     "cannot be written by uid {uid}; the file and its directory have to be writable "
     "(SQLite keeps -wal and -shm beside the file)"
@@ -156,7 +169,7 @@ _ERRORS = (
     ("SQLITE_READONLY", errno.EACCES, _UNWRITABLE),
     ("SQLITE_CANTOPEN", errno.EACCES, _UNWRITABLE),
     ("SQLITE_NOTADB", None, "is not a tokenstore database; name another file"),
-    ("SQLITE_CORRUPT", errno.EIO, "is damaged; keep this file and restore a backup"),
+    ("SQLITE_CORRUPT", errno.EIO, _DAMAGED),
     ("SQLITE_BUSY", errno.EBUSY, "stayed locked by another process; find out which and try again"),
     ("SQLITE_IOERR", errno.EIO, "the disk reports an error; check it and repeat the call"),
 )

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import Text, and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from tokenstore.rows import CHECKSUMS, TOKEN_COLUMNS
 from tokenstore.schema import accounts, refreshes
 from tokenstore.sqlite import Query
 
 HISTORY: Final = 50
 """Refreshes that are remembered of an account."""
 
-_TOKENS = (
-    accounts.c.access_token,
-    accounts.c.refresh_token,
-    accounts.c.expires_at,
-    accounts.c.refresh_token_obtained_at,
-    accounts.c.refresh_token_expires_at,
-    accounts.c.extra,
-)
+_TOKENS = (*(accounts.c[name] for name in TOKEN_COLUMNS), accounts.c.checksum)
 _this = accounts.c.account_name == bindparam("account_name")
 _its = refreshes.c.account_name == bindparam("account_name")
 
 # -- accounts -----------------------------------------------------------------------------------
 
 LOAD = Query(select(*_TOKENS).where(_this))
-REFRESH_TOKEN = Query(select(accounts.c.refresh_token).where(_this))
+EXISTS = Query(select(1).where(_this))
+# Compared inside the database, so that a damaged token can be replaced and deleted as any other.
+ROTATES = Query(
+    select(1).where(
+        _this, accounts.c.refresh_token.is_distinct_from(bindparam("refresh_token", type_=Text))
+    )
+)
 ACCESS = Query(
-    select(accounts.c.access_token, accounts.c.expires_at, accounts.c.refreshed_at).where(_this)
+    select(
+        accounts.c.access_token,
+        accounts.c.expires_at,
+        accounts.c.refreshed_at,
+        accounts.c.access_checksum,
+    ).where(_this)
 )
 
 _record = select(
@@ -44,11 +49,11 @@ _record = select(
 _listed = select(
     accounts.c.account_name,
     accounts.c.provider,
-    accounts.c.expires_at,
-    accounts.c.refreshed_at,
     accounts.c.failure,
     accounts.c.access_token.is_not(None),
     accounts.c.refresh_token.is_not(None),
+    accounts.c.expires_at,
+    accounts.c.refreshed_at,
     accounts.c.refresh_token_obtained_at,
     accounts.c.refresh_token_expires_at,
 )
@@ -62,7 +67,8 @@ PAGE_OF_ACCOUNTS = Query(
     _listed.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
 )
 
-_given = ("account_name", "provider", "version", *(c.name for c in _TOKENS))
+_stored = (*TOKEN_COLUMNS, *CHECKSUMS)
+_given = ("account_name", "provider", "version", *_stored)
 _insert = insert(accounts).values({name: bindparam(name) for name in _given})
 _same = accounts.c.refresh_token == _insert.excluded.refresh_token
 _replaced = {
@@ -104,7 +110,7 @@ STORE_TOKENS = Query(
     .where(_unchanged)
     .values(
         {
-            **{c.name: bindparam(c.name) for c in _TOKENS},
+            **{name: bindparam(name) for name in _stored},
             "version": bindparam("version"),
             "provider": func.coalesce(accounts.c.provider, bindparam("provider")),
             "refreshed_at": bindparam("refreshed_at"),

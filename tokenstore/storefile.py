@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import InsecureStorageError, StorageError
+from tokenstore.wholefile import sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,6 +101,10 @@ class StoreFile:
         """Tell whether there is a write-ahead log, which may hold what the file does not."""
         return os.path.lexists(self.beside("-wal"))
 
+    def has_log(self) -> bool:
+        """Tell whether there is a log of a transaction, which whoever has it open works on."""
+        return self.has_wal() or os.path.lexists(self.beside("-journal"))
+
     def is_writable(self) -> bool:
         """Tell whether the mode and the file system let this process write to the file."""
         return os.access(self.path, os.W_OK)
@@ -160,15 +165,6 @@ def make_private_directory(directory: Path) -> None:
             raise StorageError(f"{directory}: is not a directory", directory) from None
     except OSError as error:
         raise storage_error(error, directory) from None
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in *directory* durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:

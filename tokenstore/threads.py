@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from tokenstore.opening import Opened
     from tokenstore.storefile import Identity
 
 _PATIENCE = 0.05  # seconds that a fork waits for one thread while it holds up the others
@@ -49,12 +50,11 @@ class ThreadConnection:
         self.immutable = False
         self.in_transaction = False
 
-    def adopt(
-        self, connection: Connection, identity: Identity, *, immutable: bool
-    ) -> sqlite3.Connection:
+    def adopt(self, opened: Opened) -> sqlite3.Connection:
         """Take over an open connection."""
-        self.connection, self.identity, self.immutable = connection, identity, immutable
-        self.driver = driver_of(connection)
+        self.connection, self.identity = opened.connection, opened.identity
+        self.immutable = opened.immutable
+        self.driver = driver_of(self.connection)
         return self.driver
 
     def rollback(self) -> None:
