@@ -16,7 +16,7 @@ PACKAGE = Path(tokenstore.__file__).parent
 # From the bottom to the top; modules of one layer do not know each other. "x.*" is a package
 # whose modules may know each other.
 LAYERS = [
-    ["errors"],
+    ["errors", "sealed"],
     ["tokens", "location", "wholefile"],
     ["accounts", "providers", "schema", "formats", "storefile"],
     ["cache", "hooks", "logs", "locks", "providerfile", "sqlite"],
@@ -29,6 +29,7 @@ LAYERS = [
     ["repository"],
     ["refresh", "jsonfiles"],
     ["manager"],
+    ["doctor.*"],
     ["__init__"],
     ["testing.script"],
     ["testing.protocol"],

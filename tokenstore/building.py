@@ -66,8 +66,7 @@ class Builder:
         nothing is left.
         """
         self._file.refuse_leftovers()
-        new = StoreFile(self._file.beside("-new"))
-        new.remove()  # what a process that died here has left
+        new = self.clear()
         new.create()
         try:
             with translated(new.path), make_engine(new.path).connect() as connection:
@@ -80,6 +79,12 @@ class Builder:
                 new.move_to(self._file)
         finally:
             new.remove()
+
+    def clear(self) -> StoreFile:
+        """Remove what a process that died here has left; return where a new one is built."""
+        new = StoreFile(self._file.beside("-new"))
+        new.remove()
+        return new
 
     def upgrade(self, connection: Connection) -> None:
         """Bring an older database to the newest schema, after a backup."""

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import ProviderConfigurationError, TokenStoreError
+from tokenstore.sealed import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ class Fleet:
         try:
             refreshed = self._refresh(account)
         except TokenStoreError as error:
+            seal(error)
             return RefreshResult(account.name, "failed", str(error), error)
         if refreshed:
             return RefreshResult(account.name, "refreshed")

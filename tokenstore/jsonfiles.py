@@ -14,6 +14,7 @@ from tokenstore.errors import InvalidTokenError, StorageError
 from tokenstore.formats import TokenFile, file_stem, from_json, to_json
 from tokenstore.logs import tell
 from tokenstore.rows import Damaged
+from tokenstore.sealed import sealed
 from tokenstore.storefile import make_private_directory, storage_error
 from tokenstore.wholefile import new_version, sync_directory, temporary, writing_in
 
@@ -61,6 +62,7 @@ def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     return found
 
 
+@sealed
 def import_accounts(
     repository: TokenRepository,
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -90,6 +92,7 @@ def import_accounts(
     return _import(repository, iter(find_files(paths)), provider, existing)
 
 
+@sealed
 def export_accounts(
     repository: TokenRepository, directory: str | os.PathLike[str]
 ) -> Iterator[FileResult]:
@@ -119,6 +122,7 @@ def export_accounts(
         raise storage_error(error, target) from None
 
 
+@sealed
 def _import(
     repository: TokenRepository, files: Iterator[Path], provider: str | None, existing: Existing
 ) -> Iterator[FileResult]:

@@ -17,11 +17,13 @@ from tokenstore.outlook import Outlook
 from tokenstore.refresh import Demand, Refresher
 from tokenstore.registry import Providers
 from tokenstore.repository import TokenRepository
+from tokenstore.sealed import sealed
 from tokenstore.tokens import expiry_of, normalize_account_name
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     import requests
     from sqlalchemy.engine import URL
@@ -116,6 +118,7 @@ class TokenManager:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @sealed
     def close(self) -> None:
         """Close the database; a later call opens it again.
 
@@ -127,6 +130,7 @@ class TokenManager:
         finally:
             self._repository.close()
 
+    @sealed
     def save_tokens(
         self,
         account_name: str,
@@ -160,6 +164,7 @@ class TokenManager:
         if before is not None and before.is_dead:
             self._hooks.recovered(name)
 
+    @sealed
     def load_tokens(self, account_name: str) -> dict[str, Any] | None:
         """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
 
@@ -170,6 +175,7 @@ class TokenManager:
             operation.outcome = "missing" if tokens is None else "loaded"
             return tokens
 
+    @sealed
     def delete_tokens(self, account_name: str) -> bool:
         """Remove an account, its secrets' bytes too; tell whether there was one."""
         with Operation("delete_tokens", account_name) as operation:
@@ -179,6 +185,27 @@ class TokenManager:
             operation.outcome = "deleted" if deleted else "missing"
             return deleted
 
+    @sealed
+    def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
+        """Copy the database to a file, 0600, while others go on writing.
+
+        The copy is one state of the database and appears as a whole, or not at all. It is checked
+        before that, so that a damaged database does not take the place of a sound backup. It holds
+        the refresh tokens of this moment: one that is rotated after it is dead in the copy.
+
+        Args:
+            target: The file; directories that are missing are made, 0700.
+            replace: Replace a file that is there already.
+
+        Returns:
+            Its absolute path.
+        """
+        with Operation("backup", None) as operation:
+            path = self._repository.backup(target, replace=replace)
+            operation.outcome = "backed up"
+            return path
+
+    @sealed
     def accounts(self) -> Iterator[Account]:
         """Yield every account in the order of names, without any secret.
 
@@ -192,6 +219,7 @@ class TokenManager:
                 yield outlook.forecast(account)
             operation.outcome = "listed"
 
+    @sealed
     def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
         """Yield the remembered refreshes, of one account or of all, the newest first.
 
@@ -201,6 +229,7 @@ class TokenManager:
             yield from self._repository.history(account_name)
             operation.outcome = "listed"
 
+    @sealed
     def refresh_all(
         self,
         *,
@@ -250,6 +279,7 @@ class TokenManager:
 
         return Fleet(refresh, self._providers, jobs=jobs).run(chosen)
 
+    @sealed
     def refresh_token(
         self,
         account_name: str,
@@ -306,12 +336,17 @@ class TokenManager:
             if LOGGER.isEnabledFor(logging.DEBUG):
                 tell(logging.DEBUG, "get_valid_token", account_name, provider, "cached")
             return token
+        return self._get_valid_token(account_name, provider)
+
+    @sealed
+    def _get_valid_token(self, account_name: str, provider: str | Provider | None) -> str | None:
         try:
             with Operation("get_valid_token", account_name, provider) as operation:
                 return self._ensure(account_name, provider, None, operation)
         except TokenRefreshError:
             return None
 
+    @sealed
     def ensure_valid_token(
         self,
         account_name: str,
@@ -336,6 +371,7 @@ class TokenManager:
         with Operation("ensure_valid_token", account_name, provider) as operation:
             return self._ensure(account_name, provider, min_ttl, operation)
 
+    @sealed
     def _is_token_expired(self, tokens: Mapping[str, Any]) -> bool:
         """Tell whether *tokens* expire within the buffer, or nobody knows when.
 

@@ -351,14 +351,15 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
     seconds = parse_seconds(value)
     if seconds is None:
-        moment, now = _http_date(value), _http_date(headers.get("Date")) or time.time()
+        moment, now = http_date(value), http_date(headers.get("Date")) or time.time()
         if moment is None:
             return None
         seconds = moment - now
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
-def _http_date(value: str | None) -> float | None:
+def http_date(value: str | None) -> float | None:
+    """Return a date of HTTP (RFC 9110 section 5.6.7) in UTC epoch seconds, None if it is none."""
     if value is None:
         return None
     try:

@@ -29,6 +29,7 @@ from tokenstore.rows import (
     to_record,
     to_tokens,
 )
+from tokenstore.sealed import sealed
 from tokenstore.tokens import TokenSet, fingerprint, normalize_account_name
 
 if TYPE_CHECKING:
@@ -108,12 +109,14 @@ class TokenRepository:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @sealed
     def close(self) -> None:
         """Close the database; whoever goes on using the repository opens it again."""
         self._database.close()
 
     # -- the public five ----------------------------------------------------------------------
 
+    @sealed
     def save(
         self,
         account_name: str,
@@ -135,6 +138,7 @@ class TokenRepository:
             tokens = TokenSet.from_mapping(tokens, now=self._clock())
         self.put(account_name, tokens, provider=provider)
 
+    @sealed
     def load(self, account_name: str) -> dict[str, Any] | None:
         """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
 
@@ -149,6 +153,7 @@ class TokenRepository:
         except Damaged:
             raise self._damaged(name) from None
 
+    @sealed
     def delete(self, account_name: str) -> bool:
         """Remove the account, its bytes too; tell whether there was one."""
         name = {"account_name": normalize_account_name(account_name)}
@@ -160,6 +165,7 @@ class TokenRepository:
             self._database.scrub_after_commit()
         return deleted > 0
 
+    @sealed
     def accounts(
         self,
         *,
@@ -182,6 +188,7 @@ class TokenRepository:
         with self._database.transaction():
             yield self
 
+    @sealed
     def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
         """Copy the database to a file, 0600, while others go on writing.
 

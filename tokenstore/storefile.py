@@ -77,9 +77,13 @@ class StoreFile:
             )
         return Identity(found.st_dev, found.st_ino) if found.st_size else None
 
+    def files(self) -> list[Path]:
+        """Return the database and its companions, those that are there."""
+        return [p for p in (self.path, *map(self.beside, _SIDECARS)) if os.path.lexists(p)]
+
     def tighten(self) -> None:
         """Take a looser mode from the database and its companions; they are known to be ours."""
-        for path in (self.path, *map(self.beside, _SIDECARS)):
+        for path in self.files():
             try:
                 found = path.lstat()
             except OSError:

@@ -59,26 +59,28 @@ def writing_in(directory: Path, mine: Callable[[str], bool]) -> Iterator[None]:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _lock(descriptor, LOCK_EX | LOCK_NB):
-            _sweep(directory, mine)
+            for left in leftovers(directory, mine):
+                with suppress(OSError):
+                    left.unlink()
         _lock(descriptor, LOCK_SH)
         yield
     finally:
         os.close(descriptor)
 
 
+def leftovers(directory: Path, mine: Callable[[str], bool]) -> Iterator[Path]:
+    """Yield the temporary files, of this user, of names that are *mine*."""
+    for path in directory.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is not None and mine(found["name"]):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_uid == os.geteuid():
+                    yield path
+
+
 def sync_directory(directory: Path) -> None:
     """Make the names in *directory* durable."""
     _sync(directory)
-
-
-def _sweep(directory: Path, mine: Callable[[str], bool]) -> None:
-    for path in directory.iterdir():
-        found = _TEMPORARY.fullmatch(path.name)
-        if found is None or not mine(found["name"]):
-            continue
-        with suppress(OSError):
-            if path.lstat().st_uid == os.geteuid():
-                path.unlink()
 
 
 def _lock(descriptor: int, kind: int) -> bool:

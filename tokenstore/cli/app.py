@@ -19,6 +19,7 @@ from tokenstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from tokenstore.manager import TokenManager
     from tokenstore.repository import TokenRepository
@@ -42,6 +43,12 @@ class Store:
     def __init__(self, database: str | None) -> None:
         self.database = database
 
+    def locate(self) -> Path:
+        """Return the path of the database."""
+        from tokenstore.location import locate
+
+        return _usage(locate, self.database)
+
     def manager(self) -> TokenManager:
         """Return a manager of the database."""
         from tokenstore.manager import TokenManager
@@ -55,6 +62,7 @@ class Store:
         return _usage(TokenRepository, self.database)
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 pass_store = click.make_pass_decorator(Store)
 
 
@@ -85,7 +93,7 @@ def app(context: click.Context, database: str | None, providers: str | None) -> 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code. Whatever goes wrong is told in one line."""
-    from tokenstore.cli import commands, db, demo  # noqa: F401 - they register themselves
+    from tokenstore.cli import commands, db, demo, upkeep  # noqa: F401 - they register themselves
 
     logging.getLogger("tokenstore").addHandler(_warnings)
     try:

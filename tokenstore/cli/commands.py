@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.app import DONE, FAILED, NO_ACCOUNT, Store, app, exit_code, pass_store
+from tokenstore.cli.app import (
+    DONE,
+    FAILED,
+    NO_ACCOUNT,
+    Store,
+    app,
+    exit_code,
+    json_option,
+    pass_store,
+)
 from tokenstore.cli.durations import duration
 from tokenstore.errors import ReauthorizationRequired, TokenStoreError
 
@@ -20,15 +29,13 @@ if TYPE_CHECKING:
     from tokenstore.jsonfiles import FileResult
     from tokenstore.manager import TokenManager
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @app.command("import")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True), metavar="PATH...")
 @click.option("--provider", help="Bind the accounts to this provider.")
 @click.option("--replace", is_flag=True, help="Replace accounts that are stored already.")
 @click.option("--newer", is_flag=True, help="Replace them where the file's token lives longer.")
-@_json
+@json_option
 @pass_store
 def import_(
     store: Store,
@@ -60,7 +67,7 @@ def import_(
 
 @app.command("export")
 @click.argument("directory", type=click.Path(file_okay=False), metavar="DIR")
-@_json
+@json_option
 @pass_store
 def export(store: Store, *, directory: str, as_json: bool) -> int:
     """Write every account to a JSON file of its own in DIR, 0600.
@@ -76,7 +83,7 @@ def export(store: Store, *, directory: str, as_json: bool) -> int:
 
 
 @app.command("status")
-@_json
+@json_option
 @pass_store
 def status(store: Store, *, as_json: bool) -> int:
     """Show every account: valid, due, to be tried later, or in need of a sign-in.
@@ -126,7 +133,7 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
 @click.option("--jobs", type=click.IntRange(min=1), default=16, help="So many at a time (16).")
 @click.option("--provider", help="Of several: only those of this provider. Of one: whom to ask.")
 @click.option("--dry-run", is_flag=True, help="Only tell which of them it would be.")
-@_json
+@json_option
 @pass_store
 def refresh(
     store: Store,
@@ -179,7 +186,7 @@ def refresh(
 @app.command("history")
 @click.argument("account", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="So many at most (50).")
-@_json
+@json_option
 @pass_store
 def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> int:
     """Show the last refreshes, of ACCOUNT or of all: when, why, by whom, and how they ended.
@@ -199,13 +206,13 @@ def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> 
 
 @app.command("delete")
 @click.argument("account")
-@_json
+@json_option
 @pass_store
 def delete(store: Store, *, account: str, as_json: bool) -> int:
     """Remove ACCOUNT and its tokens from the database. The provider is not told."""
     with store.manager() as manager:
-        _require_account(manager, account)
-        manager.delete_tokens(account)
+        if not manager.delete_tokens(account):
+            _require_account(manager, account)
     if as_json:
         output.print_results([(account, "deleted", None)])
     else:

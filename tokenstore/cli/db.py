@@ -30,22 +30,23 @@ def upgrade(store: Store, *, revision: str) -> int:
     """Upgrade to REVISION (default: head), after a backup; create the database if need be."""
     from tokenstore import migrate
 
-    migrate.upgrade(_database(store), revision)
+    migrate.upgrade(store.locate(), revision)
     return DONE
 
 
 @db.command("downgrade")
 @click.argument("revision")
 @_x
+@pass_store
 @click.pass_context
-def downgrade(context: click.Context, *, revision: str, x: tuple[str, ...]) -> int:
+def downgrade(context: click.Context, store: Store, *, revision: str, x: tuple[str, ...]) -> int:
     """Go back to REVISION, keeping every account.
 
     Only base drops the tokens; that needs -x destroy=yes where there are accounts.
     """
     from tokenstore import migrate
 
-    migrate.downgrade(_database(context.find_object(Store)), revision, x=(*context.meta["x"], *x))
+    migrate.downgrade(store.locate(), revision, x=(*context.meta["x"], *x))
     return DONE
 
 
@@ -55,7 +56,7 @@ def current(store: Store) -> int:
     """Print the revision of the database."""
     from tokenstore import migrate
 
-    migrate.current(_database(store))
+    migrate.current(store.locate())
     return DONE
 
 
@@ -65,7 +66,7 @@ def history(store: Store) -> int:
     """Print all revisions, the newest first."""
     from tokenstore import migrate
 
-    migrate.history(_database(store))
+    migrate.history(store.locate())
     return DONE
 
 
@@ -75,16 +76,5 @@ def check(store: Store) -> int:
     """Compare the tables of the database with those that this version expects."""
     from tokenstore import migrate
 
-    migrate.check(_database(store))
+    migrate.check(store.locate())
     return DONE
-
-
-def _database(store: Store | None) -> str | None:
-    from tokenstore.location import locate
-
-    database = None if store is None else store.database
-    try:
-        locate(database)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    return database

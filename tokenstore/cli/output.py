@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tokenstore.accounts import Account, HistoryEntry
+    from tokenstore.doctor import Finding
 
 _T = TypeVar("_T")
 
@@ -27,6 +28,8 @@ _STATES = {
     "retry_later": "retry later",
     "sign_in": "sign in again",
 }
+_SEVERITIES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "bold red"}
+_SHOWN = 5  # names of accounts in one finding
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -46,7 +49,9 @@ def for_terminal() -> bool:
 
 def print_json(value: object) -> None:
     """Print *value* as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    # A file name may hold bytes that are no text.
+    click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_accounts(accounts: Iterable[Account]) -> None:
@@ -102,6 +107,31 @@ def printable(text: str) -> str:
     """Return *text* with what a terminal cannot show, or would obey, spelled out."""
     known = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in known)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print what the doctor found, as a table to a person, else one a line with tabs between."""
+    if not for_terminal():
+        for found in findings:
+            print_result(found.severity, found.check, found.message, found.cure, *found.accounts)
+        return
+    from rich.text import Text
+
+    table = _table("", "CHECK", "FOUND", "WHAT TO DO")
+    for found in findings:
+        message = found.message + (f": {_some(found.accounts)}" if found.accounts else "")
+        table.add_row(
+            Text(found.severity, style=_SEVERITIES[found.severity]),
+            found.check,
+            Text(printable(message)),
+            Text("done" if found.fixed else printable(found.cure or "")),
+        )
+    _show(table, "nothing")
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def summarize(outcomes: Iterable[str]) -> None:

@@ -1,0 +1,161 @@
+"""What is in a database: its schema, its integrity, its journal, what its accounts share."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from tokenstore import migrate
+from tokenstore.building import revision_of
+from tokenstore.doctor.finding import Finding, counted, ok
+from tokenstore.errors import StorageError
+from tokenstore.rows import TOKEN_COLUMNS, Damaged, is_text, to_tokens
+from tokenstore.schema import REVISION, accounts, refreshes
+from tokenstore.sqlite import driver_of, pragma
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+_LONG_LOG = 64 << 20  # bytes; SQLite begins anew at 4 MB unless somebody keeps on reading
+_RESETS_SAFELY = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
+_RESTORE = "stop the application, keep this file, and put a backup in its place"
+
+
+class Contents:
+    """Looks at one database through a connection that changes nothing.
+
+    Args:
+        path: The database file.
+        connection: A connection to it.
+    """
+
+    def __init__(self, path: Path, connection: Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self.journal_mode = str(pragma(driver_of(connection), "journal_mode"))
+        self.revision = revision_of(connection, path)
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at everything that the schema of the database lets us look at."""
+        yield from self.schema()
+        yield from self.integrity()
+        yield from self.journal()
+        if self.revision == REVISION:
+            yield from self.shared_tokens()
+
+    def integrity(self) -> Iterator[Finding]:
+        """Look at the structure of the file, and at the checksums of what is in it."""
+        rows = driver_of(self._connection).execute("PRAGMA integrity_check(10)").fetchall()
+        faults = "; ".join(str(fault) for (fault,) in rows)
+        if faults != "ok":
+            yield Finding("integrity", "error", f"{self._path} is damaged: {faults}", _RESTORE)
+        damaged = tuple(self._damaged()) if self.revision == REVISION else ()
+        if damaged:
+            yield Finding(
+                "integrity",
+                "error",
+                f"what is stored of {counted(len(damaged), 'account')} is not what was saved",
+                f"{_RESTORE}; or sign them in again",
+                damaged,
+            )
+        if faults == "ok" and not damaged:
+            yield ok("integrity", "the file is whole, and what is in it is what was stored")
+
+    def schema(self) -> Iterator[Finding]:
+        """Look at the schema: is it the one that this version works with?"""
+        if self.revision is not None and self.revision > REVISION:
+            what = f"schema {self.revision} is newer than {REVISION}, which this tokenstore knows"
+            yield Finding("schema", "error", what, "upgrade tokenstore")
+        elif self.revision != REVISION:
+            what = f"schema {self.revision or 'base'} is older than {REVISION}"
+            cure = f"run: tokenstore --database '{self._path}' db upgrade"
+            yield Finding("schema", "error", what, cure)
+        else:
+            try:
+                migrate.check(self._path, stdout=io.StringIO())
+            except StorageError as error:
+                cure = "somebody has changed the tables; restore a backup"
+                yield Finding("schema", "error", str(error), cure)
+            else:
+                yield ok("schema", f"revision {REVISION}, as this version wants it")
+
+    def journal(self) -> Iterator[Finding]:
+        """Look at SQLite's journal: its mode, and how long the log has become."""
+        if self.journal_mode not in {"wal", "delete"}:
+            yield Finding(
+                "journal mode",
+                "warning",
+                f"{self._path} is in journal mode {self.journal_mode!r}",
+                "open it once with journal_mode='delete'",
+            )
+        else:
+            yield ok("journal mode", self.journal_mode)
+        try:
+            size = self._path.with_name(f"{self._path.name}-wal").lstat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size > _LONG_LOG:
+            yield Finding(
+                "journal mode",
+                "warning",
+                f"the write-ahead log has grown to {size >> 20} MiB: somebody reads without end",
+                "find the process that keeps the database open, and end it",
+            )
+        if self.journal_mode == "wal" and sqlite3.sqlite_version_info < _RESETS_SAFELY:
+            yield Finding(
+                "sqlite",
+                "info",
+                f"SQLite {sqlite3.sqlite_version} has a bug that very rarely damages a database in "
+                "wal mode, when processes write and empty the log in the same instant",
+                "use a Python with SQLite 3.51.3 or later, or journal_mode='delete'",
+            )
+
+    def shared_tokens(self) -> Iterator[Finding]:
+        """Look for accounts that share a refresh token: one that rotates kills the other."""
+        token = accounts.c.refresh_token
+        shared = select(token).group_by(token).having(func.count() > 1)
+        names: dict[str, list[str]] = defaultdict(list)
+        query = select(accounts.c.account_name, token).where(token.in_(shared))
+        for name, value in self._connection.execute(query.order_by(accounts.c.account_name)):
+            names[value].append(name)
+        for group in names.values():
+            yield Finding(
+                "shared tokens",
+                "warning",
+                f"{len(group)} accounts have the same refresh token; where a provider rotates it, "
+                "the first refresh of one ends the others",
+                "keep one of them, and delete the others or sign them in on their own",
+                tuple(group),
+            )
+        if not names:
+            yield ok("shared tokens", "no two accounts have the same refresh token")
+
+    def unanswered(self) -> list[tuple[str, str, str]]:
+        """Return the accounts whose last refresh had no answer that anybody knows of.
+
+        Each with the host on which it ran, and the fingerprint of the token that was sent.
+        """
+        last = select(func.max(refreshes.c.id)).group_by(refreshes.c.account_name)
+        query = select(refreshes.c.account_name, refreshes.c.host, refreshes.c.sent).where(
+            refreshes.c.id.in_(last),
+            refreshes.c.outcome.is_(None)
+            | (refreshes.c.outcome == "interrupted")
+            | refreshes.c.maybe_spent,
+        )
+        return [tuple(row) for row in self._connection.execute(query)]
+
+    def _damaged(self) -> Iterator[str]:
+        columns = (accounts.c[name] for name in ("account_name", *TOKEN_COLUMNS, "checksum"))
+        query = select(*columns).order_by(accounts.c.account_name)
+        for name, *row in self._connection.execute(query):
+            try:
+                to_tokens(name, tuple(row))
+            except Damaged:
+                yield ascii(name) if not is_text(name) else name

@@ -1,0 +1,78 @@
+"""An error that leaves tokenstore takes no secrets along in the frames that it came through.
+
+Error reporters, and ``traceback`` if asked to, show the local variables of every frame. Frames keep
+their names and lines, which tell where it happened; what was in them is cleared.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from functools import wraps
+from inspect import isgeneratorfunction
+from traceback import clear_frames
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def sealed(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a public function, or a generator, that handles secrets."""
+    if isgeneratorfunction(function):
+        return cast("Callable[_P, _R]", _sealed_generator(function))
+    return _sealed(function)
+
+
+def seal(error: BaseException, outer: BaseException | None = None) -> None:
+    """Clear the frames of *error* and of what it came from; those at work stay as they are.
+
+    Args:
+        error: What was raised.
+        outer: What was being handled when that began: it is none of ours, nor what it came from.
+    """
+    pending: list[BaseException | None] = [error]
+    known: list[BaseException | None] = [outer, None]
+    while pending:
+        cause = pending.pop()
+        if cause is not None and not any(cause is one for one in known):
+            known.append(cause)
+            clear_frames(cause.__traceback__)
+            pending += [cause.__cause__, cause.__context__]
+
+
+def _sealed(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        outer = sys.exception()
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            del args, kwargs  # this frame is still at work
+            seal(error, outer)
+            raise
+
+    return call
+
+
+def _sealed_generator(function: Callable[_P, Any]) -> Callable[_P, Iterator[Any]]:
+    @wraps(function)
+    def generate(*args: _P.args, **kwargs: _P.kwargs) -> Iterator[Any]:
+        items: Generator[Any] = function(*args, **kwargs)
+        del args, kwargs
+        with closing(items):
+            while True:
+                outer = sys.exception()
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+                except BaseException as error:
+                    seal(error, outer)
+                    raise
+                yield item
+
+    return generate
