@@ -80,8 +80,8 @@ class Files:
             yield Finding(
                 "backups",
                 "info",
-                f"{counted(len(backups), 'copy', 'copies')} from before an upgrade, with tokens; the oldest: "
-                f"{backups[0]}",
+                f"{counted(len(backups), 'copy', 'copies')} from before an upgrade, with tokens; "
+                f"the oldest: {backups[0]}",
                 "remove them once the upgrade has proven itself",
             )
 

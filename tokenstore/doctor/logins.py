@@ -76,8 +76,8 @@ class Logins:
             yield Finding(
                 "clock",
                 "warning",
-                f"{counted(len(self._of_the_future), 'account')} refreshed at a time that is still to "
-                "come: the clock was set back",
+                f"{counted(len(self._of_the_future), 'account')} refreshed at a time that is still "
+                "to come: the clock was set back",
                 "set the clock right, with NTP",
                 tuple(self._of_the_future),
             )
@@ -119,8 +119,8 @@ def interrupted(
         yield Finding(
             "interrupted",
             "warning",
-            f"{counted(len(names), 'refresh', 'refreshes')} on {host} ended without an answer, so that the provider may "
-            "have rotated the token",
+            f"{counted(len(names), 'refresh', 'refreshes')} on {host} ended without an answer, so "
+            "that the provider may have rotated the token",
             "run: tokenstore refresh ACCOUNT, which tells whether the login still lives",
             tuple(names),
         )
