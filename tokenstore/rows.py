@@ -72,7 +72,8 @@ def to_tokens(account_name: str, row: Row) -> TokenSet:
         raise Damaged(account_name) from None
     texts = all(is_text(value) or value is None for value in (access_token, refresh_token))
     moments = all(map(is_moment, (expires_at, obtained_at, dies_at)))
-    if not (texts and moments and isinstance(fields, dict) and checksum in {None, found}):
+    known = is_text(extra) and isinstance(fields, dict)
+    if not (texts and moments and known and checksum in {None, found}):
         raise Damaged(account_name)
     return TokenSet(
         access_token=access_token,
