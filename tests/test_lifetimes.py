@@ -10,6 +10,7 @@ from storing import raw
 
 from tokenstore import SchemaOutdatedError, TokenRepository, migrate
 from tokenstore.jsonfiles import import_accounts
+from tokenstore.rows import CHECKSUMS
 from tokenstore.testing import Transform
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def test_revision_0002_keeps_every_row_down_and_up(world: World) -> None:
             dicts = [dict(zip(names, row, strict=True)) for row in found]
         return [{k: v for k, v in row.items() if k not in left_out} for row in dicts]
 
-    new = ("refresh_token_obtained_at", "refresh_token_expires_at")
+    new = ("refresh_token_obtained_at", "refresh_token_expires_at", *CHECKSUMS)
     before = rows("accounts", *new), rows("refreshes")
 
     migrate.downgrade(world.path, "0001")

@@ -93,7 +93,7 @@ def app(context: click.Context, database: str | None, providers: str | None) -> 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code. Whatever goes wrong is told in one line."""
-    from tokenstore.cli import commands, db, demo, upkeep  # noqa: F401 - they register themselves
+    from tokenstore.cli import commands, db, demo, status, upkeep  # noqa: F401 - they register themselves
 
     logging.getLogger("tokenstore").addHandler(_warnings)
     try:

@@ -82,23 +82,6 @@ def export(store: Store, *, directory: str, as_json: bool) -> int:
         return _report_files(output.progress(results, "exporting"), as_json=as_json)
 
 
-@app.command("status")
-@json_option
-@pass_store
-def status(store: Store, *, as_json: bool) -> int:
-    """Show every account: valid, due, to be tried later, or in need of a sign-in.
-
-    It reads the database alone: no request, no change, no secret.
-    """
-    with store.manager() as manager:
-        if not as_json:
-            output.print_accounts(manager.accounts())
-            return DONE
-        accounts = [asdict(account) for account in manager.accounts()]
-    output.print_json({"accounts": accounts})
-    return DONE
-
-
 @app.command("token")
 @click.argument("account")
 @click.option("--provider", help="Whom to ask, if the account is bound to nobody yet.")
@@ -115,7 +98,7 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
         try:
             click.echo(manager.ensure_valid_token(account, provider, min_ttl=min_ttl))
         except ReauthorizationRequired:
-            _require_account(manager, account)
+            require_account(manager, account)
             raise
     return DONE
 
@@ -169,7 +152,7 @@ def refresh(
             )
         else:
             if len(accounts) == 1:
-                _require_account(manager, accounts[0])
+                require_account(manager, accounts[0])
             results = (_refresh(manager, name, provider) for name in accounts)
         done = list(output.progress(results, "refreshing", len(accounts) or None))
     if as_json:
@@ -196,7 +179,7 @@ def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> 
     with store.manager() as manager:
         entries = list(islice(manager.history(account), limit))
         if account is not None and not entries:
-            _require_account(manager, account)
+            require_account(manager, account)
     if as_json:
         output.print_json({"history": [asdict(e) | {"duration": e.duration} for e in entries]})
     else:
@@ -212,7 +195,7 @@ def delete(store: Store, *, account: str, as_json: bool) -> int:
     """Remove ACCOUNT and its tokens from the database. The provider is not told."""
     with store.manager() as manager:
         if not manager.delete_tokens(account):
-            _require_account(manager, account)
+            require_account(manager, account)
     if as_json:
         output.print_results([(account, "deleted", None)])
     else:
@@ -224,7 +207,8 @@ class _NoAccountError(click.ClickException):
     exit_code = NO_ACCOUNT
 
 
-def _require_account(manager: TokenManager, account: str) -> None:
+def require_account(manager: TokenManager, account: str) -> None:
+    """End the command with a hint, unless there is such an account."""
     if manager.load_tokens(account) is not None:
         return
     import difflib

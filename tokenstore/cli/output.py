@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,18 +15,11 @@ from tokenstore.tokens import NEVER
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tokenstore.accounts import Account, HistoryEntry
+    from tokenstore.accounts import HistoryEntry
     from tokenstore.doctor import Finding
 
 _T = TypeVar("_T")
 
-_STYLES = {"valid": "green", "due": "cyan", "retry_later": "yellow", "sign_in": "bold red"}
-_STATES = {
-    "valid": "valid",
-    "due": "due, the next use refreshes",
-    "retry_later": "retry later",
-    "sign_in": "sign in again",
-}
 _SEVERITIES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "bold red"}
 _SHOWN = 5  # names of accounts in one finding
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -54,15 +46,6 @@ def print_json(value: object) -> None:
     click.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
-def print_accounts(accounts: Iterable[Account]) -> None:
-    """Print accounts, as a table to a person, else one a line with tabs between."""
-    if for_terminal():
-        _print_table(accounts)
-        return
-    for account in accounts:
-        click.echo("\t".join("" if v is None else str(v) for v in asdict(account).values()))
-
-
 def print_history(entries: Iterable[HistoryEntry]) -> None:
     """Print refreshes, as a table to a person, else one a line with tabs between."""
     if not for_terminal():
@@ -71,11 +54,11 @@ def print_history(entries: Iterable[HistoryEntry]) -> None:
         return
     from rich.text import Text
 
-    table = _table("WHEN", "ACCOUNT", "WHY", "OUTCOME", "TOOK", "BY", "TOKEN")
+    rows = table("WHEN", "ACCOUNT", "WHY", "OUTCOME", "TOOK", "BY", "TOKEN")
     for entry in entries:
         outcome = " ".join(filter(None, (entry.outcome or "running", entry.error)))
         took = "-" if entry.duration is None else f"{entry.duration:.1f} s"
-        table.add_row(
+        rows.add_row(
             datetime.fromtimestamp(entry.started_at, UTC).isoformat(" ", "seconds")[:-6] + "Z",
             Text(entry.account_name),
             entry.reason,
@@ -84,7 +67,7 @@ def print_history(entries: Iterable[HistoryEntry]) -> None:
             Text(f"{entry.host} {entry.pid}"),
             f"{entry.sent[:6]} → {(entry.received or '?')[:6]}",
         )
-    _show(table, "no refreshes yet")
+    show(rows, "no refreshes yet")
 
 
 def print_results(results: Iterable[tuple[str, str, object]]) -> None:
@@ -117,16 +100,16 @@ def print_findings(findings: Iterable[Finding]) -> None:
         return
     from rich.text import Text
 
-    table = _table("", "CHECK", "FOUND", "WHAT TO DO")
+    rows = table("", "CHECK", "FOUND", "WHAT TO DO")
     for found in findings:
         message = found.message + (f": {_some(found.accounts)}" if found.accounts else "")
-        table.add_row(
+        rows.add_row(
             Text(found.severity, style=_SEVERITIES[found.severity]),
             found.check,
             Text(printable(message)),
             Text("done" if found.fixed else printable(found.cure or "")),
         )
-    _show(table, "nothing")
+    show(rows, "nothing")
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -167,33 +150,8 @@ def span(moment: float | None, now: float) -> str:
     return f"in {words}" if moment > now else f"{words} ago"
 
 
-def _print_table(accounts: Iterable[Account]) -> None:
-    from rich.text import Text
-
-    now = time.time()
-    table = _table("ACCOUNT", "PROVIDER", "STATE", "EXPIRES", "REFRESHED", "SIGN IN", "LAST ERROR")
-    for account in accounts:
-        table.add_row(
-            Text(account.name),
-            Text(account.provider or "-"),
-            Text(_STATES[account.state], style=_STYLES[account.state]),
-            Text(span(account.expires_at, now)),
-            Text("-" if account.refreshed_at is None else span(account.refreshed_at, now)),
-            _sign_in(account, now),
-            Text(account.last_error or "-"),
-        )
-    _show(table, "no accounts yet; save or import some")
-
-
-def _sign_in(account: Account, now: float) -> str:
-    """Say when a sign-in will be needed, if that is known."""
-    dies_at = account.refresh_token_expires_at
-    if account.state == "sign_in" or (dies_at is not None and dies_at <= now):
-        return "again"
-    return "-" if dies_at is None else f"again with{span(dies_at, now)}"
-
-
-def _table(*headings: str) -> Any:
+def table(*headings: str) -> Any:
+    """Return a table without rows."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -202,7 +160,8 @@ def _table(*headings: str) -> Any:
     return table
 
 
-def _show(table: Any, empty: str) -> None:
+def show(table: Any, empty: str) -> None:
+    """Print a table, or on stderr that it has no rows."""
     from rich.console import Console
 
     if table.row_count:

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_cli import on_a_terminal
+
+from tokenstore import TokenRepository
+from tokenstore.accounts import Failure
+from tokenstore.cli.app import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOUR = 3600.0
+REFUSED = Failure(
+    verdict="reauthorization",
+    message="dead: provider 'google' answered HTTP 400 invalid_grant; sign in again",
+    client="other",
+)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Make a store in which the most urgent account is neither first nor last."""
+    path = tmp_path / "tokens.db"
+    now = time.time()
+    with TokenRepository(path) as repository:
+
+        def save(name: str, provider: str, expires_in: float, **more: Any) -> None:
+            tokens = {"access_token": "a", "refresh_token": name, "expires_at": now + expires_in}
+            repository.save(name, tokens | more, provider=provider)
+
+        def fail(name: str, failure: Failure) -> None:
+            record = repository.record(name)
+            assert record is not None
+            refresh = repository.begin_refresh(record, provider="google", reason="due")
+            repository.finish_refresh(refresh, failure, provider="google")
+
+        save("alive", "google", 50 * HOUR)
+        save("dead", "google", 5 * HOUR)
+        save("due", "acme", -HOUR)
+        save("dying", "acme", HOUR, refresh_token_expires_in=86400)
+        save("lost", "acme", -2 * HOUR, refresh_token=None)
+        save("waits", "google", -HOUR)
+        fail("dead", REFUSED)
+        fail(
+            "waits",
+            Failure(verdict="transient", message="HTTP 503", client="x", retry_at=now + 500),
+        )
+    return path
+
+
+def shown(database: Path, *arguments: str, columns: int = 120) -> str:
+    code, text = on_a_terminal(
+        "--database", database, "status", *arguments, NO_COLOR="1", COLUMNS=str(columns)
+    )
+    assert code == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r\n", "\n")
+
+
+def listed(text: str) -> list[str]:
+    """Return the first words of the lines of a table."""
+    return [
+        line.split()[0] for line in text.partition("\n\n")[0].splitlines()[1:] if line[0] != " "
+    ]
+
+
+def test_the_most_urgent_is_first_and_all_are_counted(database: Path) -> None:
+    text = shown(database)
+
+    assert listed(text) == ["lost", "dead", "waits", "due", "dying", "alive"]
+    assert text.endswith("\n6 accounts: 2 sign in, 1 retry later, 1 due, 2 valid\n")
+
+
+def test_it_says_what_to_do_and_why(database: Path) -> None:
+    rows = {line.split()[0]: line for line in shown(database, columns=160).splitlines() if line}
+
+    assert "sign in again: provider 'google' answered HTTP 400 invalid_grant" in rows["dead"]
+    assert "sign in again: there is no refresh token" in rows["lost"]
+    assert "wait: HTTP 503" in rows["waits"]
+    assert "sign in within 24 h" in rows["dying"]
+    assert rows["due"].split()[-1] == rows["alive"].split()[-1] == "-"
+    assert " in 2 d " in rows["alive"]
+    assert " 60 min ago " in rows["due"] or " 1 h ago " in rows["due"]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_narrow_terminal_gets_less_and_no_line_is_too_long(database: Path, columns: int) -> None:
+    text = shown(database, columns=columns)
+
+    assert listed(text) == ["lost", "dead", "waits", "due", "dying", "alive"]
+    assert "PROVIDER" not in text
+    table = text.partition("\n\n")[0]
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= columns
+
+
+def test_many_accounts_are_summarised_unless_all_are_asked_for(tmp_path: Path) -> None:
+    database = tmp_path / "tokens.db"
+    with TokenRepository(database) as repository, repository.transaction():
+        for number in range(200):
+            repository.save(f"{number:03}", {"access_token": "a", "expires_in": 9000 - number})
+
+    text = shown(database)
+    assert listed(text) == [f"{number:03}" for number in range(50)]
+    assert "200 accounts: 200 valid\nThe 50 most urgent are shown; --all shows every one.\n" in text
+    assert len(listed(shown(database, "--all"))) == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--provider", "acme"], ["due", "dying", "lost"]),
+        (["--provider", "nobody"], []),
+        (["--state", "sign_in"], ["dead", "lost"]),
+        (["--state", "due", "--state", "retry_later"], ["due", "waits"]),
+        (["--state", "sign_in", "--provider", "acme"], ["lost"]),
+        (["dead", "alive"], ["alive", "dead"]),
+    ],
+)
+def test_accounts_are_chosen(
+    database: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], names: list[str]
+) -> None:
+    assert run(["--database", str(database), "status", "--json", *arguments]) == 0
+    accounts = json.loads(capsys.readouterr().out)["accounts"]
+    assert [account["name"] for account in accounts] == names
+
+    assert run(["--database", str(database), "status", *arguments]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == names
+
+
+def test_an_account_that_is_not_there_is_told(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--database", str(database), "status", "alice", "dead"]) == 5
+    assert "there is no account 'alice'" in capsys.readouterr().err

@@ -1,0 +1,155 @@
+"""``tokenstore status``: every account at a glance, the most urgent first."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import click
+
+from tokenstore.cli import output
+from tokenstore.cli.app import DONE, Store, app, json_option, pass_store
+from tokenstore.cli.commands import require_account
+from tokenstore.tokens import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tokenstore.accounts import Account
+
+_STYLES = {"sign_in": "bold red", "retry_later": "yellow", "due": "cyan", "valid": "green"}
+_NAMES = {"sign_in": "sign in", "retry_later": "retry later", "due": "due", "valid": "valid"}
+_URGENCY = {state: place for place, state in enumerate(_STYLES)}
+_SHOWN = 50  # accounts that a person is shown; the rest is counted
+_SOON = 7 * 86400.0  # seconds; a sign-in that is needed within them is told
+_WIDE = 100  # characters; a narrower terminal is shown fewer columns
+
+
+@app.command("status")
+@click.argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
+@click.option("--provider", help="Only the accounts of this provider.")
+@click.option(
+    "--state", type=click.Choice(list(_STYLES)), multiple=True, help="Only accounts in this state."
+)
+@click.option("--all", "every", is_flag=True, help=f"Show all, also where that is over {_SHOWN}.")
+@json_option
+@pass_store
+def status(
+    store: Store,
+    *,
+    accounts: tuple[str, ...],
+    provider: str | None,
+    state: tuple[str, ...],
+    every: bool,
+    as_json: bool,
+) -> int:
+    """Show the accounts and what to do about them, the most urgent first.
+
+    \b
+    valid        has a live access token
+    due          is refreshed by its next use
+    retry later  the provider failed, or asked to wait
+    sign in      cannot be refreshed any more
+
+    It reads the database alone: no request, no change, no secret. JSON, and what goes to a pipe,
+    has every account, in the order of names.
+
+    \b
+    Examples: tokenstore status --provider google
+              tokenstore status --state sign_in --json
+    """  # noqa: D301 - click wants the character
+    with store.manager() as manager:
+        for name in accounts:
+            require_account(manager, name)
+        chosen = (
+            account
+            for account in manager.accounts()
+            if (not accounts or account.name in accounts)
+            and (provider is None or account.provider == provider)
+            and (not state or account.state in state)
+        )
+        if as_json:
+            output.print_json({"accounts": [asdict(account) for account in chosen]})
+        elif output.for_terminal():
+            _show(chosen, None if every else _SHOWN)
+        else:
+            for account in chosen:
+                values = asdict(account).values()
+                click.echo("\t".join("" if v is None else output.printable(str(v)) for v in values))
+    return DONE
+
+
+@dataclass(slots=True)
+class _Survey:
+    """Counts accounts as they come by, so that there may be any number of them."""
+
+    states: Counter[str] = field(default_factory=Counter)
+
+    def count(self, accounts: Iterable[Account]) -> Iterator[Account]:
+        for account in accounts:
+            self.states[account.state] += 1
+            yield account
+
+
+def _show(accounts: Iterable[Account], limit: int | None) -> None:
+    survey = _Survey()
+    counted = survey.count(accounts)
+    urgent = (
+        sorted(counted, key=_urgency)
+        if limit is None
+        else heapq.nsmallest(limit, counted, key=_urgency)
+    )
+    _print_table(urgent, time.time())
+    if not urgent:
+        return
+    total = survey.states.total()
+    states = ", ".join(f"{survey.states[s]} {_NAMES[s]}" for s in _STYLES if survey.states[s])
+    click.echo(f"\n{total} account{'s' * (total != 1)}: {states}")
+    if total > len(urgent):
+        click.echo(f"The {len(urgent)} most urgent are shown; --all shows every one.")
+
+
+def _urgency(account: Account) -> tuple[int, float, str]:
+    moment = account.refresh_token_expires_at if account.state == "valid" else account.expires_at
+    return _URGENCY[account.state], moment if moment is not None else NEVER, account.name
+
+
+def _print_table(accounts: Iterable[Account], now: float) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    wide = Console().width >= _WIDE
+    more = ("PROVIDER", "REFRESHED", "WHAT TO DO") if wide else ("TO DO",)
+    table = output.table("ACCOUNT", "STATE", "EXPIRES", *more)
+    for account in accounts:
+        refreshed = "-" if account.refreshed_at is None else output.span(account.refreshed_at, now)
+        facts = (account.provider or "-", refreshed)
+        table.add_row(
+            Text(output.printable(account.name)),
+            Text(_NAMES[account.state], style=_STYLES[account.state]),
+            Text(output.span(account.expires_at, now)),
+            *(Text(fact) for fact in facts if wide),
+            Text(output.printable(_advice(account, now) + (_reason(account) if wide else ""))),
+        )
+    output.show(table, "no accounts yet; save or import some")
+
+
+def _advice(account: Account, now: float) -> str:
+    """Say what somebody has to do."""
+    dies_at = account.refresh_token_expires_at
+    if account.state == "sign_in" or (dies_at is not None and dies_at <= now):
+        return "sign in again"
+    if account.state == "retry_later":
+        return "wait"
+    if dies_at is not None and dies_at <= now + _SOON:
+        return f"sign in with{output.span(dies_at, now)}"
+    return "-"
+
+
+def _reason(account: Account) -> str:
+    if account.last_error is not None:
+        return f": {account.last_error.removesuffix('; sign in again')}"
+    return ": there is no refresh token" if account.state == "sign_in" else ""
