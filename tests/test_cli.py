@@ -535,6 +535,23 @@ def test_the_providers_file_is_the_one_that_is_named(
     assert cli("--providers", elsewhere, "token", "alice").code == 0
 
 
+def test_a_bug_is_told_in_one_line_without_what_it_says(
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: TokenManager) -> None:
+        raise KeyError("canary")
+
+    monkeypatch.setattr(TokenManager, "accounts", fail)
+    ran = cli("status")
+
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert "this is a bug: KeyError in test_cli.py:" in ran.err
+    assert "canary" not in ran.err
+    monkeypatch.setenv("TOKENSTORE_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        cli("status")
+
+
 # -- as a process ------------------------------------------------------------------------------
 
 

@@ -253,6 +253,11 @@ class TokenRepository:
         except Damaged:
             raise self._damaged(account_name) from None
 
+    def names(self, prefix: str, *, limit: int) -> list[str]:
+        """Return the names that begin with *prefix*, in order, so many at most."""
+        span = {"first": prefix, "last": prefix + "\U0010ffff", "page": limit}
+        return [str(name) for (name,) in self._database.fetch_all(sql.NAMES, span)]
+
     def record(self, account_name: str) -> Record | None:
         """Return all that is stored of an account, None if there is none."""
         name = normalize_account_name(account_name)

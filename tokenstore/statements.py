@@ -21,6 +21,12 @@ _its = refreshes.c.account_name == bindparam("account_name")
 # -- accounts -----------------------------------------------------------------------------------
 
 LOAD = Query(select(*_TOKENS).where(_this))
+NAMES = Query(
+    select(accounts.c.account_name)
+    .where(accounts.c.account_name.between(bindparam("first"), bindparam("last")))
+    .order_by(accounts.c.account_name)
+    .limit(bindparam("page"))
+)
 EXISTS = Query(select(1).where(_this))
 # Compared inside the database, so that a damaged token can be replaced and deleted as any other.
 ROTATES = Query(

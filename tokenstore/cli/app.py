@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -19,7 +20,6 @@ from tokenstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from tokenstore.manager import TokenManager
     from tokenstore.repository import TokenRepository
@@ -93,7 +93,14 @@ def app(context: click.Context, database: str | None, providers: str | None) -> 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code. Whatever goes wrong is told in one line."""
-    from tokenstore.cli import commands, db, demo, status, upkeep  # noqa: F401 - they register themselves
+    from tokenstore.cli import (  # noqa: F401 - they register themselves
+        commands,
+        completion,
+        db,
+        demo,
+        status,
+        upkeep,
+    )
 
     logging.getLogger("tokenstore").addHandler(_warnings)
     try:
@@ -104,12 +111,32 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except TokenStoreError as error:
         return _complain(str(error), exit_code(error))
+    except Exception as error:
+        if os.environ.get("TOKENSTORE_TRACEBACK"):
+            raise
+        what = f"{type(error).__name__} in {_place_of(error)}"
+        return _complain(
+            f"this is a bug: {what}; please report it, with what TOKENSTORE_TRACEBACK=1 shows",
+            FAILED,
+        )
     return int(code or DONE)
 
 
 def exit_code(error: TokenStoreError) -> int:
     """Return the exit code that tells of *error*."""
     return next(code for cls, code in _CODES if isinstance(error, cls))
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the file and line that raised *error*, whose text may be anything."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return (
+        "?"
+        if trace is None
+        else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+    )
 
 
 def _complain(message: str, code: int, error: click.ClickException | None = None) -> int:

@@ -19,6 +19,7 @@ from tokenstore.cli.app import (
     json_option,
     pass_store,
 )
+from tokenstore.cli.completion import account_argument, provider_option
 from tokenstore.cli.durations import duration
 from tokenstore.errors import ReauthorizationRequired, TokenStoreError
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 @app.command("import")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True), metavar="PATH...")
-@click.option("--provider", help="Bind the accounts to this provider.")
+@provider_option("Bind the accounts to this provider.")
 @click.option("--replace", is_flag=True, help="Replace accounts that are stored already.")
 @click.option("--newer", is_flag=True, help="Replace them where the file's token lives longer.")
 @json_option
@@ -83,8 +84,8 @@ def export(store: Store, *, directory: str, as_json: bool) -> int:
 
 
 @app.command("token")
-@click.argument("account")
-@click.option("--provider", help="Whom to ask, if the account is bound to nobody yet.")
+@account_argument("account")
+@provider_option("Whom to ask, if the account is bound to nobody yet.")
 @click.option(
     "--min-ttl", type=duration, metavar="S", help="Seconds the token is needed for, or 10m, 1h."
 )
@@ -104,7 +105,7 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
 
 
 @app.command("refresh")
-@click.argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
+@account_argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
 @click.option("--all", "every", is_flag=True, help="All that are due and not known to be dead.")
 @click.option("--within", type=duration, metavar="1h", help="... or become due within this time.")
 @click.option(
@@ -114,7 +115,7 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
     help="All whose refresh token was not used for so long, to keep it alive.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=16, help="So many at a time (16).")
-@click.option("--provider", help="Of several: only those of this provider. Of one: whom to ask.")
+@provider_option("Of several: only those of this provider. Of one: whom to ask.")
 @click.option("--dry-run", is_flag=True, help="Only tell which of them it would be.")
 @json_option
 @pass_store
@@ -167,7 +168,7 @@ def refresh(
 
 
 @app.command("history")
-@click.argument("account", required=False)
+@account_argument("account", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="So many at most (50).")
 @json_option
 @pass_store
@@ -188,7 +189,7 @@ def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> 
 
 
 @app.command("delete")
-@click.argument("account")
+@account_argument("account")
 @json_option
 @pass_store
 def delete(store: Store, *, account: str, as_json: bool) -> int:

@@ -13,6 +13,7 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.app import DONE, Store, app, json_option, pass_store
 from tokenstore.cli.commands import require_account
+from tokenstore.cli.completion import account_argument, provider_option
 from tokenstore.tokens import NEVER
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ _WIDE = 100  # characters; a narrower terminal is shown fewer columns
 
 
 @app.command("status")
-@click.argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
-@click.option("--provider", help="Only the accounts of this provider.")
+@account_argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
+@provider_option("Only the accounts of this provider.")
 @click.option(
     "--state", type=click.Choice(list(_STYLES)), multiple=True, help="Only accounts in this state."
 )
