@@ -184,7 +184,7 @@ def test_checksums_do_not_depend_on_the_python_that_made_them() -> None:
     columns = to_columns("n\u00e4me", given)
 
     assert columns["access_checksum"] == crc32(b"n\xc3\xa4me\n\xc3\xa4")
-    stored = rb'["n\u00e4me", "\u00e4", "b", 0.1, "{\"\\u2603\": 1e+22}"]'
+    stored = b'n\xc3\xa4me\n\xc3\xa4\nb\n0.1\n{"\\u2603": 1e+22}'
     assert columns["checksum"] == crc32(stored)
 
 

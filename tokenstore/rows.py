@@ -153,4 +153,4 @@ def _access_checksum(account_name: str, access_token: str | None) -> int:
 
 
 def _checksum(*values: object) -> int:
-    return crc32(json.dumps(values).encode())
+    return crc32("\n".join(map(str, values)).encode())
