@@ -137,3 +137,12 @@ def test_an_account_that_is_not_there_is_told(
 ) -> None:
     assert run(["--database", str(database), "status", "alice", "dead"]) == 5
     assert "there is no account 'alice'" in capsys.readouterr().err
+
+
+def test_a_provider_that_no_account_has_is_told_with_the_nearest(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--database", str(database), "status", "--provider", "gogle"]) == 0
+    assert "did you mean 'google'?" in capsys.readouterr().err
+    assert run(["--database", str(database), "status", "--provider", "google"]) == 0
+    assert capsys.readouterr().err == ""

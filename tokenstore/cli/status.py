@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import heapq
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from tokenstore.cli import output
 from tokenstore.cli.app import DONE, Store, app, json_option, pass_store
 from tokenstore.cli.commands import require_account
 from tokenstore.cli.completion import account_argument, provider_option
-from tokenstore.tokens import NEVER
+from tokenstore.tokens import NEVER, normalize_account_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,52 +63,67 @@ def status(
     Examples: tokenstore status --provider google
               tokenstore status --state sign_in --json
     """  # noqa: D301 - click wants the character
+    names = frozenset(map(normalize_account_name, accounts))
+    choice = _Choice(names, provider, state)
     with store.manager() as manager:
         for name in accounts:
             require_account(manager, name)
-        chosen = (
-            account
-            for account in manager.accounts()
-            if (not accounts or account.name in accounts)
-            and (provider is None or account.provider == provider)
-            and (not state or account.state in state)
-        )
+        chosen = choice.of(manager.accounts())
         if as_json:
             output.print_json({"accounts": [asdict(account) for account in chosen]})
         elif output.for_terminal():
-            _show(chosen, None if every else _SHOWN)
+            _show(chosen, choice, None if every else _SHOWN)
         else:
             for account in chosen:
                 values = asdict(account).values()
                 click.echo("\t".join("" if v is None else output.printable(str(v)) for v in values))
+    choice.explain_emptiness()
     return DONE
 
 
 @dataclass(slots=True)
-class _Survey:
-    """Counts accounts as they come by, so that there may be any number of them."""
+class _Choice:
+    """Chooses accounts and counts them as they come by, so that there may be any number."""
 
-    states: Counter[str] = field(default_factory=Counter)
+    names: frozenset[str]
+    provider: str | None
+    states: tuple[str, ...]
+    chosen: Counter[str] = field(default_factory=Counter)  # by state
+    providers: set[str] = field(default_factory=set)  # of all accounts
 
-    def count(self, accounts: Iterable[Account]) -> Iterator[Account]:
+    def of(self, accounts: Iterable[Account]) -> Iterator[Account]:
         for account in accounts:
-            self.states[account.state] += 1
-            yield account
+            self.providers.add(account.provider or "")
+            if self._fits(account):
+                self.chosen[account.state] += 1
+                yield account
+
+    def explain_emptiness(self) -> None:
+        if self.provider in {None, *self.providers} or not self.providers:
+            return
+        near = difflib.get_close_matches(str(self.provider), self.providers, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "see: tokenstore status"
+        click.echo(f"tokenstore: no account is of provider {self.provider!r}; {hint}", err=True)
+
+    def _fits(self, account: Account) -> bool:
+        return (
+            (not self.names or account.name in self.names)
+            and self.provider in {None, account.provider}
+            and (not self.states or account.state in self.states)
+        )
 
 
-def _show(accounts: Iterable[Account], limit: int | None) -> None:
-    survey = _Survey()
-    counted = survey.count(accounts)
+def _show(accounts: Iterable[Account], choice: _Choice, limit: int | None) -> None:
     urgent = (
-        sorted(counted, key=_urgency)
+        sorted(accounts, key=_urgency)
         if limit is None
-        else heapq.nsmallest(limit, counted, key=_urgency)
+        else heapq.nsmallest(limit, accounts, key=_urgency)
     )
     _print_table(urgent, time.time())
     if not urgent:
         return
-    total = survey.states.total()
-    states = ", ".join(f"{survey.states[s]} {_NAMES[s]}" for s in _STYLES if survey.states[s])
+    total = choice.chosen.total()
+    states = ", ".join(f"{choice.chosen[s]} {_NAMES[s]}" for s in _STYLES if choice.chosen[s])
     click.echo(f"\n{total} account{'s' * (total != 1)}: {states}")
     if total > len(urgent):
         click.echo(f"The {len(urgent)} most urgent are shown; --all shows every one.")
