@@ -119,7 +119,8 @@ def _show(accounts: Iterable[Account], choice: _Choice, limit: int | None) -> No
         if limit is None
         else heapq.nsmallest(limit, accounts, key=_urgency)
     )
-    _print_table(urgent, time.time())
+    empty = "no such accounts" if choice.providers else "no accounts yet; save or import some"
+    _print_table(urgent, time.time(), empty)
     if not urgent:
         return
     total = choice.chosen.total()
@@ -134,7 +135,7 @@ def _urgency(account: Account) -> tuple[int, float, str]:
     return _URGENCY[account.state], moment if moment is not None else NEVER, account.name
 
 
-def _print_table(accounts: Iterable[Account], now: float) -> None:
+def _print_table(accounts: Iterable[Account], now: float, empty: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -151,7 +152,7 @@ def _print_table(accounts: Iterable[Account], now: float) -> None:
             *(Text(fact) for fact in facts if wide),
             Text(output.printable(_advice(account, now) + (_reason(account) if wide else ""))),
         )
-    output.show(table, "no accounts yet; save or import some")
+    output.show(table, empty)
 
 
 def _advice(account: Account, now: float) -> str:
