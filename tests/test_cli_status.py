@@ -37,8 +37,8 @@ def database(tmp_path: Path) -> Path:
         def fail(name: str, failure: Failure) -> None:
             record = repository.record(name)
             assert record is not None
-            refresh = repository.begin_refresh(record, provider="google", reason="due")
-            repository.finish_refresh(refresh, failure, provider="google")
+            refresh = repository.journal.begin(record, provider="google", reason="due")
+            repository.journal.finish(refresh, failure, provider="google")
 
         save("alive", "google", 50 * HOUR)
         save("dead", "google", 5 * HOUR)

@@ -146,7 +146,7 @@ child = os.fork()
 if not child:
     repository = TokenRepository(sys.argv[1])
     with repository.refresh_lock("alice", timeout=1):
-        repository.begin_refresh(repository.record("alice"), provider="test", reason="forced")
+        repository.journal.begin(repository.record("alice"), provider="test", reason="forced")
         os.kill(os.getpid(), signal.SIGKILL)
 tell(child)
 os.waitpid(child, 0)
@@ -187,8 +187,8 @@ def test_the_last_50_of_each_account_are_remembered(world: World, manager: Token
     for _ in range(HISTORY + 3):
         record = repository.record("alice")
         assert record is not None
-        refresh = repository.begin_refresh(record, provider="test", reason="due")
-        repository.finish_refresh(refresh, record.tokens, provider="test")
+        refresh = repository.journal.begin(record, provider="test", reason="due")
+        repository.journal.finish(refresh, record.tokens, provider="test")
     manager.refresh_token("alice")
     assert [len(list(manager.history(name))) for name in ("alice", "bob")] == [HISTORY, 1]
     assert next(manager.history("alice")).reason == "forced"

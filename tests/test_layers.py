@@ -25,7 +25,7 @@ LAYERS = [
     ["opening"],
     ["threads"],
     ["database"],
-    ["migrate"],
+    ["journal", "migrate"],
     ["repository"],
     ["refresh", "jsonfiles"],
     ["manager"],

@@ -621,7 +621,7 @@ def interrupt(world: World) -> None:
     with TokenRepository(world.path, clock=world.clock) as repository:
         record = repository.record("alice")
         assert record is not None
-        repository.begin_refresh(record, provider="test", reason="due")
+        repository.journal.begin(record, provider="test", reason="due")
 
 
 def test_the_token_of_an_interrupted_refresh_is_tried(world: World, manager: TokenManager) -> None:

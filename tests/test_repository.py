@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tokenstore.database import JournalMode
-    from tokenstore.repository import Refresh
+    from tokenstore.journal import Refresh
 
 NOW = 1_800_000_000.0
 JOURNAL_MODES = ["wal", "delete"]
@@ -61,7 +61,7 @@ def failure(verdict: Any = "reauthorization", **more: Any) -> Failure:
 def begin(repository: TokenRepository, name: str = "alice") -> Refresh:
     record = repository.record(name)
     assert record is not None
-    return repository.begin_refresh(record, provider="p", reason="due")
+    return repository.journal.begin(record, provider="p", reason="due")
 
 
 def token_set(number: int) -> TokenSet:
@@ -113,7 +113,7 @@ def test_a_lifetime_becomes_a_moment(repository: TokenRepository) -> None:
 
 def test_saving_clears_a_failure_and_keeps_the_provider(repository: TokenRepository) -> None:
     repository.save("alice", tokens(1), provider="google")
-    repository.finish_refresh(begin(repository), failure(), provider="google")
+    repository.journal.finish(begin(repository), failure(), provider="google")
 
     repository.save("alice", tokens(2))
 
@@ -241,7 +241,7 @@ def test_delete_tells_whether_there_was_an_account(repository: TokenRepository) 
 def test_delete_forgets_the_history_too(repository: TokenRepository, path: Path) -> None:
     for name in ("alice", "bob"):
         repository.save(name, tokens())
-        repository.finish_refresh(begin(repository, name), token_set(1), provider="p")
+        repository.journal.finish(begin(repository, name), token_set(1), provider="p")
 
     repository.delete("alice")
 
@@ -265,7 +265,7 @@ def test_a_rotated_secret_leaves_the_files_at_once(path: Path, journal_mode: Any
     with TokenRepository(path, journal_mode=journal_mode) as repository:
         repository.save("alice", tokens() | {"refresh_token": "canary-1"})
 
-        repository.finish_refresh(begin(repository), token_set(2), provider="p")
+        repository.journal.finish(begin(repository), token_set(2), provider="p")
 
         assert holding(path.parent, "canary-1") == []
         assert holding(path.parent, "refresh-2")
@@ -383,7 +383,7 @@ def test_the_state_of_an_account_follows_its_last_failure(
     repository: TokenRepository, why: Failure, state: str
 ) -> None:
     repository.save("alice", tokens(expires_at=NOW))
-    repository.finish_refresh(begin(repository), why, provider="p")
+    repository.journal.finish(begin(repository), why, provider="p")
 
     [account] = repository.accounts()
 
@@ -395,7 +395,7 @@ def test_a_token_that_a_refresh_gave_is_due_after_half_its_lifetime(
 ) -> None:
     repository.save("alice", tokens())
     given = TokenSet(access_token="short", refresh_token="r", expires_at=NOW + 60)
-    repository.finish_refresh(begin(repository), given, provider="p")
+    repository.journal.finish(begin(repository), given, provider="p")
 
     assert [a.state for a in repository.accounts(expiry_buffer=300)] == ["valid"]
 
@@ -408,7 +408,7 @@ def test_a_finished_refresh_stores_its_tokens(repository: TokenRepository, path:
     before = repository.record("alice")
     assert before is not None
 
-    stored = repository.finish_refresh(begin(repository), token_set(2), provider="p")
+    stored = repository.journal.finish(begin(repository), token_set(2), provider="p")
 
     assert stored is not None
     assert stored == repository.record("alice")
@@ -426,7 +426,7 @@ def test_a_failed_refresh_keeps_the_tokens(
     before = repository.record("alice")
     assert before is not None
 
-    stored = repository.finish_refresh(begin(repository), failure(verdict), provider="p")
+    stored = repository.journal.finish(begin(repository), failure(verdict), provider="p")
 
     assert stored is not None
     assert stored.tokens == before.tokens
@@ -445,7 +445,7 @@ def test_an_outcome_does_not_replace_what_was_saved_meanwhile(
     repository.save("alice", saved, provider="other")
     before = repository.record("alice")
 
-    stored = repository.finish_refresh(refresh, outcome, provider="p")
+    stored = repository.journal.finish(refresh, outcome, provider="p")
 
     assert stored == before == repository.record("alice")
     assert history(path) == ["superseded"]
@@ -459,7 +459,7 @@ def test_an_outcome_does_not_bring_a_deleted_account_back(
     refresh = begin(repository)
     repository.delete("alice")
 
-    assert repository.finish_refresh(refresh, outcome, provider="p") is None
+    assert repository.journal.finish(refresh, outcome, provider="p") is None
 
     assert repository.load("alice") is None
     assert history(path) == ["superseded"]
@@ -475,7 +475,7 @@ def test_an_outcome_does_not_replace_what_was_deleted_and_saved_again(
     repository.delete("alice")
     repository.save("alice", tokens(1))
 
-    repository.finish_refresh(refresh, outcome, provider="p")
+    repository.journal.finish(refresh, outcome, provider="p")
 
     assert repository.load("alice") == tokens(1)
     assert history(path) == ["superseded"]
@@ -485,7 +485,7 @@ def test_an_outcome_does_not_touch_another_account(repository: TokenRepository) 
     for name in ("alice", "bob"):
         repository.save(name, tokens(1))
 
-    repository.finish_refresh(begin(repository), token_set(2), provider="p")
+    repository.journal.finish(begin(repository), token_set(2), provider="p")
 
     assert repository.load("bob") == tokens(1)
 
@@ -493,7 +493,7 @@ def test_an_outcome_does_not_touch_another_account(repository: TokenRepository) 
 def test_a_refresh_does_not_bind_an_account_anew(repository: TokenRepository) -> None:
     repository.save("alice", tokens(), provider="google")
 
-    stored = repository.finish_refresh(begin(repository), token_set(1), provider="p")
+    stored = repository.journal.finish(begin(repository), token_set(1), provider="p")
 
     assert stored is not None
     assert stored.provider == "google"
@@ -501,17 +501,17 @@ def test_a_refresh_does_not_bind_an_account_anew(repository: TokenRepository) ->
 
 def test_a_later_refresh_has_a_higher_number(repository: TokenRepository) -> None:
     repository.save("alice", tokens())
-    assert repository.last_refresh_begun("alice") == 0
+    assert repository.journal.last_begun("alice") == 0
 
     numbers = []
     for number in range(3):
         refresh = begin(repository)
         numbers.append(refresh.id)
-        assert repository.last_refresh_begun("alice") == refresh.id
-        repository.finish_refresh(refresh, token_set(number), provider="p")
+        assert repository.journal.last_begun("alice") == refresh.id
+        repository.journal.finish(refresh, token_set(number), provider="p")
 
     assert numbers == sorted(set(numbers))
-    assert repository.last_refresh_begun("bob") == 0
+    assert repository.journal.last_begun("bob") == 0
 
 
 def test_the_history_tells_a_refresh_without_a_secret(
@@ -521,7 +521,7 @@ def test_the_history_tells_a_refresh_without_a_secret(
     refresh = begin(repository)
     clock.now += 2
     why = failure("transient", status_code=503, error="down", maybe_spent=True)
-    repository.finish_refresh(refresh, why, provider="p")
+    repository.journal.finish(refresh, why, provider="p")
 
     columns = "account_name, provider, reason, started_at, finished_at, status_code, error"
     assert history(path, columns) == [("alice", "p", "due", NOW, NOW + 2, 503, "down")]
@@ -533,11 +533,11 @@ def test_the_history_tells_a_refresh_without_a_secret(
 def test_the_history_of_an_account_is_bounded(repository: TokenRepository, path: Path) -> None:
     for name in ("alice", "bob"):
         repository.save(name, tokens())
-    repository.finish_refresh(begin(repository, "bob"), token_set(0), provider="p")
+    repository.journal.finish(begin(repository, "bob"), token_set(0), provider="p")
 
     for number in range(statements.HISTORY + 5):
         last = begin(repository)
-        repository.finish_refresh(last, token_set(number), provider="p")
+        repository.journal.finish(last, token_set(number), provider="p")
 
     found = history(path, "account_name, id")
     assert len([row for row in found if row[0] == "alice"]) == statements.HISTORY
@@ -555,7 +555,7 @@ def test_a_refresh_that_nobody_ended_was_interrupted(
     second = begin(repository)
 
     assert history(path) == ["interrupted", None]
-    suspicion = repository.suspicion(second)
+    suspicion = repository.journal.suspicion(second)
     assert suspicion is not None
     assert (suspicion.started_at, suspicion.interrupted) == (NOW, True)
     assert suspicion.host
@@ -571,7 +571,7 @@ child = os.fork()
 if not child:
     repository = TokenRepository(sys.argv[1])
     with repository.refresh_lock("alice", timeout=1):
-        repository.begin_refresh(repository.record("alice"), provider="p", reason="due")
+        repository.journal.begin(repository.record("alice"), provider="p", reason="due")
         os.kill(os.getpid(), signal.SIGKILL)
 os.waitpid(child, 0)
         """,
@@ -579,7 +579,7 @@ os.waitpid(child, 0)
     )
 
     with repository.refresh_lock("alice", timeout=0):
-        suspicion = repository.suspicion(begin(repository))
+        suspicion = repository.journal.suspicion(begin(repository))
 
     assert suspicion is not None
     assert suspicion.interrupted
@@ -587,11 +587,11 @@ os.waitpid(child, 0)
 
 def test_a_request_without_a_usable_answer_is_suspicious_too(repository: TokenRepository) -> None:
     repository.save("alice", tokens(1))
-    repository.finish_refresh(
+    repository.journal.finish(
         begin(repository), failure("transient", maybe_spent=True), provider="p"
     )
 
-    suspicion = repository.suspicion(begin(repository))
+    suspicion = repository.journal.suspicion(begin(repository))
 
     assert suspicion is not None
     assert not suspicion.interrupted
@@ -602,9 +602,9 @@ def test_an_answered_request_is_not_suspicious(
     repository: TokenRepository, outcome: Failure
 ) -> None:
     repository.save("alice", tokens(1))
-    repository.finish_refresh(begin(repository), outcome, provider="p")
+    repository.journal.finish(begin(repository), outcome, provider="p")
 
-    assert repository.suspicion(begin(repository)) is None
+    assert repository.journal.suspicion(begin(repository)) is None
 
 
 def test_nobody_suspects_a_new_refresh_token(repository: TokenRepository) -> None:
@@ -612,7 +612,7 @@ def test_nobody_suspects_a_new_refresh_token(repository: TokenRepository) -> Non
     begin(repository)
     repository.save("alice", tokens(2))
 
-    assert repository.suspicion(begin(repository)) is None
+    assert repository.journal.suspicion(begin(repository)) is None
 
 
 def test_nobody_suspects_another_account(repository: TokenRepository) -> None:
@@ -620,7 +620,7 @@ def test_nobody_suspects_another_account(repository: TokenRepository) -> None:
         repository.save(name, tokens(1))
     begin(repository, "bob")
 
-    assert repository.suspicion(begin(repository)) is None
+    assert repository.journal.suspicion(begin(repository)) is None
 
 
 # -- the statements -------------------------------------------------------------------------------
@@ -758,11 +758,11 @@ class Model(RuleBasedStateMachine):
         record = self.repository.record(name)
         if record is None:
             return
-        refresh = self.repository.begin_refresh(record, provider="p", reason="due")
+        refresh = self.repository.journal.begin(record, provider="p", reason="due")
         if interfere:
             self.save(name, {"access_token": "meanwhile"})
         outcome = TokenSet(access_token=given, refresh_token=given, expires_at=LATER)
-        self.repository.finish_refresh(refresh, outcome, provider="p")
+        self.repository.journal.finish(refresh, outcome, provider="p")
         if not interfere:
             self.expected[record.account_name] = outcome.to_dict()
 

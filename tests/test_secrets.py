@@ -152,7 +152,7 @@ def test_no_repr_shows_a_secret(world: World, manager: TokenManager, watch: Watc
     repository = TokenRepository(world.path)
     record = repository.record("alice")
     assert record is not None
-    begun = repository.begin_refresh(record, provider="test", reason="due")
+    begun = repository.journal.begin(record, provider="test", reason="due")
     tokens = TokenSet.from_mapping(OLD, now=0)
     watch.show(manager, provider, repository, record, begun, tokens, *manager.accounts())
     watch.show(manager._refresher, manager._cache, Answer(200, NEW), world.server)

@@ -374,7 +374,7 @@ def test_t22_neither_errors_nor_logs_show_a_parameter(
         repository.load("alice")
         record = repository.record("alice")
         assert record is not None
-        refresh = repository.begin_refresh(record, provider="p", reason="due")
+        refresh = repository.journal.begin(record, provider="p", reason="due")
         list(repository.accounts())
         with raw(path) as other:
             other.execute("DROP TABLE accounts")
@@ -567,7 +567,7 @@ with TokenRepository(path, journal_mode=journal_mode) as repository:
     repository.save("alice", tokens())
     repository.save("bob", tokens())
     with repository.refresh_lock("alice", timeout=1):
-        refresh = repository.begin_refresh(repository.record("alice"), provider="p", reason="due")
+        refresh = repository.journal.begin(repository.record("alice"), provider="p", reason="due")
     child = os.fork()
     if not child:
         repository.save("carol", tokens())

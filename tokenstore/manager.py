@@ -226,7 +226,7 @@ class TokenManager:
         The last 50 of each account are remembered, without any secret.
         """
         with Operation("history", account_name) as operation:
-            yield from self._repository.history(account_name)
+            yield from self._repository.journal.history(account_name)
             operation.outcome = "listed"
 
     @sealed

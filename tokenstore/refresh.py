@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from tokenstore.accounts import Record
     from tokenstore.hooks import Hooks
+    from tokenstore.journal import Reason, Refresh
     from tokenstore.locks import Hold
     from tokenstore.providers import Provider
     from tokenstore.registry import Providers
-    from tokenstore.repository import Reason, Refresh, TokenRepository
+    from tokenstore.repository import TokenRepository
     from tokenstore.tokens import TokenSet
 
 _STORE_ATTEMPTS = 3
@@ -207,7 +208,7 @@ class Refresher:
         if call.demand.satisfied_by(record):
             return record
         chosen = self._whom_to_ask(record, call.provider, call.demand)
-        refresh = self._repository.begin_refresh(
+        refresh = self._repository.journal.begin(
             record, provider=chosen.name, reason=call.demand.reason
         )
         answer = self._ask(call, chosen, refresh)
@@ -245,7 +246,7 @@ class Refresher:
         failure = Failure.of(error, provider.client, now=now, previous=call.before)
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
             error.retry_after = failure.retry_at - now
-        stored = self._repository.finish_refresh(refresh, failure, provider=provider.name)
+        stored = self._repository.journal.finish(refresh, failure, provider=provider.name)
         if isinstance(error, ClientRejectedError):
             self._metadata.pop(provider.issuer or "", None)  # it may have moved
         if stored is None or stored.version != refresh.record.version:
@@ -320,7 +321,7 @@ class Refresher:
         A forced call shares only what began after it; any other shares what ended after it.
         """
         if demand.reason == "forced":
-            return self._repository.last_refresh_begun(record.account_name)
+            return self._repository.journal.last_begun(record.account_name)
         return record.refresh_id or 0
 
     def _with_endpoint(self, provider: Provider, record: Record) -> Provider:
@@ -343,7 +344,7 @@ class Refresher:
         self, refresh: Refresh, error: ReauthorizationRequired
     ) -> ReauthorizationRequired:
         """Say so if an earlier use of the token, with unknown end, is why it is dead."""
-        earlier = self._repository.suspicion(refresh)
+        earlier = self._repository.journal.suspicion(refresh)
         if earlier is None:
             return error
         moment = datetime.fromtimestamp(earlier.started_at, UTC).isoformat(timespec="seconds")
@@ -373,7 +374,7 @@ class Refresher:
         failure: StorageError | None = None
         for _ in range(_STORE_ATTEMPTS):
             try:
-                stored = self._repository.finish_refresh(refresh, tokens, provider=provider)
+                stored = self._repository.journal.finish(refresh, tokens, provider=provider)
             except StorageError as error:
                 failure = error
             else:

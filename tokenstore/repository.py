@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import socket
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore import statements as sql
-from tokenstore.accounts import Account, Failure, HistoryEntry, Record, due_at, state_of, went_back
+from tokenstore.accounts import Account, Record, due_at, state_of, went_back
 from tokenstore.database import Database, JournalMode
 from tokenstore.errors import StorageError
+from tokenstore.journal import Journal
 from tokenstore.location import locate
 from tokenstore.migrate import to_head
 from tokenstore.rows import (
     Damaged,
     is_moment,
     is_text,
+    new_version,
     to_access,
     to_columns,
     to_failure,
-    to_history_entry,
     to_record,
     to_tokens,
 )
 from tokenstore.sealed import sealed
-from tokenstore.tokens import TokenSet, fingerprint, normalize_account_name
+from tokenstore.tokens import TokenSet, normalize_account_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -39,38 +37,10 @@ if TYPE_CHECKING:
 
     from tokenstore.locks import Hold
     from tokenstore.sqlite import Query, Row
-    from tokenstore.storefile import Identity
 
 Existing = Literal["replace", "keep", "keep_newer"]
-Reason = Literal["due", "forced", "rejected"]
 
 _PAGE = 500  # rows a query
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """A refresh that is written down as begun.
-
-    Attributes:
-        id: Its number; of two refreshes of an account, the later has the higher one.
-        started_at: When it began, in UTC epoch seconds.
-        record: What was stored when it began.
-        file: The database file that it was written down in.
-    """
-
-    id: int
-    started_at: float
-    record: Record
-    file: Identity | None
-
-
-@dataclass(frozen=True, slots=True)
-class Suspicion:
-    """An earlier use of the same refresh token of which nobody knows the outcome."""
-
-    host: str
-    started_at: float
-    interrupted: bool  # the process died, as opposed to: no usable answer came
 
 
 class TokenRepository:
@@ -102,6 +72,7 @@ class TokenRepository:
         self.path = locate(database)
         self._clock = clock
         self._database = Database(self.path, to_head, journal_mode=journal_mode, upgrade=upgrade)
+        self.journal = Journal(self._database, self.record, clock)
 
     def __enter__(self) -> TokenRepository:
         return self
@@ -229,7 +200,7 @@ class TokenRepository:
         row = {
             "account_name": name,
             "provider": provider,
-            "version": _new_version(),
+            "version": new_version(),
             **to_columns(name, tokens),
         }
         token = {"account_name": name, "refresh_token": tokens.refresh_token}
@@ -280,8 +251,6 @@ class TokenRepository:
             except Damaged as damaged:
                 yield damaged
 
-    # -- the journal --------------------------------------------------------------------------
-
     @contextmanager
     def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
         """Hold the account's refresh lock, which dies with its holder.
@@ -291,122 +260,6 @@ class TokenRepository:
         """
         with self._database.locks.account(account_name, timeout=timeout) as hold:
             yield hold
-
-    def last_refresh_begun(self, account_name: str) -> int:
-        """Return the number of the account's last refresh, 0 if there was none."""
-        row = self._database.fetch_one(sql.LAST_REFRESH, {"account_name": account_name})
-        return 0 if row is None else int(row[0] or 0)
-
-    def suspicion(self, refresh: Refresh) -> Suspicion | None:
-        """Return the last earlier use of the same refresh token whose outcome nobody knows."""
-        row = self._database.fetch_one(
-            sql.SUSPICION,
-            {
-                "account_name": refresh.record.account_name,
-                "before": refresh.id,
-                "sent": _fingerprint(refresh.record.tokens),
-            },
-        )
-        return None if row is None else Suspicion(row[0], row[1], row[2] == "interrupted")
-
-    def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
-        """Yield the remembered refreshes, of one account or of all, the newest first."""
-        query = sql.PAGE_OF_HISTORY if account_name is None else sql.PAGE_OF_ITS_HISTORY
-        its = {} if account_name is None else {"account_name": normalize_account_name(account_name)}
-        before = 2**62
-        while rows := self._database.fetch_all(query, its | {"before": before, "page": _PAGE}):
-            yield from map(to_history_entry, rows)
-            before = rows[-1][0]
-
-    def begin_refresh(self, record: Record, *, provider: str, reason: Reason) -> Refresh:
-        """Write down that a refresh begins. Its caller holds the account's lock.
-
-        A refresh that is still open then was interrupted: its process died.
-        """
-        now = self._clock()
-        account = {"account_name": record.account_name}
-        with self._database.transaction():
-            self._database.execute(sql.CLOSE_INTERRUPTED, account | {"finished_at": now})
-            ids = self._database.fetch_all(
-                sql.BEGIN_REFRESH,
-                account
-                | {
-                    "provider": provider,
-                    "reason": reason,
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "started_at": now,
-                    "sent": _fingerprint(record.tokens),
-                },
-            )
-            file = self._database.file()
-        return Refresh(int(ids[0][0]), now, record, file)
-
-    def finish_refresh(
-        self, refresh: Refresh, outcome: TokenSet | Failure, *, provider: str
-    ) -> Record | None:
-        """Store the outcome and close the journal's entry, in one transaction.
-
-        If the row changed since the refresh began, by a sign-in, an import or a delete, it is
-        left as it is, and the journal says ``superseded``.
-
-        Returns:
-            What is stored now, None if the account is gone.
-        """
-        name, now = refresh.record.account_name, self._clock()
-        with self._database.transaction(file=refresh.file):
-            if isinstance(outcome, TokenSet):
-                applied = self._database.execute(
-                    sql.STORE_TOKENS,
-                    {
-                        "name": name,
-                        "read_version": refresh.record.version,
-                        "version": _new_version(),
-                        "provider": provider,
-                        "refreshed_at": refresh.started_at,
-                        "refresh_id": refresh.id,
-                        **to_columns(name, outcome),
-                    },
-                )
-                self._database.scrub_after_commit()
-            else:
-                applied = self._database.execute(
-                    sql.STORE_FAILURE,
-                    {
-                        "name": name,
-                        "read_version": refresh.record.version,
-                        "refresh_id": refresh.id,
-                        "failure": outcome.to_json(),
-                    },
-                )
-            stored = self.record(name)
-            self._close(refresh, outcome, stored, applied=bool(applied), now=now)
-        return stored
-
-    def _close(
-        self,
-        refresh: Refresh,
-        outcome: TokenSet | Failure,
-        stored: Record | None,
-        *,
-        applied: bool,
-        now: float,
-    ) -> None:
-        failure = outcome if isinstance(outcome, Failure) else None
-        told = "refreshed" if failure is None else failure.verdict
-        self._database.execute(
-            sql.CLOSE_REFRESH,
-            {
-                "id_": refresh.id,
-                "finished_at": now,
-                "outcome": told if applied else "superseded",
-                "received": None if stored is None else _fingerprint(stored.tokens),
-                "status_code": failure and failure.status_code,
-                "error": failure and failure.error,
-                "maybe_spent": bool(failure and failure.maybe_spent),
-            },
-        )
-        self._database.execute(sql.PRUNE_REFRESHES, {"account_name": refresh.record.account_name})
 
     # -- rows ---------------------------------------------------------------------------------
 
@@ -459,11 +312,3 @@ class TokenRepository:
 
 
 _PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}
-
-
-def _new_version() -> int:
-    return secrets.randbits(62)
-
-
-def _fingerprint(tokens: TokenSet) -> str:
-    return fingerprint(tokens.refresh_token or "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -40,6 +41,11 @@ class Damaged(Exception):  # noqa: N818 - the repository tells of it as a Storag
     def __init__(self, account_name: object) -> None:
         super().__init__()
         self.account_name = str(account_name)
+
+
+def new_version() -> int:
+    """Return the mark of a changed row: another number every time, also after a delete."""
+    return secrets.randbits(62)
 
 
 def to_columns(account_name: str, tokens: TokenSet) -> dict[str, Any]:

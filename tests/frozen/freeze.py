@@ -57,7 +57,7 @@ def answers(repository: TokenRepository) -> dict[str, Any]:
         },
         "history": [
             {k: v for k, v in asdict(entry).items() if k not in {"host", "pid"}}
-            for entry in repository.history()
+            for entry in repository.journal.history()
         ],
     }
 
@@ -76,9 +76,9 @@ def _tokens(number: int) -> dict[str, Any]:
 def _refresh(repository: TokenRepository, name: str, outcome: TokenSet | Failure | None) -> None:
     record = repository.record(name)
     assert record is not None
-    refresh = repository.begin_refresh(record, provider="google", reason="due")
+    refresh = repository.journal.begin(record, provider="google", reason="due")
     if outcome is not None:
-        repository.finish_refresh(refresh, outcome, provider="google")
+        repository.journal.finish(refresh, outcome, provider="google")
 
 
 if __name__ == "__main__":
