@@ -47,10 +47,16 @@ def prepare(target: Path, source: StoreFile, *, replace: bool) -> None:
     Raises:
         StorageError: Something is there that is not to be replaced.
     """
+    if target.name.endswith(("-wal", "-shm", "-journal")):
+        raise StorageError(
+            f"{target}: SQLite takes a file of that name for part of a database; use another name",
+            target,
+        )
     make_private_directory(target.parent)
     try:
         found = target.lstat()
     except FileNotFoundError:
+        StoreFile(target).refuse_leftovers()  # they would be replayed into the copy
         return
     except OSError as error:
         raise storage_error(error, target) from None

@@ -83,9 +83,20 @@ class Locks:
             TimeoutError: Somebody else holds it.
             StorageError: It cannot be taken at all.
         """
-        digest = hashlib.sha256(account_name.encode()).hexdigest()
-        with self._hold(f"{digest[:40]}.lock", timeout) as hold:
+        with self._hold(_file_of(account_name), timeout) as hold:
             yield hold
+
+    def is_held(self, account_name: str) -> bool:
+        """Tell whether somebody holds the lock of an account; that creates nothing."""
+        if not (self.directory / _file_of(account_name)).exists():
+            return False
+        try:
+            with self.account(account_name, timeout=0.0):
+                return False
+        except TimeoutError:
+            return True
+        except StorageError:  # it cannot be taken at all, so nobody holds it
+            return False
 
     @contextmanager
     def schema(self, *, timeout: float) -> Iterator[None]:
@@ -141,3 +152,8 @@ class Locks:
                     f"{self.directory}: not a directory of this user; move it away, locks go there",
                     self.directory,
                 ) from None
+
+
+def _file_of(account_name: str) -> str:
+    digest = hashlib.sha256(account_name.encode()).hexdigest()
+    return f"{digest[:40]}.lock"

@@ -68,6 +68,20 @@ def writing_in(directory: Path, mine: Callable[[str], bool]) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_written_in(directory: Path) -> bool:
+    """Tell whether somebody marks *directory* just now (see `writing_in`)."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # the file system has no such locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def leftovers(directory: Path, mine: Callable[[str], bool]) -> Iterator[Path]:
     """Yield the temporary files, of this user, of names that are *mine*."""
     for path in directory.iterdir():

@@ -96,19 +96,20 @@ def print_findings(findings: Iterable[Finding]) -> None:
     """Print what the doctor found, as a table to a person, else one a line with tabs between."""
     if not for_terminal():
         for found in findings:
-            print_result(found.severity, found.check, found.message, found.cure, *found.accounts)
+            cure = "done" if found.fixed else found.cure
+            print_result(found.severity, found.check, found.message, cure, *found.accounts)
         return
     from rich.text import Text
 
-    rows = table("", "CHECK", "FOUND", "WHAT TO DO")
+    rows = table("", "CHECK", "FOUND, AND WHAT TO DO")
     for found in findings:
-        message = found.message + (f": {_some(found.accounts)}" if found.accounts else "")
-        rows.add_row(
-            Text(found.severity, style=_SEVERITIES[found.severity]),
-            found.check,
-            Text(printable(message)),
-            Text("done" if found.fixed else printable(found.cure or "")),
-        )
+        cure = "done" if found.fixed else found.cure
+        told = Text(printable(found.message))
+        if found.accounts:
+            told.append(f": {printable(_some(found.accounts))}")
+        if cure is not None:
+            told.append(f"\n→ {printable(cure)}", style="bold")
+        rows.add_row(Text(found.severity, style=_SEVERITIES[found.severity]), found.check, told)
     show(rows, "nothing")
 
 

@@ -25,9 +25,11 @@ def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
     """Copy the database to FILE, 0600, while others go on writing to it.
 
     Copying the file itself would leave out what is still in SQLite's log, such as the newest
-    tokens. To restore, stop the application, remove DATABASE-wal and DATABASE-shm if they are
-    there, and put the copy in the place of the database. A refresh token that was rotated after
-    the backup is dead in it.
+    tokens.
+
+    To restore, stop the application, move DATABASE-wal, DATABASE-shm and DATABASE-journal away if
+    they are there, and put a copy of FILE in the place of the database. A refresh token that was
+    rotated after the backup is dead in it: such an account has to sign in again.
 
     Example: tokenstore backup ~/backups/tokens-$(date +%F).db
     """

@@ -17,7 +17,6 @@ from tokenstore.location import locate, providers_file
 from tokenstore.manager import TokenManager
 from tokenstore.opening import Opener
 from tokenstore.registry import Providers
-from tokenstore.repository import TokenRepository
 from tokenstore.schema import REVISION
 from tokenstore.sealed import sealed
 
@@ -44,8 +43,8 @@ def examine(
 ) -> list[Finding]:
     """Examine a store; return what was found, also what is in order.
 
-    Without *fix* nothing is changed, save that a database which is open to others is made private,
-    as everybody does who opens it.
+    Without *fix* nothing is changed, save what everybody does who opens a database: one that is
+    open to others is made private, and SQLite completes what a process that died had begun.
 
     Args:
         database: As for `TokenManager`.
@@ -57,33 +56,52 @@ def examine(
     path = locate(database)
     findings: list[Finding] = []
     try:
-        opener = Opener(path, migrate.to_head, journal_mode="wal", upgrade=False)
-        if opener.file.inspect() is None:
-            what = f"{path}: there is no database; the first save creates it"
-            cure = "check the path, if there should be one"
-            return [Finding("database", "warning", what, cure)]
-        with Database(path, migrate.to_head).inspection() as connection:
-            contents = Contents(path, connection)
-            findings += _surroundings(opener, contents.journal_mode, fix=fix)
-            findings += contents.examine()
-            unanswered = contents.unanswered() if contents.revision == REVISION else None
-        if unanswered is not None:
-            findings += _logins(path, unanswered, providers, clock, online=online)
+        for finding in _examine(path, providers, clock, online=online, fix=fix):
+            findings.append(finding)  # noqa: PERF402 - those before an error are kept
     except StorageError as error:
         findings.append(Finding("database", "error", str(error)))
+    except OSError as error:
+        what = f"{path.parent} cannot be looked at: {error.strerror or error}"
+        cure = "run the doctor as the user that the directory belongs to"
+        findings.append(Finding("directory", "error", what, cure))
     return findings
 
 
-def _surroundings(opener: Opener, journal_mode: str, *, fix: bool) -> Iterator[Finding]:
+def _examine(
+    path: Path,
+    given: Mapping[str, Provider] | None,
+    clock: Callable[[], float],
+    *,
+    online: bool,
+    fix: bool,
+) -> Iterator[Finding]:
+    opener = Opener(path, migrate.to_head, journal_mode="wal", upgrade=False)
+    if opener.file.inspect() is None:
+        opener.file.refuse_leftovers()
+        what = f"{path}: there is no database; the first save creates it"
+        yield Finding("database", "warning", what, "check the path, if there should be one")
+        return
     files = Files(opener.file, opener.builder, fix=fix)
     yield from files.permissions()
     yield from files.leftovers()
-    yield from files.file_system(journal_mode)
+    store = Database(path, migrate.to_head)
+    with store.inspection() as connection:
+        contents = Contents(path, connection)
+        yield from files.file_system(contents.journal_mode)
+        yield from contents.examine()
+        if contents.revision != REVISION:
+            return
+        unanswered = contents.unanswered()
+    yield from _logins(path, given, clock, online=online)
+    idle = {found for found in unanswered if not opener.locks.is_held(found.account_name)}
+    if idle:  # some may have ended since they were read
+        with store.inspection() as connection:
+            idle &= Contents(path, connection).unanswered()
+    yield from interrupted(idle)
 
 
 def _logins(
     path: Path,
-    unanswered: list[tuple[str, str, str]],
     given: Mapping[str, Provider] | None,
     clock: Callable[[], float],
     *,
@@ -94,8 +112,6 @@ def _logins(
     file, required = providers_file(path)
     providers = Providers(given, file, required=required)
     yield from logins.logins()
-    with TokenRepository(path) as repository:
-        yield from interrupted(repository, unanswered)
     yield from logins.providers(providers)
     yield from logins.clock()
     if online:

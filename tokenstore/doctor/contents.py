@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sqlite3
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import func, select
 
@@ -15,7 +16,8 @@ from tokenstore.doctor.finding import Finding, counted, ok
 from tokenstore.errors import StorageError
 from tokenstore.rows import TOKEN_COLUMNS, Damaged, is_text, to_tokens
 from tokenstore.schema import REVISION, accounts, refreshes
-from tokenstore.sqlite import driver_of, pragma
+from tokenstore.sqlite import decode_what_can_be, driver_of, pragma
+from tokenstore.tokens import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
 _LONG_LOG = 64 << 20  # bytes; SQLite begins anew at 4 MB unless somebody keeps on reading
 _RESETS_SAFELY = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
 _RESTORE = "stop the application, keep this file, and put a backup in its place"
+
+
+class Unanswered(NamedTuple):
+    """A refresh that was begun, and of which nobody knows an end: its number, whose, and where."""
+
+    id: int
+    account_name: str
+    host: str
 
 
 class Contents:
@@ -39,6 +49,7 @@ class Contents:
     def __init__(self, path: Path, connection: Connection) -> None:
         self._path = path
         self._connection = connection
+        driver_of(connection).text_factory = decode_what_can_be  # one damaged row hides no other
         self.journal_mode = str(pragma(driver_of(connection), "journal_mode"))
         self.revision = revision_of(connection, path)
 
@@ -81,20 +92,18 @@ class Contents:
             try:
                 migrate.check(self._path, stdout=io.StringIO())
             except StorageError as error:
-                cure = "somebody has changed the tables; restore a backup"
-                yield Finding("schema", "error", str(error), cure)
+                what = f"the tables are not those of revision {REVISION}: {error}"
+                cure = "undo what somebody changed in them, or restore a backup"
+                yield Finding("schema", "error", what, cure)
             else:
                 yield ok("schema", f"revision {REVISION}, as this version wants it")
 
     def journal(self) -> Iterator[Finding]:
         """Look at SQLite's journal: its mode, and how long the log has become."""
-        if self.journal_mode not in {"wal", "delete"}:
-            yield Finding(
-                "journal mode",
-                "warning",
-                f"{self._path} is in journal mode {self.journal_mode!r}",
-                "open it once with journal_mode='delete'",
-            )
+        if self.journal_mode == "delete" and not os.access(self._path.parent, os.W_OK):
+            # SQLite then reads a database in wal mode as one that has no journal.
+            what = "it cannot be told where the directory cannot be written"
+            yield Finding("journal mode", "info", what)
         else:
             yield ok("journal mode", self.journal_mode)
         try:
@@ -105,8 +114,9 @@ class Contents:
             yield Finding(
                 "journal mode",
                 "warning",
-                f"the write-ahead log has grown to {size >> 20} MiB: somebody reads without end",
-                "find the process that keeps the database open, and end it",
+                f"the write-ahead log has grown to {size >> 20} MiB: somebody keeps on reading one "
+                "state of the database",
+                "end the process that does (fuser lists those that have the file open)",
             )
         if self.journal_mode == "wal" and sqlite3.sqlite_version_info < _RESETS_SAFELY:
             yield Finding(
@@ -137,19 +147,30 @@ class Contents:
         if not names:
             yield ok("shared tokens", "no two accounts have the same refresh token")
 
-    def unanswered(self) -> list[tuple[str, str, str]]:
-        """Return the accounts whose last refresh had no answer that anybody knows of.
-
-        Each with the host on which it ran, and the fingerprint of the token that was sent.
-        """
+    def unanswered(self) -> set[Unanswered]:
+        """Return the refreshes that had no answer that anybody knows of, of tokens still stored."""
         last = select(func.max(refreshes.c.id)).group_by(refreshes.c.account_name)
-        query = select(refreshes.c.account_name, refreshes.c.host, refreshes.c.sent).where(
-            refreshes.c.id.in_(last),
-            refreshes.c.outcome.is_(None)
-            | (refreshes.c.outcome == "interrupted")
-            | refreshes.c.maybe_spent,
+        query = (
+            select(
+                refreshes.c.id,
+                refreshes.c.account_name,
+                refreshes.c.host,
+                refreshes.c.sent,
+                accounts.c.refresh_token,
+            )
+            .join_from(refreshes, accounts, refreshes.c.account_name == accounts.c.account_name)
+            .where(
+                refreshes.c.id.in_(last),
+                refreshes.c.outcome.is_(None)
+                | (refreshes.c.outcome == "interrupted")
+                | refreshes.c.maybe_spent,
+            )
         )
-        return [tuple(row) for row in self._connection.execute(query)]
+        return {
+            Unanswered(number, name, host)
+            for number, name, host, sent, token in self._connection.execute(query)
+            if is_text(token) and fingerprint(token) == sent
+        }
 
     def _damaged(self) -> Iterator[str]:
         columns = (accounts.c[name] for name in ("account_name", *TOKEN_COLUMNS, "checksum"))

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import stat
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tokenstore.doctor.finding import Finding, counted, ok
 from tokenstore.doctor.mounts import NETWORK, file_system_of
-from tokenstore.errors import StorageError
-from tokenstore.wholefile import leftovers, writing_in
+from tokenstore.storefile import StoreFile
+from tokenstore.wholefile import is_written_in, leftovers, writing_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tokenstore.building import Builder
-    from tokenstore.storefile import StoreFile
 
 _OTHERS = 0o077
 _LITTLE = 16 << 20  # bytes; less free space than this is soon used up
+_FIX = "run the doctor again with --fix"
 
 
 class Files:
@@ -41,40 +42,37 @@ class Files:
     def permissions(self) -> Iterator[Finding]:
         """Look at the mode and the owner of every file, and at the directory."""
         sound = True
-        for path, found in self._private():
-            mode = stat.S_IMODE(found.st_mode)
-            if mode & _OTHERS:
-                sound = False
-                yield self._open_to_others(path, mode)
-            if found.st_uid != os.geteuid():
-                sound = False
-                yield Finding(
-                    "permissions",
-                    "error",
-                    f"{path} belongs to uid {found.st_uid}, not to uid {os.geteuid()}",
-                    "give it back to the user that runs the application (chown)",
-                )
+        for paths in self._private():
+            found = [(path, facts) for path in paths if (facts := _look(path)) is not None]
+            loose = [(p, stat.S_IMODE(f.st_mode)) for p, f in found if f.st_mode & _OTHERS]
+            theirs = [(p, f.st_uid) for p, f in found if f.st_uid != os.geteuid()]
+            if loose:
+                yield self._open_to_others(loose)
+            if theirs:
+                yield _of_another(theirs)
+            sound = sound and not loose and not theirs
         if sound:
             yield ok("permissions", "everything belongs to this user and is closed to others")
         yield from self._directory()
 
     def leftovers(self) -> Iterator[Finding]:
         """Look for what processes that died while they wrote have left, and for old backups."""
-        directory, name = self._file.path.parent, self._file.path.name
-        left = [*leftovers(directory, lambda found: found.startswith(name))]
-        left += [path for path in [self._file.beside("-new")] if os.path.lexists(path)]
-        if left:
+        directory = self._file.path.parent
+        left = self._left()
+        names = ", ".join(path.name for path in left)
+        if not left:
+            yield ok("leftovers", "no process has left a file half written")
+        elif is_written_in(directory):
+            yield Finding("leftovers", "info", f"{directory}: somebody is writing {names} just now")
+        else:
             fixed = self._fix and self._sweep()
-            names = ", ".join(path.name for path in left)
             yield Finding(
                 "leftovers",
                 "warning",
                 f"{directory}: a process died while it wrote {names}; tokens may be in it",
-                None if fixed else "run: tokenstore doctor --fix",
+                None if fixed else _FIX,
                 fixed=fixed,
             )
-        else:
-            yield ok("leftovers", "no process has left a file half written")
         backups = self._upgrade_backups()
         if backups:
             yield Finding(
@@ -99,7 +97,8 @@ class Files:
                 "with journal_mode='delete'",
             )
         elif kind is None:
-            yield Finding("file system", "info", f"nobody can tell here what {directory} is on")
+            what = f"nothing here tells on which kind of file system {directory} is"
+            yield Finding("file system", "info", what, "make sure that it is no network's")
         else:
             yield ok("file system", f"local ({kind})")
         if not os.access(directory, os.W_OK) or not self._file.is_writable():
@@ -119,32 +118,40 @@ class Files:
                 "free some space",
             )
 
-    def _private(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Yield what only this user should be able to read."""
+    def _private(self) -> Iterator[Sequence[Path]]:
+        """Yield what only this user should be able to read; what is alike comes together."""
         locks = self._file.beside("-locks")
-        paths = [*self._file.files(), *self._upgrade_backups()]
-        if locks.is_dir():
-            paths += [locks, *sorted(locks.iterdir())]
-        for path in paths:
-            with suppress(FileNotFoundError):  # SQLite removes its files with the last close
-                found = path.lstat()
-                if not stat.S_ISLNK(found.st_mode):
-                    yield path, found
+        for path in (*self._file.files(), *self._upgrade_backups(), locks):
+            yield [path]
+        if locks.is_dir() and os.access(locks, os.R_OK | os.X_OK):  # else its owner is told
+            yield sorted(locks.iterdir())
 
-    def _open_to_others(self, path: Path, mode: int) -> Finding:
+    def _open_to_others(self, loose: list[tuple[Path, int]]) -> Finding:
+        paths = [path for path, _ in loose]
+        modes = " and ".join(f"{mode:04o}" for mode in sorted({mode for _, mode in loose}))
         # Whoever opens the database makes it private, so that needs no --fix.
-        fixed = (self._fix or path in self._file.files()) and _tighten(path, mode)
+        opened = set(paths) <= set(self._file.files())
+        fixed = (self._fix or opened) and not [p for p, mode in loose if not _tighten(p, mode)]
         return Finding(
             "permissions",
             "warning",
-            f"{path} was open to others (mode {mode:04o}), who may have copied what is in it",
-            None if fixed else f"run: tokenstore doctor --fix, or chmod go-rwx '{path}'",
+            f"{_named(paths)} open to others (mode {modes}), who may have copied what is there",
+            None if fixed else f"{_FIX}, or: chmod go-rwx {_quoted(paths)}",
             fixed=fixed,
         )
 
+    def _left(self) -> list[Path]:
+        new = StoreFile(self._file.beside("-new"))
+        return [*sorted(leftovers(self._file.path.parent, self._is_mine)), *new.files()]
+
+    def _is_mine(self, name: str) -> bool:
+        return name.startswith(self._file.path.name)
+
     def _upgrade_backups(self) -> list[Path]:
         path = self._file.path
-        return sorted(p for p in path.parent.glob("*-backup-*") if p.name.startswith(path.name))
+        # As `Builder.back_up` names them: a backup of somebody's own may be called like that.
+        known = re.compile(re.escape(path.name) + r"-backup-\w+-\d{8}T\d{6}\.\d{6}Z")
+        return sorted(found for found in path.parent.iterdir() if known.fullmatch(found.name))
 
     def _directory(self) -> Iterator[Finding]:
         directory = self._file.path.parent
@@ -156,7 +163,8 @@ class Files:
                 "warning",
                 f"{directory} lets others remove or replace the database "
                 f"(mode {stat.S_IMODE(found.st_mode):04o})",
-                f"run: chmod go-w '{directory}', or keep the database in a directory of its own",
+                f"run: chmod go-w {_quoted([directory])}, or keep the database in a directory of "
+                "its own",
             )
         elif found.st_uid not in {0, os.geteuid()}:
             yield Finding(
@@ -167,16 +175,50 @@ class Files:
             )
 
     def _sweep(self) -> bool:
-        """Remove what is left over, unless somebody is writing it just now."""
-        path = self._file.path
+        """Remove what is left over; tell whether that was done."""
         try:
-            with self._builder.alone():
-                self._builder.clear()
-            with writing_in(path.parent, lambda found: found.startswith(path.name)):
-                left = [*leftovers(path.parent, lambda found: found.startswith(path.name))]
-        except (StorageError, OSError):
+            if StoreFile(self._file.beside("-new")).files():
+                with self._builder.alone():
+                    self._builder.clear()
+            with writing_in(self._file.path.parent, self._is_mine):
+                return not self._left()
+        except OSError:
             return False
-        return not left
+
+
+def _look(path: Path) -> os.stat_result | None:
+    """Return what is at *path*, None if nothing is any more, or a symlink, which has no mode."""
+    try:
+        found = path.lstat()
+    except OSError:  # SQLite removes its files with the last close
+        return None
+    return None if stat.S_ISLNK(found.st_mode) else found
+
+
+def _of_another(theirs: list[tuple[Path, int]]) -> Finding:
+    paths = [path for path, _ in theirs]
+    owners = " and ".join(f"uid {uid}" for uid in sorted({uid for _, uid in theirs}))
+    return Finding(
+        "permissions",
+        "error",
+        f"{_named(paths, 'belongs', 'belong')} to {owners}, not to this process's uid "
+        f"{os.geteuid()}",
+        f"run the application as one user, and give it its files: chown {os.geteuid()} "
+        f"{_quoted(paths)}",
+    )
+
+
+def _named(paths: list[Path], verb: str = "was", verbs: str = "were") -> str:
+    if len(paths) == 1:
+        return f"{paths[0]} {verb}"
+    return f"{len(paths)} files in {paths[0].parent} {verbs}"
+
+
+def _quoted(paths: list[Path]) -> str:
+    """Return *paths* for a shell."""
+    if len(paths) == 1:
+        return shlex.quote(str(paths[0]))
+    return f"{shlex.quote(str(paths[0].parent))}/*"
 
 
 def _tighten(path: Path, mode: int) -> bool:

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 from tokenstore.accounts import went_back
 from tokenstore.doctor.finding import Finding, Severity, counted, ok
-from tokenstore.errors import ProviderConfigurationError, StorageError
-from tokenstore.tokens import fingerprint
+from tokenstore.errors import ProviderConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tokenstore.accounts import Account
+    from tokenstore.doctor.contents import Unanswered
     from tokenstore.registry import Providers
-    from tokenstore.repository import TokenRepository
 
 _SOON = 7 * 86400.0  # seconds; a sign-in that is needed within them is told
 
@@ -58,10 +57,10 @@ class Logins:
     def logins(self) -> Iterator[Finding]:
         """Tell which accounts have to sign in, now or soon."""
         kinds: tuple[tuple[Severity, list[str], str, str | None], ...] = (
-            ("warning", self._dead, "without a login that lives", "sign in again"),
-            ("warning", self._dying, "will need a sign-in within 7 days", "sign in again before"),
-            ("info", self._waiting, "wait: the provider fails, or asked to", None),
-            ("info", self._unbound, "bound to no provider", "name one when you refresh them"),
+            ("warning", self._dead, "can only be used after a new sign-in", "sign in again"),
+            ("warning", self._dying, "will need a sign-in within 7 days", "sign in before that"),
+            ("info", self._waiting, "wait, as the provider failed or asked for it", None),
+            ("info", self._unbound, "bound to no provider", "name it with the first refresh"),
         )
         for severity, names, what, cure in kinds:
             if names:
@@ -85,6 +84,11 @@ class Logins:
     def providers(self, providers: Providers) -> Iterator[Finding]:
         """Tell which providers, of those that accounts are bound to, cannot be used."""
         sound = True
+        try:
+            providers.names()
+        except ProviderConfigurationError as error:  # the file: it would be told once for each
+            yield Finding("providers", "warning", str(error), "correct the file")
+            return
         for name, accounts in sorted(self._providers.items()):
             try:
                 providers.get(name)
@@ -100,21 +104,11 @@ class Logins:
         return sorted(self._providers)
 
 
-def interrupted(
-    repository: TokenRepository, unanswered: Iterable[tuple[str, str, str]]
-) -> Iterator[Finding]:
-    """Tell whose refresh token was sent without an answer that anybody knows of.
-
-    Args:
-        repository: Where the accounts are.
-        unanswered: Account, host and fingerprint of what was sent, of each such refresh.
-    """
+def interrupted(unanswered: Iterable[Unanswered]) -> Iterator[Finding]:
+    """Tell whose refresh token was sent without an answer that anybody knows of."""
     hosts: dict[str, list[str]] = defaultdict(list)
-    for name, host, sent in unanswered:
-        record = repository.record(name)
-        token = None if record is None else record.tokens.refresh_token
-        if token is not None and fingerprint(token) == sent and not _is_busy(repository, name):
-            hosts[host].append(name)
+    for _, name, host in sorted(unanswered, key=lambda found: found.account_name):
+        hosts[host].append(name)
     for host, names in hosts.items():
         yield Finding(
             "interrupted",
@@ -126,14 +120,3 @@ def interrupted(
         )
     if not hosts:
         yield ok("interrupted", "no refresh has ended without an answer")
-
-
-def _is_busy(repository: TokenRepository, name: str) -> bool:
-    """Tell whether somebody refreshes the account just now."""
-    try:
-        with repository.refresh_lock(name, timeout=0.0):
-            return False
-    except TimeoutError:
-        return True
-    except StorageError:  # the lock cannot be taken at all, so nobody holds it
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 NETWORK = frozenset(
@@ -21,18 +22,41 @@ def file_system_of(directory: Path, mounts: Path = Path("/proc/self/mountinfo"))
         mounts: Linux's list of what is mounted where (proc(5)).
     """
     try:
-        lines = mounts.read_text("utf-8", "surrogateescape").splitlines()
+        lines = mounts.read_text("utf-8", "surrogateescape").split("\n")
     except OSError:
         return None
-    here, found = directory.resolve(), None
-    deepest = -1
-    for line in lines:
-        facts, _, source = line.partition(" - ")
-        point = Path(_unescaped(facts.split(" ")[4]))
-        # Of two at one place the later one hides the earlier.
-        if here.is_relative_to(point) and len(point.parts) >= deepest:
-            deepest, found = len(point.parts), source.split(" ")[0]
+    here = directory.resolve()
+    above = [mount for mount in map(_Mount.parse, filter(None, lines)) if mount.holds(here)]
+    found, number = None, ""
+    # As a path is walked: what is mounted on what was found so far, the nearest to the root first.
+    while inner := [mount for mount in above if mount.is_on(number, above)]:
+        mount = min(inner, key=lambda mount: len(mount.point.parts))
+        above.remove(mount)
+        found, number = mount.kind, mount.number
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    number: str
+    parent: str
+    point: Path
+    kind: str
+
+    @classmethod
+    def parse(cls, line: str) -> _Mount:
+        facts, _, source = line.partition(" - ")
+        number, parent, _, _, point, *_ = facts.split(" ")
+        return cls(number, parent, Path(_unescaped(point)), source.split(" ")[0])
+
+    def holds(self, path: Path) -> bool:
+        return path.is_relative_to(self.point)
+
+    def is_on(self, number: str, mounts: list[_Mount]) -> bool:
+        """Tell whether it is mounted on the mount of that number; "" is what is not listed."""
+        if number:
+            return self.parent == number
+        return not any(self.parent == mount.number for mount in mounts if mount is not self)
 
 
 def _unescaped(text: str) -> str:
