@@ -12,12 +12,11 @@ from tokenstore.doctor.contents import Contents
 from tokenstore.doctor.files import Files
 from tokenstore.doctor.finding import Finding, Severity
 from tokenstore.doctor.logins import Logins, interrupted
-from tokenstore.errors import StorageError
+from tokenstore.errors import InsecureStorageError, StorageError
 from tokenstore.location import locate, providers_file
 from tokenstore.manager import TokenManager
 from tokenstore.opening import Opener
 from tokenstore.registry import Providers
-from tokenstore.schema import REVISION
 from tokenstore.sealed import sealed
 
 if TYPE_CHECKING:
@@ -81,15 +80,23 @@ def _examine(
         what = f"{path}: there is no database; the first save creates it"
         yield Finding("database", "warning", what, "check the path, if there should be one")
         return
+    store = Database(path, migrate.to_head)
+    try:
+        with store.inspection():
+            pass
+    except InsecureStorageError:  # it is somebody else's: nothing around it is our business
+        raise
+    except StorageError:
+        yield from Files(opener.file, opener.builder, fix=False).permissions(opened=False)
+        raise
     files = Files(opener.file, opener.builder, fix=fix)
     yield from files.permissions()
     yield from files.leftovers()
-    store = Database(path, migrate.to_head)
     with store.inspection() as connection:
         contents = Contents(path, connection)
         yield from files.file_system(contents.journal_mode)
         yield from contents.examine()
-        if contents.revision != REVISION:
+        if not contents.is_readable:
             return
         unanswered = contents.unanswered()
     yield from _logins(path, given, clock, online=online)

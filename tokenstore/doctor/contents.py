@@ -16,7 +16,7 @@ from tokenstore.doctor.finding import Finding, counted, ok
 from tokenstore.errors import StorageError
 from tokenstore.rows import TOKEN_COLUMNS, Damaged, is_text, to_tokens
 from tokenstore.schema import REVISION, accounts, refreshes
-from tokenstore.sqlite import decode_what_can_be, driver_of, pragma
+from tokenstore.sqlite import decode_what_can_be, driver_of, error_name, pragma
 from tokenstore.tokens import fingerprint
 
 if TYPE_CHECKING:
@@ -52,21 +52,29 @@ class Contents:
         driver_of(connection).text_factory = decode_what_can_be  # one damaged row hides no other
         self.journal_mode = str(pragma(driver_of(connection), "journal_mode"))
         self.revision = revision_of(connection, path)
+        self.is_whole = True  # as far as is known
 
     def examine(self) -> Iterator[Finding]:
         """Look at everything that the schema of the database lets us look at."""
         yield from self.schema()
         yield from self.integrity()
         yield from self.journal()
-        if self.revision == REVISION:
+        if self.is_readable:
             yield from self.shared_tokens()
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its accounts can be looked at."""
+        return self.is_whole and self.revision == REVISION
 
     def integrity(self) -> Iterator[Finding]:
         """Look at the structure of the file, and at the checksums of what is in it."""
-        rows = driver_of(self._connection).execute("PRAGMA integrity_check(10)").fetchall()
-        faults = "; ".join(str(fault) for (fault,) in rows)
-        if faults != "ok":
-            yield Finding("integrity", "error", f"{self._path} is damaged: {faults}", _RESTORE)
+        faults = self._faults()
+        self.is_whole = faults == ["ok"]
+        if not self.is_whole:
+            what = f"{self._path} is damaged: {'; '.join(faults)}"
+            yield Finding("integrity", "error", what, _RESTORE)
+            return
         damaged = tuple(self._damaged()) if self.revision == REVISION else ()
         if damaged:
             yield Finding(
@@ -76,7 +84,7 @@ class Contents:
                 f"{_RESTORE}; or sign them in again",
                 damaged,
             )
-        if faults == "ok" and not damaged:
+        else:
             yield ok("integrity", "the file is whole, and what is in it is what was stored")
 
     def schema(self) -> Iterator[Finding]:
@@ -91,9 +99,9 @@ class Contents:
         else:
             try:
                 migrate.check(self._path, stdout=io.StringIO())
-            except StorageError as error:
-                what = f"the tables are not those of revision {REVISION}: {error}"
-                cure = "undo what somebody changed in them, or restore a backup"
+            except StorageError:
+                what = f"the tables are not those of revision {REVISION}: somebody changed them"
+                cure = "undo the changes, which tokenstore db check lists, or restore a backup"
                 yield Finding("schema", "error", what, cure)
             else:
                 yield ok("schema", f"revision {REVISION}, as this version wants it")
@@ -171,6 +179,17 @@ class Contents:
             for number, name, host, sent, token in self._connection.execute(query)
             if is_text(token) and fingerprint(token) == sent
         }
+
+    def _faults(self) -> list[str]:
+        faults = []
+        try:
+            for (fault,) in driver_of(self._connection).execute("PRAGMA integrity_check(10)"):
+                faults.append(" ".join(str(fault).split()))
+        except sqlite3.DatabaseError as error:
+            if not error_name(error).startswith("SQLITE_CORRUPT"):
+                raise
+            faults.append(str(error))
+        return faults
 
     def _damaged(self) -> Iterator[str]:
         columns = (accounts.c[name] for name in ("account_name", *TOKEN_COLUMNS, "checksum"))

@@ -39,15 +39,20 @@ class Files:
         self._builder = builder
         self._fix = fix
 
-    def permissions(self) -> Iterator[Finding]:
-        """Look at the mode and the owner of every file, and at the directory."""
+    def permissions(self, *, opened: bool = True) -> Iterator[Finding]:
+        """Look at the mode and the owner of every file, and at the directory.
+
+        Args:
+            opened: Whether the database could be opened. Whoever opens it makes it private, so
+                that needs no --fix.
+        """
         sound = True
         for paths in self._private():
             found = [(path, facts) for path in paths if (facts := _look(path)) is not None]
             loose = [(p, stat.S_IMODE(f.st_mode)) for p, f in found if f.st_mode & _OTHERS]
             theirs = [(p, f.st_uid) for p, f in found if f.st_uid != os.geteuid()]
             if loose:
-                yield self._open_to_others(loose)
+                yield self._open_to_others(loose, opened=opened)
             if theirs:
                 yield _of_another(theirs)
             sound = sound and not loose and not theirs
@@ -121,16 +126,17 @@ class Files:
     def _private(self) -> Iterator[Sequence[Path]]:
         """Yield what only this user should be able to read; what is alike comes together."""
         locks = self._file.beside("-locks")
-        for path in (*self._file.files(), *self._upgrade_backups(), locks):
+        for path in (*self._file.files(), locks):
             yield [path]
         if locks.is_dir() and os.access(locks, os.R_OK | os.X_OK):  # else its owner is told
             yield sorted(locks.iterdir())
+        for path in self._upgrade_backups():
+            yield [path]
 
-    def _open_to_others(self, loose: list[tuple[Path, int]]) -> Finding:
+    def _open_to_others(self, loose: list[tuple[Path, int]], *, opened: bool) -> Finding:
         paths = [path for path, _ in loose]
         modes = " and ".join(f"{mode:04o}" for mode in sorted({mode for _, mode in loose}))
-        # Whoever opens the database makes it private, so that needs no --fix.
-        opened = set(paths) <= set(self._file.files())
+        opened = opened and set(paths) <= set(self._file.files())
         fixed = (self._fix or opened) and not [p for p, mode in loose if not _tighten(p, mode)]
         return Finding(
             "permissions",

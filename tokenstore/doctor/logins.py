@@ -41,7 +41,7 @@ class Logins:
 
     def _look(self, account: Account, now: float) -> None:
         name, dies_at = account.name, account.refresh_token_expires_at
-        if account.state == "sign_in":
+        if account.state == "sign_in" or (dies_at is not None and dies_at <= now):
             self._dead.append(name)
         elif dies_at is not None and dies_at <= now + _SOON:
             self._dying.append(name)
