@@ -481,11 +481,12 @@ def test_t27_a_commit_is_on_the_disk(path: Path) -> None:
 
 AT_WORK = """
 from tokenstore import TokenManager
+from tokenstore.doctor import examine
 from tokenstore.jsonfiles import export_accounts, import_accounts
 path, journal_mode = Path(sys.argv[1]), sys.argv[2]
 
 def look(number):
-    '''What a status, a second manager and a doctor do.'''
+    '''What a status, a second manager, a doctor and a backup do.'''
     with TokenManager(path, journal_mode=journal_mode) as manager:
         list(manager.accounts())
         manager.load_tokens("alice")
@@ -498,6 +499,12 @@ def look(number):
     migrate.current(path, stdout=io.StringIO())
     migrate.check(path, stdout=io.StringIO())
     migrate.upgrade(path)
+    found = [finding for finding in examine(path, fix=True) if finding.is_open]
+    assert not found, found
+    with TokenRepository(path, journal_mode=journal_mode) as repository:
+        repository.backup(path.parent / "copies" / "copy.db", replace=True)
+    copied = examine(path.parent / "copies" / "copy.db")
+    assert not [finding for finding in copied if finding.is_open], copied
 """
 
 
