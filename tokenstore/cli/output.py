@@ -106,7 +106,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
         cure = "done" if found.fixed else found.cure
         told = Text(printable(found.message))
         if found.accounts:
-            told.append(f": {printable(_some(found.accounts))}")
+            told.append(f"\naccounts: {printable(_some(found.accounts))}")
         if cure is not None:
             told.append(f"\n→ {printable(cure)}", style="bold")
         rows.add_row(Text(found.severity, style=_SEVERITIES[found.severity]), found.check, told)

@@ -138,10 +138,12 @@ class Files:
         modes = " and ".join(f"{mode:04o}" for mode in sorted({mode for _, mode in loose}))
         opened = opened and set(paths) <= set(self._file.files())
         fixed = (self._fix or opened) and not [p for p, mode in loose if not _tighten(p, mode)]
+        verbs = ("was", "were") if fixed else ("is", "are")
         return Finding(
             "permissions",
             "warning",
-            f"{_named(paths)} open to others (mode {modes}), who may have copied what is there",
+            f"{_named(paths, *verbs)} open to others (mode {modes}), who may have copied what is "
+            "there",
             None if fixed else f"{_FIX}, or: chmod go-rwx {_quoted(paths)}",
             fixed=fixed,
         )
@@ -214,7 +216,7 @@ def _of_another(theirs: list[tuple[Path, int]]) -> Finding:
     )
 
 
-def _named(paths: list[Path], verb: str = "was", verbs: str = "were") -> str:
+def _named(paths: list[Path], verb: str, verbs: str) -> str:
     if len(paths) == 1:
         return f"{paths[0]} {verb}"
     return f"{len(paths)} files in {paths[0].parent} {verbs}"
