@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import threading
 import time
 from email.utils import formatdate
+from pathlib import Path
 from socket import create_server
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,6 @@ from tokenstore.wholefile import temporary, writing_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tokenstore.doctor import Finding
 
@@ -46,14 +47,20 @@ def tokens(number: int = 0, **more: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A store with two accounts, in a directory of its own."""
-    path = tmp_path / "data" / "tokens.db"
-    with TokenRepository(path) as repository:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two accounts, which is made once and copied for each test."""
+    directory = tmp_path_factory.mktemp("made") / "data"
+    with TokenRepository(directory / "tokens.db") as repository:
         repository.save("alice", tokens(1))
         repository.save("bob", tokens(2))
-    return path
+    return directory
+
+
+@pytest.fixture
+def path(made: Path, tmp_path: Path) -> Path:
+    """A store with two accounts, in a directory of its own."""
+    return Path(shutil.copytree(made, tmp_path / "data")) / "tokens.db"
 
 
 def look(path: Path, **options: Any) -> list[Finding]:
@@ -160,11 +167,8 @@ def test_what_is_no_store_is_told_and_left_alone(path: Path, tmp_path: Path, kin
 # -- files ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
-def test_a_database_that_was_open_to_others_is_made_private_and_told(
-    path: Path, suffix: str
-) -> None:
-    file = path.with_name(path.name + suffix)
+def test_a_database_that_was_open_to_others_is_made_private_and_told(path: Path) -> None:
+    files = [path.with_name(f"tokens.db{suffix}") for suffix in ("", "-wal", "-shm")]
     with Process(
         """
 repository = TokenRepository(sys.argv[1])
@@ -175,12 +179,14 @@ wait()
         path,
     ) as other:
         other.line()
-        file.chmod(0o644)
+        for file in files:
+            file.chmod(0o644)
 
-        [found] = [f for f in look(path) if f.fixed]
+        fixed = [finding.message for finding in look(path) if finding.fixed]
 
-        assert mode(file) == 0o600
-        assert f"{file} was open to others (mode 0644)" in found.message
+        assert [mode(file) for file in files] == [0o600] * 3
+        told = "was open to others (mode 0644), who may have copied what is there"
+        assert fixed == [f"{file} {told}" for file in files]
         assert not any(finding.fixed for finding in look(path))
 
 
@@ -426,7 +432,7 @@ MOUNTS = """
 def test_the_file_system_of_a_directory_is_found(tmp_path: Path, directory: str, kind: str) -> None:
     (tmp_path / "mounts").write_text(MOUNTS)
 
-    assert file_system_of(type(tmp_path)(directory), tmp_path / "mounts") == kind
+    assert file_system_of(Path(directory), tmp_path / "mounts") == kind
 
 
 def test_without_a_list_of_mounts_the_file_system_is_unknown(tmp_path: Path) -> None:

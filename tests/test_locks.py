@@ -453,6 +453,32 @@ except StorageError as error:
     assert printed == "StorageError EACCES\n"
 
 
+def test_whether_a_lock_is_held_is_told_and_nothing_created(tmp_path: Path) -> None:
+    locks = Locks(tmp_path / "locks")
+    assert not locks.is_held("alice")
+    assert not names(tmp_path)
+
+    with locks.account("alice", timeout=1):
+        before = names(tmp_path)
+        assert locks.is_held("alice")
+        assert not locks.is_held("bob")
+        assert names(tmp_path) == before
+    assert not locks.is_held("alice")
+    with Process(
+        """
+with TokenRepository(sys.argv[1]).refresh_lock("alice", timeout=1):
+    tell("held")
+    wait()
+        """,
+        tmp_path / "tokens.db",
+    ) as other:
+        assert other.line() == "held"
+        there = Locks(tmp_path / "tokens.db-locks")
+        assert there.is_held("alice")
+        other.kill()
+        assert not there.is_held("alice")
+
+
 def test_the_lock_directory_stands_beside_the_database(tmp_path: Path) -> None:
     repository = TokenRepository(tmp_path / "tokens.db")
 
