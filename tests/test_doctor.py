@@ -649,7 +649,7 @@ def test_logins_that_are_dead_or_dying_or_waiting_are_told(world: World) -> None
 BEGIN = """
 repository = TokenRepository(sys.argv[1])
 with repository.refresh_lock(sys.argv[2], timeout=1):
-    repository.begin_refresh(repository.record(sys.argv[2]), provider="test", reason="due")
+    repository.journal.begin(repository.record(sys.argv[2]), provider="test", reason="due")
     tell("begun")
     wait()
 """
