@@ -163,6 +163,17 @@ def raw(path: Path, **options: Any) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
+def is_sound(path: Path) -> bool:
+    """Tell whether SQLite finds the whole file in order."""
+    with raw(path) as connection:
+        return bool(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)])
+
+
+def journal_mode_of(path: Path) -> str:
+    with raw(path) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 

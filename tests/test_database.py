@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
-from storing import SOON, Process, mode, modes, names, newer_checkout, python, raw, tokens
+from storing import (
+    SOON,
+    Process,
+    is_sound,
+    journal_mode_of,
+    mode,
+    modes,
+    names,
+    newer_checkout,
+    python,
+    raw,
+    tokens,
+)
 
 from tokenstore import (
     SchemaOutdatedError,
@@ -52,16 +64,6 @@ def make_store(path: Path, *names: str, journal_mode: JournalMode = "wal") -> No
     with TokenRepository(path, journal_mode=journal_mode) as repository:
         for name in names or ("alice",):
             repository.save(name, tokens())
-
-
-def journal_mode_of(path: Path) -> str:
-    with raw(path) as connection:
-        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-
-
-def is_sound(path: Path) -> bool:
-    with raw(path) as connection:
-        return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",))
 
 
 # -- creation -------------------------------------------------------------------------------------
