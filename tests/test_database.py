@@ -212,34 +212,6 @@ with repository.transaction():
     assert is_sound(path)
 
 
-# -- many processes -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_processes_that_read_and_write_lose_nothing(path: Path, journal_mode: JournalMode) -> None:
-    printed = python(
-        """
-def work(number):
-    for step in range(25):
-        with TokenRepository(sys.argv[1], journal_mode=sys.argv[2]) as repository:
-            with repository.transaction():
-                found = repository.load("counter") or {"access_token": "x", "count": 0}
-                repository.save("counter", found | {"count": found["count"] + 1})
-            repository.save(f"{number}-{step}", tokens(step))
-            assert repository.load(f"{number}-{step}") == tokens(step)
-
-tell(forked(8, work))
-with TokenRepository(sys.argv[1]) as repository:
-    tell(repository.load("counter")["count"], len(list(repository.accounts())))
-        """,
-        path,
-        journal_mode,
-    )
-
-    assert printed.splitlines() == [str([0] * 8), "200 201"]
-    assert is_sound(path)
-
-
 # -- transactions ---------------------------------------------------------------------------------
 
 

@@ -92,7 +92,7 @@ BORNE_BY = {
         "test_refresh::test_another_client_than_the_imported_one_sends_nothing",
         "test_mission::test_saving_again_replaces_everything",
     ],
-    13: ["test_database::test_processes_that_read_and_write_lose_nothing"],
+    13: ["test_load::test_sixty_four_processes_lose_nothing_and_none_fails"],
     14: [
         "test_concurrency::test_a_process_that_refreshes_one_account_does_not_hold_up_another",
         "test_refresh::test_a_refresh_is_written_down_before_its_request",
