@@ -187,7 +187,7 @@ def sqlite_error(name: str) -> sqlite3.Error:
         ("SQLITE_BUSY", errno.EBUSY, StorageError, "locked by another process"),
         ("SQLITE_BUSY_SNAPSHOT", errno.EBUSY, StorageError, "locked by another process"),
         ("SQLITE_IOERR_WRITE", errno.EIO, StorageError, "the disk reports an error"),
-        ("SQLITE_ERROR", None, StorageError, "what SQLite says"),
+        ("SQLITE_ERROR", errno.EIO, StorageError, "is damaged"),
     ],
 )
 def test_an_error_says_what_happened_to_which_file(

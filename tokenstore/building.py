@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sqlite3
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 from tokenstore.backup import copy_database
 from tokenstore.errors import SchemaTooNewError, StorageError
 from tokenstore.schema import APPLICATION_ID, REVISION, VERSION_TABLE
-from tokenstore.sqlite import driver_of, make_engine, storage_error, translated
+from tokenstore.sqlite import DRIVER_ERRORS, driver_of, make_engine, storage_error, translated
 from tokenstore.storefile import StoreFile
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -141,7 +141,7 @@ def revision_of(connection: Connection, path: Path) -> str | None:
     sql = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - a constant
     try:
         row = driver_of(connection).execute(sql).fetchone()
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         if "no such table" in str(error):
             return None
         raise storage_error(path, error) from None

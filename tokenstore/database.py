@@ -12,6 +12,7 @@ from tokenstore.errors import StorageError
 from tokenstore.opening import Opener
 from tokenstore.sqlite import (
     BUSY_TIMEOUT,
+    DRIVER_ERRORS,
     ERRORS,
     Query,
     Row,
@@ -89,7 +90,7 @@ class Database:
     ) -> list[Row]:
         try:
             return driver.execute(query.sql, query.constants | parameters).fetchall()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             if not is_undecodable(error):
                 raise storage_error(self.path, error) from None
         # One damaged row must not hide the others of its page.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from tokenstore.sqlite import (
     pragma,
     storage_error,
     translated,
+    uri,
 )
 from tokenstore.storefile import Identity, StoreFile
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _MODE_TIMEOUT = 10.0  # seconds to wait until nobody else has a database open
+_lost_logs: dict[Path, tuple[Identity, Identity]] = {}  # a database, and a log that is not its own
 _POLL = 0.02  # seconds between two looks at whether that is so
 
 
@@ -83,10 +86,12 @@ class Opener:
         """Return a new connection to the database; None if there is none."""
         identity = self.file.inspect()
         if identity is None:
+            self.file.refuse_leftovers()
             return None
+        self._refuse_lost_log(identity)
+        self._require_ours()
         connection, immutable = self._connect()
         try:
-            self._require_ours(connection)
             self.file.tighten()
             self._require_schema(connection)
             if self._journal_mode == "delete" and not immutable and self._is_to_change(connection):
@@ -107,6 +112,8 @@ class Opener:
         A new database is built beside its final place and moved there as a whole. If nothing was
         built, nothing is left.
         """
+        if self.file.inspect() is not None:
+            self._require_ours()  # beside another's, not even a lock is put
         with self.builder.alone():
             if self.file.inspect() is None:
                 with self.builder.building() as connection:
@@ -126,6 +133,7 @@ class Opener:
         Where there is no database, it is to an empty one in memory.
         """
         if self.file.inspect() is None:
+            self.file.refuse_leftovers()
             with create_engine("sqlite://", poolclass=NullPool).connect() as connection:
                 yield connection
             return
@@ -146,6 +154,9 @@ class Opener:
 
     def gone(self) -> StorageError:
         """Return the error that the file is not there any more, or another is."""
+        found, log = self.file.identity(), StoreFile(self.file.beside("-wal")).identity()
+        if found is not None and log is not None:
+            _lost_logs[self.path] = found, log
         return StorageError(
             f"{self.path} was removed or replaced while it was open; what was just written may be "
             "lost with it. Put it back, or repeat the call to use what is there now",
@@ -153,12 +164,25 @@ class Opener:
             errno=errno.ESTALE,
         )
 
+    def _refuse_lost_log(self, identity: Identity) -> None:
+        """Refuse a database beside which lies the log of the one whose place it has taken.
+
+        SQLite would replay that log into it.
+        """
+        log = StoreFile(self.file.beside("-wal"))
+        if _lost_logs.get(self.path) == (identity, log.identity()):
+            raise StorageError(
+                f"{log.path}: left over from the database that was at {self.path} before; stop "
+                "everybody who has that one open, and move this file and -shm away",
+                log.path,
+            )
+
     @contextmanager
     def _apart(self) -> Iterator[tuple[Connection, bool]]:
         """Yield a connection of its own, to a database of whatever schema, if it is ours."""
+        self._require_ours()
         connection, immutable = self._connect()
         try:
-            self._require_ours(connection)
             yield connection, immutable
         finally:
             connection.close()
@@ -170,7 +194,9 @@ class Opener:
         as long as the file is all there is: no log, hence no writer.
         """
         try:
-            return self._engine.connect(), False
+            # SQLite would put files beside one that it may not write, and leave them there.
+            if self.file.is_writable() or self.file.has_wal():
+                return self._engine.connect(), False
         except ERRORS as error:
             cannot_open = error_name(error).startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
             if not cannot_open or self.file.has_wal():
@@ -178,9 +204,11 @@ class Opener:
         with translated(self.path):
             return make_engine(self.path, "mode=ro&immutable=1").connect(), True
 
-    def _require_ours(self, connection: Connection) -> None:
-        with translated(self.path):
-            found = pragma(driver_of(connection), "application_id")
+    def _require_ours(self) -> None:
+        """Refuse another application's database before SQLite repairs or changes anything in it."""
+        options = uri(self.path, "mode=ro&immutable=1")
+        with translated(self.path), closing(sqlite3.connect(options, uri=True)) as looking:
+            found = pragma(looking, "application_id")
         if found != APPLICATION_ID:
             raise InsecureStorageError(
                 f"{self.path} is not a tokenstore database; name another file", self.path

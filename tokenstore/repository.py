@@ -275,7 +275,10 @@ class TokenRepository:
         after = ""
         while rows := self._database.fetch_all(query, {"after": after, "page": _PAGE}):
             yield from rows
-            after = rows[-1][0]
+            last = max(str(name) for name, *_ in rows)
+            if not is_text(last) or rows[-1][0] != last:  # rows would come again, and for ever
+                raise self._damaged(last)
+            after = last
 
     def _account(
         self, row: Row, expiry_buffer: float, client_of: Callable[[str | None], str | None]

@@ -71,15 +71,17 @@ def to_tokens(account_name: str, row: Row) -> TokenSet:
         Damaged: They do not agree. A row that was stored before there were checksums has none.
     """
     access_token, refresh_token, expires_at, extra, obtained_at, dies_at, checksum = row
+    # Whatever is raised here shows what it is about, so that nothing may come from it.
     try:
         found = _checksum(account_name, access_token, refresh_token, expires_at, extra)
         fields = json.loads(extra)
-    except (TypeError, ValueError, RecursionError):  # the errors of JSON show what they are about
-        raise Damaged(account_name) from None
+    except (TypeError, ValueError, RecursionError):
+        found, fields = -1, None
     texts = all(is_text(value) or value is None for value in (access_token, refresh_token))
     moments = all(map(is_moment, (expires_at, obtained_at, dies_at)))
-    known = is_text(extra) and isinstance(fields, dict)
-    if not (texts and moments and known and checksum in {None, found}):
+    if not (texts and moments and is_text(extra) and checksum in {None, found}):
+        raise Damaged(account_name)
+    if not isinstance(fields, dict):
         raise Damaged(account_name)
     return TokenSet(
         access_token=access_token,

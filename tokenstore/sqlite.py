@@ -29,7 +29,10 @@ Row = tuple[Any, ...]
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for somebody else's transaction."""
 
-ERRORS = (sqlite3.Error, DBAPIError)
+DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What the driver raises; the latter if the text of an error quotes a damaged schema."""
+
+ERRORS = (*DRIVER_ERRORS, DBAPIError)
 """What SQLite's errors arrive as, whether or not they came through SQLAlchemy."""
 
 _DIALECT = SQLiteDialect_pysqlite(paramstyle="named")
@@ -131,11 +134,16 @@ def storage_error(path: Path, error: BaseException) -> StorageError:
     original = error.orig if isinstance(error, DBAPIError) else error
     if is_undecodable(original):  # its text quotes what it has read
         return StorageError(f"{path}: {_DAMAGED}", path, errno=errno.EIO)
+    if getattr(original, "sqlite_errorname", "") == "SQLITE_ERROR":
+        # Our statements are always the same, so it is the tables that are not.
+        return StorageError(f"{path}: {_DAMAGED} ({original}, {name})", path, errno=errno.EIO)
     return StorageError(f"{path}: {original} ({name})", path)
 
 
 def is_undecodable(error: object) -> bool:
     """Tell whether *error* is that stored text is no UTF-8: the driver's, not SQLite's."""
+    if isinstance(error, UnicodeDecodeError):
+        return True
     return isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname")
 
 
@@ -160,12 +168,14 @@ def translated(path: Path) -> Iterator[None]:
 
 
 _DAMAGED = "is damaged; keep this file and restore a backup"
+_FULL = "no space is left on the disk; free some and repeat the call"
 _UNWRITABLE = (
     "cannot be written by uid {uid}; the file and its directory have to be writable "
     "(SQLite keeps -wal and -shm beside the file)"
 )
 _ERRORS = (
-    ("SQLITE_FULL", errno.ENOSPC, "no space is left on the disk; free some and repeat the call"),
+    ("SQLITE_FULL", errno.ENOSPC, _FULL),
+    ("SQLITE_IOERR_SHMSIZE", errno.ENOSPC, _FULL),
     ("SQLITE_READONLY", errno.EACCES, _UNWRITABLE),
     ("SQLITE_CANTOPEN", errno.EACCES, _UNWRITABLE),
     ("SQLITE_NOTADB", None, "is not a tokenstore database; name another file"),

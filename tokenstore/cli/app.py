@@ -157,7 +157,8 @@ class _Warnings(logging.Handler):
     """Shows what the library warns of; what became of an operation, the command tells itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not hasattr(record, "operation"):
+        raised_too = record.name == "tokenstore.storefile" and record.levelno >= logging.ERROR
+        if not hasattr(record, "operation") and not raised_too:
             click.echo(f"tokenstore: warning: {record.getMessage()}", err=True)
 
 
