@@ -327,7 +327,7 @@ def test_composed_and_decomposed_file_names_are_one_account(
 # -- files that are none --------------------------------------------------------------------------
 
 BAD: dict[str, tuple[Any, str]] = {
-    "empty": (b"", "not valid JSON"),
+    "empty": (b"", "is empty"),
     "blank": (b" \n", "not valid JSON"),
     "half": (f'{{"refresh_token": "{SECRET}', "not valid JSON"),
     "two": ('{"access_token": "a"}{"access_token": "b"}', "not valid JSON"),
@@ -335,10 +335,14 @@ BAD: dict[str, tuple[Any, str]] = {
     "HTML": (f"<html>{SECRET}</html>", "not valid JSON"),
     "not UTF-8": (b'{"access_token": "\xff\xfe"}', "not valid JSON"),
     "binary": (bytes(range(256)), "not valid JSON"),
-    "SQLite": (b"SQLite format 3\0" + bytes(100), "not valid JSON"),
+    "SQLite": (b"SQLite format 3\0" + bytes(100), "is a SQLite database that is damaged"),
     "deep": ("[" * 100_000, "not valid JSON"),
     "deep objects": ('{"access_token":' * 50_000, "not valid JSON"),
     "huge number": ('{"access_token": "a", "n": ' + "9" * 10_000 + "}", "not valid JSON"),
+    "encrypted": (
+        bytes.fromhex("01000000d08c9ddf0115d1118c7a00c04fc297eb") + SECRET.encode(),
+        "is encrypted by Windows (DPAPI)",
+    ),
     "too large": (b'{"access_token": "' + b"a" * (1 << 20) + b'"}', "larger than 1 MiB"),
     "list": ([{"refresh_token": SECRET}], "file: a JSON object is needed"),
     "null": ("null", "file: a JSON object is needed"),

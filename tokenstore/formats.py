@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InvalidTokenError
 from tokenstore.tokens import (
@@ -20,8 +21,14 @@ from tokenstore.tokens import (
     parse_seconds,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _OURS = "tokenstore"  # the key that an export adds
 _EXPIRED = 0.0  # for an expiry that cannot be trusted: due at once, and older than any other
+
+_NO_EXPIRY = "its expiry was not understood; the token counts as expired"
+_NO_TOKENS = "neither an access token nor a refresh token"
 
 # Where a field may be found, in this order; with the zone of a time that names none (None: local).
 _ACCESS = ("access_token", "accessToken", "token")
@@ -53,6 +60,42 @@ class TokenFile:
     note: str | None = None
 
 
+class UnreadableError(Exception):
+    """A file without an account that can be imported; says why, without any of the content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A part of a file that cannot be imported.
+
+    Attributes:
+        reason: Why, without any of the content.
+        account_name: Whose tokens they would be, or None if that is not known.
+    """
+
+    reason: str
+    account_name: str | None = None
+
+
+def parse(content: str | bytes) -> Any:
+    """Return what a JSON text says; numbers that JSON does not have become null.
+
+    Raises:
+        ValueError: It is not valid JSON, or nested too deep to be read.
+    """
+    try:
+        return json.loads(content, parse_constant=lambda _: None)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def holds_tokens(data: object) -> bool:
+    """Tell whether parsed JSON is an object with tokens of its own, as of one account."""
+    return isinstance(data, Mapping) and bool(
+        any(data.get(name) for name in (*_ACCESS, *_REFRESH)) or _from_token_response(data)
+    )
+
+
 def from_json(data: object, *, stem: str) -> TokenFile:
     """Read the content of a file.
 
@@ -71,7 +114,7 @@ def from_json(data: object, *, stem: str) -> TokenFile:
     access_token = _take(fields, _ACCESS) or _from_token_response(fields)
     refresh_token = _take(fields, _REFRESH)
     if access_token is None and refresh_token is None:
-        raise InvalidTokenError("access_token", "neither an access token nor a refresh token")
+        raise InvalidTokenError("access_token", _NO_TOKENS)
     exported = parse_moment(ours.get("expires_at"))
     agrees = bool(ours) and _agree(exported, data)
     expires_at, note = (exported, None) if agrees else _take_expiry(fields)
@@ -88,6 +131,49 @@ def from_json(data: object, *, stem: str) -> TokenFile:
         ),
         note=note,
     )
+
+
+def from_storage(
+    account_name: object,
+    fields: Mapping[str, Any],
+    *,
+    expires_at: object,
+    obtained_at: float | None = None,
+    note: str | None = None,
+) -> TokenFile | Unusable:
+    """Read one account of a storage that holds many.
+
+    Args:
+        account_name: What the account is to be called.
+        fields: Its tokens as ``access_token`` and ``refresh_token``, and whatever else is known.
+        expires_at: When the access token expires, as the storage says it; None if it does not.
+        obtained_at: When the refresh token was obtained, in UTC epoch seconds, or None.
+        note: What else is to be told of the account.
+    """
+    name = None
+    try:
+        name = normalize_account_name(account_name)
+        if fields.get("access_token") is None and fields.get("refresh_token") is None:
+            raise InvalidTokenError("access_token", _NO_TOKENS)
+        moment = parse_moment(expires_at, naive=UTC)
+        if moment is None and expires_at is not None:
+            moment = _EXPIRED
+            note = "; ".join(filter(None, (_NO_EXPIRY, note)))
+        tokens = TokenSet.from_fields(fields, expires_at=moment, obtained_at=obtained_at)
+    except InvalidTokenError as error:
+        return Unusable(str(error), name)
+    return TokenFile(name, None, tokens, note)
+
+
+def with_note(accounts: Iterable[TokenFile | Unusable], note: str) -> list[TokenFile | Unusable]:
+    """Return *accounts*, the first that can be imported with one more thing to be told."""
+    accounts = list(accounts)
+    for number, account in enumerate(accounts):
+        if isinstance(account, TokenFile):
+            told = "; ".join(filter(None, (account.note, note)))
+            accounts[number] = replace(account, note=told)
+            break
+    return accounts
 
 
 def to_json(account_name: str, provider: str | None, tokens: TokenSet) -> dict[str, Any]:

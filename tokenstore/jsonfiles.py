@@ -1,4 +1,4 @@
-"""Directories of JSON files, one an account: import them, export to them."""
+"""Files that hold accounts: import them; export to a JSON file each."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tokenstore.errors import InvalidTokenError, StorageError
-from tokenstore.formats import TokenFile, file_stem, from_json, to_json
+from tokenstore.errors import StorageError
+from tokenstore.formats import TokenFile, Unusable, file_stem, to_json
 from tokenstore.logs import tell
 from tokenstore.rows import Damaged
 from tokenstore.sealed import sealed
 from tokenstore.storefile import make_private_directory, storage_error
+from tokenstore.tokenfiles import is_storage, read
 from tokenstore.wholefile import new_version, sync_directory, temporary, writing_in
 
 if TYPE_CHECKING:
@@ -26,19 +27,18 @@ if TYPE_CHECKING:
 
 Outcome = Literal["imported", "exported", "skipped", "failed"]
 
-_MAX_FILE = 1 << 20  # bytes; a token file has a few thousand
-_BATCH = 500  # files that are stored in one transaction
+_BATCH = 500  # accounts that are stored in one transaction
 
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What became of one file. No secret is in it.
+    """What became of one account of a file. No secret is in it.
 
     Attributes:
         account_name: The account, None if the file does not tell.
         path: The file.
         outcome: ``imported``, ``exported``, ``skipped`` or ``failed``.
-        reason: Why, for an outcome that needs it, else None.
+        reason: Why, for an outcome that needs it, and what was left out, else None.
     """
 
     account_name: str | None
@@ -48,14 +48,20 @@ class FileResult:
 
 
 def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the files that *paths* name: a file itself, of a directory every ``*.json`` in it."""
+    """Return the files that *paths* name: a file itself; what is in a directory.
+
+    In a directory that is every ``*.json``, and a ``*.db`` that is a token storage of another
+    library: that is what globus-sdk calls its own. A file of another name, such as MSAL's
+    ``*.bin``, may be anything, and one that is no storage is nobody's mistake there: name it.
+    """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     found: list[Path] = []
     for path in map(Path, paths):
         try:
+            visible = (p for p in path.iterdir() if not p.name.startswith("."))
             found += sorted(
-                p for p in path.iterdir() if p.suffix == ".json" and not p.name.startswith(".")
+                p for p in visible if p.suffix == ".json" or (p.suffix == ".db" and is_storage(p))
             )
         except (OSError, ValueError):  # no directory, or not to be listed: reading it will tell
             found.append(path)
@@ -71,14 +77,16 @@ def import_accounts(
     replace: bool = False,
     newer: bool = False,
 ) -> Iterator[FileResult]:
-    """Store the accounts of JSON files; the files stay as they are.
+    """Store the accounts of files; the files stay as they are.
 
-    An account that is already stored is skipped. A file that cannot be read stops nothing. Files
-    are stored a few hundred a transaction, and a result is yielded when its file is stored.
+    A file is JSON with one account, or a storage of globus-sdk or a cache of MSAL with many; each
+    account has its result, and so has a file without any. An account that is already stored is
+    skipped. A file that cannot be read stops nothing. Accounts are stored a few hundred a
+    transaction, and a result is yielded when its account is stored.
 
     Args:
         repository: Where to store them.
-        paths: Files, and directories of ``*.json`` files.
+        paths: Files, and directories of them (`find_files`).
         provider: What to bind the accounts to; None: what a file says, if it does.
         replace: Replace an account that is already stored.
         newer: Replace it if the file's token expires later than the stored one.
@@ -127,45 +135,26 @@ def _import(
     repository: TokenRepository, files: Iterator[Path], provider: str | None, existing: Existing
 ) -> Iterator[FileResult]:
     seen: dict[str, Path] = {}
-    while batch := list(islice(files, _BATCH)):
-        parsed = [(path, _read(path)) for path in batch]
+    contents = ((path, content) for path in files for content in read(path))
+    while batch := list(islice(contents, _BATCH)):
         with repository.transaction():
             results = [
                 _store(repository, path, content, provider, existing, seen)
-                for path, content in parsed
+                for path, content in batch
             ]
         yield from map(_logged, repeat("import"), results, repeat(provider))
-
-
-def _read(path: Path) -> TokenFile | str:
-    """Return what the file says, or why that cannot be told, without quoting it."""
-    try:
-        if not path.is_file():
-            return "not a file, nor a readable directory" if path.exists() else "no such file"
-        with path.open("rb") as file:
-            content = file.read(_MAX_FILE + 1)
-        if len(content) > _MAX_FILE:
-            return f"larger than {_MAX_FILE >> 20} MiB"
-        data = json.loads(content, parse_constant=lambda _: None)
-        return from_json(data, stem=path.stem)
-    except InvalidTokenError as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    except (ValueError, RecursionError):
-        return "not valid JSON"
 
 
 def _store(
     repository: TokenRepository,
     path: Path,
-    content: TokenFile | str,
+    content: TokenFile | Unusable,
     provider: str | None,
     existing: Existing,
     seen: dict[str, Path],
 ) -> FileResult:
-    if isinstance(content, str):
-        return FileResult(None, path, "failed", content)
+    if isinstance(content, Unusable):
+        return FileResult(content.account_name, path, "failed", content.reason)
     name = content.account_name
     if name in seen and existing != "keep_newer":
         return FileResult(name, path, "skipped", f"{seen[name].name} is of the same account")
