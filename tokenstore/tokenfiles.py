@@ -66,7 +66,7 @@ def is_storage(path: Path) -> bool:
     One that cannot be read may be; what it is then will be told.
     """
     try:
-        if not may_be_database(path.stat().st_size):
+        if not (path.is_file() and may_be_database(path.stat().st_size)):
             return False
         with reading(path) as connection:
             return globus.is_storage(connection)
