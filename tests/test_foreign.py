@@ -146,6 +146,18 @@ def test_a_log_that_a_killed_program_left_is_read_and_left_as_it_is(then: str, p
     assert (contents(path), names(path.parent)) == before
 
 
+def test_all_that_is_read_is_of_one_state(path: Path) -> None:
+    again = "wait()\nconnection.execute(CHANGE, ('newer',))\n"
+    query = "SELECT token_data_json ->> '$.scope' FROM token_storage"
+    with Process(PROGRAM + 'tell("ready")\n' + again + END, path, "wal") as program:
+        assert program.line() == "ready"
+        with reading(path) as connection:
+            program.go()
+            assert program.line() == "ready"
+            assert connection.execute(query).fetchone() == ("new",)
+        assert scope(path) == "newer"
+
+
 @pytest.mark.parametrize("journal_mode", MODES)
 def test_a_file_that_this_process_has_open_keeps_its_locks(journal_mode: str, path: Path) -> None:
     with raw(path) as connection:
