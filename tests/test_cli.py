@@ -119,6 +119,25 @@ def test_import_reports_every_file_and_ends_with_1_if_one_failed(
     }
 
 
+def test_import_reports_every_account_of_a_file_that_holds_many(
+    cli: Callable[..., Ran], tmp_path: Path
+) -> None:
+    file = tmp_path / "alice.json"
+    tokens = {"auth.globus.org": {"access_token": "a"}, "broken": {}, "x": {"refresh_token": "r"}}
+    file.write_text(
+        json.dumps({"by_rs": tokens, "format_version": "1.0", "globus-sdk.version": "3.0.0"})
+    )
+
+    ran = cli("import", file, "--json")
+
+    assert ran.code == 1
+    assert [(r["account_name"], r["path"], r["outcome"]) for r in ran.json["results"]] == [
+        ("alice:auth.globus.org", str(file), "imported"),
+        ("alice:broken", str(file), "failed"),
+        ("alice:x", str(file), "imported"),
+    ]
+
+
 def test_importing_twice_skips_what_is_stored_and_is_no_failure(
     cli: Callable[..., Ran], tmp_path: Path
 ) -> None:

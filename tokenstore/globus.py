@@ -32,7 +32,7 @@ _Row = tuple[object, object, object]  # namespace, resource server, parsed token
 
 # Where globus-sdk puts an application's tokens: …/app/{client id}/{application}/tokens.db
 _PLACE = re.compile(
-    r"/app/(?P<client_id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/(?P<application>[^/]+)"
+    r"/app/(?P<client_id>(?i:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))/(?P<application>[^/]+)"
     r"/(?:(?P<environment>[a-z0-9]+)-)?tokens\.(?:db|json)$"
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from typing import TYPE_CHECKING
 
 from tokenstore import globus, msal
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 _MAX_FILE = 1 << 20  # bytes, of one account; it has a few thousand
 _MAX_STORAGE = 16 << 20  # bytes, of many accounts in one JSON file
 _MAX_DATABASE = 256 << 20  # bytes
+
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 _IS_OURS = (
     "a database of tokenstore; export its accounts (tokenstore --database FILE export DIR), and "
@@ -66,37 +70,34 @@ def is_storage(path: Path) -> bool:
     One that cannot be read may be; what it is then will be told.
     """
     try:
-        if not (path.is_file() and may_be_database(path.stat().st_size)):
+        if not may_be_database(_size(path)):
             return False
+    except (OSError, UnreadableError):
+        return False
+    try:
         with reading(path) as connection:
             return globus.is_storage(connection)
     except UnreadableError as error:
         return not isinstance(error, NotSQLiteError)
-    except OSError:
-        return False
 
 
 def _read(path: Path) -> list[TokenFile | Unusable]:
-    if not path.is_file():
-        exists = path.exists()
-        raise UnreadableError("not a file, nor a readable directory" if exists else "no such file")
-    if (database := _database_of(path)) is not None:
+    size = _size(path)
+    if path.name.endswith(SIDECARS) and (database := _database_of(path)).exists():
         raise UnreadableError(f"belongs to the database {database.name!r}; import that")
-    size = path.stat().st_size
     if may_be_database(size):
         try:
             with reading(path) as connection:
                 return _of_database(connection, path, size)
         except NotSQLiteError:
             pass
-    with path.open("rb") as file:
-        content = file.read(_MAX_STORAGE + 1)
+    _limit(size, _MAX_STORAGE)
+    content = path.read_bytes()
     if not content:
         raise UnreadableError(_IS_EMPTY)
     for beginning, reason in _BINARY:
         if content.startswith(beginning):
             raise UnreadableError(reason)
-    _limit(len(content), _MAX_STORAGE)
     return _of_json(parse(content), len(content), path)
 
 
@@ -126,8 +127,20 @@ def _limit(size: int, most: int) -> None:
         raise UnreadableError(f"larger than {most >> 20} MiB")
 
 
-def _database_of(path: Path) -> Path | None:
-    """Return the database that SQLite keeps *path* for, None if there is none."""
-    suffix = next((suffix for suffix in SIDECARS if path.name.endswith(suffix)), "")
-    database = path.with_name(path.name.removesuffix(suffix)) if suffix != path.name else path
-    return database if suffix and database.exists() else None
+def _size(path: Path) -> int:
+    try:
+        found = path.stat()
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise UnreadableError("no such file") from None
+        raise
+    except ValueError:  # no file can be called so
+        raise UnreadableError("no such file") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UnreadableError("not a file, nor a readable directory")
+    return found.st_size
+
+
+def _database_of(path: Path) -> Path:
+    """Return the database that SQLite would keep *path* for."""
+    return path.with_name(path.name[: path.name.rindex("-")])

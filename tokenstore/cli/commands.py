@@ -47,10 +47,11 @@ def import_(
     newer: bool,
     as_json: bool,
 ) -> int:
-    """Import accounts from JSON files, or directories of them.
+    """Import accounts from files, or directories of them.
 
-    The files stay as they are. An account that is stored already is skipped, unless told
-    otherwise; a file that cannot be read stops nothing.
+    A file is JSON with one account, a token storage of globus-sdk or a cache of MSAL. It stays
+    as it is. An account that is stored already is skipped, unless told otherwise; a file that
+    cannot be read stops nothing.
 
     Example: tokenstore import ~/.myapp/tokens --provider google
     """
