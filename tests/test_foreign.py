@@ -148,7 +148,7 @@ def test_a_log_that_a_killed_program_left_is_read_and_left_as_it_is(then: str, p
 
 def test_all_that_is_read_is_of_one_state(path: Path) -> None:
     again = "wait()\nconnection.execute(CHANGE, ('newer',))\n"
-    query = "SELECT token_data_json ->> '$.scope' FROM token_storage"
+    query = "SELECT json_extract(token_data_json, '$.scope') FROM token_storage"
     with Process(PROGRAM + 'tell("ready")\n' + again + END, path, "wal") as program:
         assert program.line() == "ready"
         with reading(path) as connection:

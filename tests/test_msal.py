@@ -33,8 +33,15 @@ def encoded(claims: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
 
 
-def id_token(username: str | None, home: tuple[str, str], realm: str) -> str:
-    claims = {"sub": f"sub-{home[0]}", "oid": home[0], "tid": realm, "aud": SECRET}
+def id_token(username: str | None, client: str, home: tuple[str, str], realm: str) -> str:
+    claims = {
+        "iss": f"https://{CLOUD}/{realm}/v2.0",
+        "aud": client,
+        "exp": 4_000_000_000,
+        "sub": f"sub-{home[0]}",
+        "oid": home[0],
+        "tid": realm,
+    }
     named = {"preferred_username": username} if username else {}
     return f"{encoded({'alg': 'none'})}.{encoded(claims | named)}.{SECRET}"
 
@@ -57,7 +64,7 @@ def sign_in(
     answer = {
         "access_token": f"{SECRET}-access-{client}-{scope}",
         "refresh_token": f"{SECRET}-refresh-{client}",
-        "id_token": id_token(username, home, realm),
+        "id_token": id_token(username, client, home, realm),
         "client_info": encoded({"uid": home[0], "utid": home[1]}),
         "expires_in": 3600,
         "ext_expires_in": 7200,
