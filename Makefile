@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint type cover torture test-lowest format clean
+.PHONY: setup demo test lint type cover torture test-browser chromium test-lowest format clean
 
 setup: $(VENV)/ready
 
@@ -14,7 +14,7 @@ $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenstore needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[cli]' --group dev $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --editable '.[cli,login]' --group dev $(CONSTRAINTS)
 	@touch $@
 
 demo: setup
@@ -37,6 +37,17 @@ cover: setup
 torture: setup
 	$(BIN)/python -m pytest tests/torture --verbose
 
+# A real browser goes through a sign-in.
+test-browser: setup chromium
+	$(BIN)/python -m pytest tests/browser
+
+chromium:
+	@{ command -v chromium && command -v chromedriver; } >/dev/null \
+	|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	     apt-get install -qq --no-install-recommends chromium chromium-driver; } \
+	|| { echo "make: these tests need chromium and chromedriver, which apt-get could not install;" \
+	     "install Debian's packages chromium and chromium-driver, then try again" >&2; exit 1; }
+
 # The lowest versions that pyproject.toml declares, each pinned to its lower bound.
 test-lowest:
 	$(MAKE) cover VENV=.venv-lowest CONSTRAINTS='--constraint .venv-lowest/lowest.txt'
@@ -44,7 +55,7 @@ test-lowest:
 .venv-lowest/ready: .venv-lowest/lowest.txt
 .venv-lowest/lowest.txt: pyproject.toml
 	@mkdir -p .venv-lowest
-	$(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(re.sub(r">=", "==", d) for d in (*p["project"]["dependencies"], *p["project"]["optional-dependencies"]["cli"])), sep="\n")' > $@
+	$(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(re.sub(r">=", "==", d) for d in (*p["project"]["dependencies"], *sum(p["project"]["optional-dependencies"].values(), []))), sep="\n")' > $@
 
 format: setup
 	$(BIN)/ruff check --fix

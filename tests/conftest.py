@@ -9,7 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-collect_ignore = ["torture"]  # takes minutes: `make torture`
+# What takes minutes (`make torture`), and what needs a browser (`make test-browser`).
+collect_ignore = ["torture", "browser"]
 
 ZONES = {  # POSIX rules, so that no zone database is needed
     "UTC": "UTC0",

@@ -29,7 +29,8 @@ from tokenstore import (
 )
 from tokenstore.accounts import MAX_RETRY_AFTER
 from tokenstore.exchange import Answer as Received
-from tokenstore.oauth import _Judge, discover, refresh_grant
+from tokenstore.judgement import Judge
+from tokenstore.oauth import discover, refresh_grant
 from tokenstore.testing import Answer, Drop, Step, Transform, Truncate
 from tokenstore.tokens import NEVER
 
@@ -423,7 +424,7 @@ def test_whatever_comes_back_is_judged(
     body: bytes, status: int, content_type: str, retry_after: str
 ) -> None:
     headers = {"Content-Type": content_type, "Retry-After": retry_after, "Location": content_type}
-    judge = _Judge(Provider("test", URL, "id"), "refresh", "alice")
+    judge = Judge(Provider("test", URL, "id"), ["refresh"], "alice")
     verdict = judge.answer(Received(status, headers, body))
     assert isinstance(verdict, (dict, TokenRefreshError))
 

@@ -80,6 +80,10 @@ def test_a_provider_needs_a_name_an_endpoint_and_a_client_id() -> None:
         "authorization_endpoint": None,
         "device_authorization_endpoint": None,
         "revocation_endpoint": None,
+        "redirect_uri": "http://127.0.0.1/callback",
+        "sign_in_scope": None,
+        "authorization_params": {},
+        "authorization_response_iss_parameter_supported": False,
         "extra_params": {},
         "default_expires_in": 3600.0,
         "body_format": "form",
@@ -390,6 +394,10 @@ scope = "a b"
 authorization_endpoint = "https://auth.example/authorize"
 device_authorization_endpoint = "https://auth.example/device"
 revocation_endpoint = "https://auth.example/revoke"
+redirect_uri = "http://127.0.0.1:8765/back"
+sign_in_scope = "openid"
+authorization_params = {{ prompt = "consent" }}
+authorization_response_iss_parameter_supported = true
 default_expires_in = 7200
 body_format = "json"
 basic_form_encode = false
@@ -412,6 +420,10 @@ def test_the_file_can_set_everything(file: Path) -> None:
         authorization_endpoint="https://auth.example/authorize",
         device_authorization_endpoint="https://auth.example/device",
         revocation_endpoint="https://auth.example/revoke",
+        redirect_uri="http://127.0.0.1:8765/back",
+        sign_in_scope="openid",
+        authorization_params={"prompt": "consent"},
+        authorization_response_iss_parameter_supported=True,
         default_expires_in=7200,
         body_format="json",
         basic_form_encode=False,

@@ -458,7 +458,11 @@ def test_the_metadata_name_the_endpoints(server: AuthorizationServer, name: str)
         "client_secret_post",
         "none",
     ]
-    assert metadata["grant_types_supported"] == ["refresh_token"]
+    assert metadata["grant_types_supported"] == [
+        "authorization_code",
+        "refresh_token",
+        "urn:ietf:params:oauth:grant-type:device_code",
+    ]
     assert server.requests == []
 
 

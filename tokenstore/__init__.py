@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from tokenstore.errors import ReauthorizationRequired as ReauthorizationRequired
     from tokenstore.errors import SchemaOutdatedError as SchemaOutdatedError
     from tokenstore.errors import SchemaTooNewError as SchemaTooNewError
+    from tokenstore.errors import SignInError as SignInError
     from tokenstore.errors import StorageError as StorageError
     from tokenstore.errors import TokenPersistError as TokenPersistError
     from tokenstore.errors import TokenRefreshError as TokenRefreshError
     from tokenstore.errors import TokenStoreError as TokenStoreError
     from tokenstore.errors import TransientRefreshError as TransientRefreshError
+    from tokenstore.errors import WrongAccountError as WrongAccountError
     from tokenstore.fleet import RefreshResult as RefreshResult
     from tokenstore.manager import TokenManager as TokenManager
     from tokenstore.providers import Provider as Provider
     from tokenstore.repository import TokenRepository as TokenRepository
+    from tokenstore.signin.prompt import Prompt as Prompt
 
 __version__ = "0.1.0"
 
@@ -37,12 +40,14 @@ _HOMES = {
     "HistoryEntry": "accounts",
     "InsecureStorageError": "errors",
     "InvalidTokenError": "errors",
+    "Prompt": "signin.prompt",
     "Provider": "providers",
     "ProviderConfigurationError": "errors",
     "ReauthorizationRequired": "errors",
     "RefreshResult": "fleet",
     "SchemaOutdatedError": "errors",
     "SchemaTooNewError": "errors",
+    "SignInError": "errors",
     "StorageError": "errors",
     "TokenManager": "manager",
     "TokenPersistError": "errors",
@@ -50,6 +55,7 @@ _HOMES = {
     "TokenRepository": "repository",
     "TokenStoreError": "errors",
     "TransientRefreshError": "errors",
+    "WrongAccountError": "errors",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - a test holds the two lists together

@@ -12,6 +12,8 @@
         - ``ReauthorizationRequired``: only a new sign-in helps
         - ``TransientRefreshError``: try again later
         - ``ClientRejectedError``: the provider refuses this client; fix the configuration
+        - ``SignInError``: a sign-in came to nothing, and nothing was stored
+            - ``WrongAccountError``: it was somebody else than before
 
 Every error can be pickled, and none shows a secret in its text or its repr.
 """
@@ -186,3 +188,11 @@ class TransientRefreshError(TokenRefreshError):
 
 class ClientRejectedError(TokenRefreshError):
     """The provider refuses the client or the request: fix the configuration, then try again."""
+
+
+class SignInError(TokenRefreshError):
+    """A sign-in came to nothing: refused, given up or not to be trusted. Nothing was stored."""
+
+
+class WrongAccountError(SignInError):
+    """Somebody else signed in than the account belonged to before; their tokens were dropped."""

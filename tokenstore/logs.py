@@ -52,7 +52,7 @@ class Operation:
             tell(level, self._name, self._account_name, self.provider, outcome, details)
 
 
-_CHANGES = {"saved", "deleted", "refreshed"}
+_CHANGES = {"saved", "deleted", "refreshed", "signed_in", "signed_out"}
 
 
 def tell(

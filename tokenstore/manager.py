@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tokenstore.database import JournalMode
     from tokenstore.errors import ReauthorizationRequired
     from tokenstore.providers import Provider
+    from tokenstore.signin.prompt import Prompt
 
 
 _LONGEST = 86400.0  # seconds; beyond a day nobody waits, and beyond some years nothing can
@@ -101,6 +102,7 @@ class TokenManager:
         self._cache = TokenCache(cache_ttl, clock)
         file, required = providers_file(self._repository.path)
         self._providers = Providers(providers, file, required=required)
+        self._timeout, self._session = timeout, session
         self._hooks = Hooks(on_refreshed, on_reauthorization_required, on_recovered)
         self._refresher = Refresher(
             self._repository,
@@ -204,6 +206,108 @@ class TokenManager:
             path = self._repository.backup(target, replace=replace)
             operation.outcome = "backed up"
             return path
+
+    @sealed
+    def login(
+        self,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        scope: str | None = None,
+        device: bool = False,
+        force: bool = False,
+        timeout: float = 300.0,
+        port: int = 0,
+        prompt: Callable[[Prompt], object] | None = None,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> dict[str, Any]:
+        """Let a person sign an account in, store the tokens and return them.
+
+        That is the authorization code grant with PKCE through a browser on this machine, which
+        comes back to a port on loopback (RFC 8252), or the device grant (RFC 8628). It needs the
+        extra ``login``. An account that belonged to somebody before goes to nobody else: the
+        id_token tells, where there is one.
+
+        Args:
+            account_name: The account; one that does not exist is created. An e-mail address is
+                named to the provider as the one that is expected.
+            provider: Where to sign in; None: where the account is bound to.
+            scope: Scopes to ask for, with spaces between them; None: the provider's.
+            device: Sign in with a code that is entered on any device.
+            force: Store it even if it is somebody else than before, or another provider.
+            timeout: Seconds to wait for the person.
+            port: The port to come back to; 0: the one of the provider's redirect URI, or a free
+                one.
+            prompt: Called with what the person has to do, in a thread of its own if that is to
+                use a browser here; None opens the browser and tells on stderr.
+            wait: Sleeps for so many seconds, between two questions of the device grant.
+
+        Raises:
+            ModuleNotFoundError: The extra is not installed.
+            WrongAccountError: Somebody else signed in than before; their tokens were dropped.
+            SignInError: The sign-in was refused, given up or is not to be trusted.
+            TokenRefreshError: The provider gave no tokens; the subclass says why.
+            TokenPersistError: It did, and the store would not take them.
+        """
+        from tokenstore.signin.signin import SignIn
+        from tokenstore.signin.wish import Wish
+
+        _require_seconds(timeout=timeout)
+        wish = Wish(
+            scope=scope,
+            device=device,
+            force=force,
+            patience=timeout,
+            port=port,
+            prompt=prompt,
+            wait=wait,
+        )
+        with Operation("login", account_name, provider) as operation:
+            name = normalize_account_name(account_name)
+            sign_in = SignIn(
+                self._repository,
+                self._providers,
+                timeout=self._timeout,
+                session=self._session,
+                clock=self._clock,
+            )
+            stored, before = sign_in.run(name, provider, wish)
+            self._cache.forget(name)
+            operation.provider, operation.outcome = stored.provider, "signed_in"
+        if before is not None and before.is_dead:
+            self._hooks.recovered(name)
+        return stored.tokens.to_dict()
+
+    @sealed
+    def logout(self, account_name: str, *, keep: bool = False) -> bool:
+        """Revoke an account's tokens at its provider (RFC 7009), then remove the account.
+
+        Args:
+            account_name: The account.
+            keep: Keep it, without its tokens, as one that has to sign in.
+
+        Returns:
+            Whether the provider was told. It was not if it has no way to, which is logged, or if
+            there is no such account.
+
+        Raises:
+            TokenRefreshError: The tokens could not be revoked, so the account stays as it is; the
+                subclass says why. `delete_tokens` removes it all the same.
+        """
+        from tokenstore.signin.signout import SignOut
+
+        with Operation("logout", account_name) as operation:
+            name = normalize_account_name(account_name)
+            self._refresher.store_unsaved()  # or what they are would never be revoked
+            sign_out = SignOut(
+                self._repository, self._providers, timeout=self._timeout, session=self._session
+            )
+            try:
+                revoked = sign_out.run(name, keep=keep)
+            finally:
+                self._cache.forget(name)
+            operation.outcome = "signed_out" if revoked else "removed"
+            return revoked
 
     @sealed
     def accounts(self) -> Iterator[Account]:

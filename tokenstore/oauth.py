@@ -1,67 +1,19 @@
-"""The refresh grant (RFC 6749 section 6): ask a provider, judge its answer; no storage."""
+"""The refresh grant (RFC 6749 section 6): ask a provider and have its answer judged; no storage."""
 
 from __future__ import annotations
 
-import base64
-import json
-import math
-import re
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC
-from email.message import Message
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, quote_plus, urljoin
 
-from tokenstore.accounts import MAX_RETRY_AFTER
-from tokenstore.errors import (
-    ClientRejectedError,
-    ReauthorizationRequired,
-    TokenRefreshError,
-    TransientRefreshError,
-)
+from tokenstore.errors import TokenRefreshError, TransientRefreshError
 from tokenstore.exchange import Answer, NoAnswer, exchange, host_of
-from tokenstore.tokens import is_token, parse_seconds
+from tokenstore.judgement import Judge, is_transient, parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     import requests
 
     from tokenstore.providers import Provider
-
-# Codes of RFC 6749 section 5.2, and what providers send in their place.
-_REAUTHORIZE = {
-    "invalid_grant",
-    "bad_refresh_token",
-    "invalid_refresh_token",
-    "refresh_token_expired",
-    "refresh_token_reused",
-    "token_expired",
-    "token_revoked",
-    "consent_required",
-    "interaction_required",
-    "login_required",
-}
-_REJECTED = {
-    "invalid_client",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_request",
-    "invalid_scope",
-    "incorrect_client_credentials",
-}
-_TRANSIENT = {
-    "server_error",
-    "temporarily_unavailable",
-    "internal_failure",
-    "slow_down",
-    "rate_limit_exceeded",
-    "rate_limited",
-    "too_many_requests",
-}
-_KNOWN = _REAUTHORIZE | _REJECTED | _TRANSIENT
-_TRANSIENT_STATUS = {408, 425, 429}
-_MIN_SECRET = 8  # characters; an extra parameter that is shorter is a word, not a secret
 
 
 def refresh_grant(
@@ -90,7 +42,7 @@ def refresh_grant(
         TransientRefreshError: Nothing usable came; try later.
         ClientRejectedError: The provider refuses the client or the request.
     """
-    judge = _Judge(provider, refresh_token, account_name)
+    judge = Judge(provider, [refresh_token], account_name)
 
     def give_up() -> Callable[[Answer | NoAnswer], None]:
         ended = abandoned() if abandoned is not None else lambda _: None
@@ -101,7 +53,14 @@ def refresh_grant(
 
         return judge_late
 
-    headers, form = _request(provider, refresh_token)
+    params = {
+        **provider.extra_params,
+        "grant_type": "refresh_token",
+        "refresh_token": refresh_token,
+    }
+    if provider.scope:
+        params["scope"] = provider.scope
+    headers, form = request_of(provider, params)
     received = exchange(
         "POST",
         provider.token_endpoint or "",
@@ -129,13 +88,13 @@ def discover(
     """
     url = f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
     received = exchange("GET", url, timeout=timeout, session=session)
-    if isinstance(received, NoAnswer) or _is_transient(received.status) or received.body is None:
+    if isinstance(received, NoAnswer) or is_transient(received.status) or received.body is None:
         why = received.reason if isinstance(received, NoAnswer) else f"HTTP {received.status}"
         raise TransientRefreshError(
             f"the metadata of {provider.name!r} could not be read from {host_of(url)}: {why}",
             provider=provider.name,
         )
-    metadata: object = _parse_json(received.body, "utf-8")
+    metadata: object = parse_json(received.body, "utf-8")
     if received.status != 200 or not isinstance(metadata, dict):  # noqa: PLR2004
         raise provider.misconfigured(
             f"has an issuer without metadata: {url} answered HTTP {received.status}; "
@@ -144,226 +103,19 @@ def discover(
     return metadata
 
 
-def _request(
-    provider: Provider, refresh_token: str
+def request_of(
+    provider: Provider, params: Mapping[str, str]
 ) -> tuple[dict[str, str | None], dict[str, str]]:
-    form = {
-        **provider.extra_params,
-        "grant_type": "refresh_token",
-        "refresh_token": refresh_token,
-    }
-    if provider.scope:
-        form["scope"] = provider.scope
+    """Return the headers and the form of a request with which the client authenticates.
+
+    That is RFC 6749 section 2.3.1, for the token endpoint and those that work like it.
+    """
+    form = dict(params)
     headers: dict[str, str | None] = {"Authorization": None}
     if provider.auth_method == "client_secret_basic":
-        headers["Authorization"] = f"Basic {_basic(provider)}"
+        headers["Authorization"] = f"Basic {provider.basic_credentials}"
     else:
         form["client_id"] = provider.client_id
     if provider.auth_method == "client_secret_post":
         form["client_secret"] = provider.client_secret or ""
     return headers, form
-
-
-def _basic(provider: Provider) -> str:
-    """Return the credentials, form-encoded first (RFC 6749 section 2.3.1) unless told otherwise."""
-    pair = [provider.client_id, provider.client_secret or ""]
-    if provider.basic_form_encode:
-        pair = [quote_plus(part) for part in pair]
-    return base64.b64encode(":".join(pair).encode()).decode()
-
-
-class _Judge:
-    """Turns what came back into tokens or one of three errors; there is no fourth outcome."""
-
-    def __init__(self, provider: Provider, refresh_token: str, account_name: str) -> None:
-        self._provider = provider
-        self._account_name = account_name
-        self._host = host_of(provider.token_endpoint)
-        self._secrets = _spellings(provider, refresh_token)
-
-    def silence(self, nothing: NoAnswer) -> TokenRefreshError:
-        """Return the error of a request without an answer."""
-        after = "; the refresh token may have been spent" if nothing.sent else "; try again later"
-        return TransientRefreshError(
-            f"{self._who()} at {self._host}: {nothing.reason}{after}",
-            maybe_spent=nothing.sent,
-            **self._details(None, None, None),
-        )
-
-    def answer(self, answer: Answer) -> dict[str, Any] | TokenRefreshError:
-        """Judge an answer by its body first, then by its status."""
-        if 300 <= answer.status < 400:  # noqa: PLR2004
-            target = self._target(answer)
-            return ClientRejectedError(
-                f"{self._who()} at {self._host} redirects to {target}, which is not followed; "
-                "set the token_endpoint that is meant",
-                **self._details(answer.status, None, None),
-            )
-        body = _parse(answer)
-        if body is not None and is_token(body.get("access_token")):
-            return body
-        error, description = self._error_of(body or {})
-        return self._refused(answer, error, description)
-
-    def _refused(
-        self, answer: Answer, error: str | None, description: str | None
-    ) -> TokenRefreshError:
-        details = self._details(answer.status, error, description)
-        told = ": ".join(part for part in (error, description) if part)
-        said = f"{self._who()} answered HTTP {answer.status}" + (f" {told}" if told else "")
-        if error in _REAUTHORIZE:
-            return ReauthorizationRequired(f"{said}; sign in again", **details)
-        if error in _REJECTED:
-            return ClientRejectedError(f"{said}; check the provider's configuration", **details)
-        retry_after = _retry_after(answer.headers)
-        if error in _TRANSIENT or _is_transient(answer.status):
-            when = "" if retry_after is None else f" in {retry_after:.0f} s"
-            return TransientRefreshError(
-                f"{said}; try again later{when}", retry_after=retry_after, **details
-            )
-        if 200 <= answer.status < 300:  # noqa: PLR2004
-            kind = answer.headers.get("Content-Type", "").split(";")[0]
-            kind = self._shown(kind, 80) or "no content type"
-            return TransientRefreshError(
-                f"{said} without a usable token ({kind} from {self._host}); the refresh token may "
-                "have been spent",
-                retry_after=retry_after,
-                maybe_spent=True,
-                **details,
-            )
-        return ClientRejectedError(f"{said}; check the provider's configuration", **details)
-
-    def _error_of(self, body: Mapping[str, Any]) -> tuple[str | None, str | None]:
-        error = body.get("error")
-        description = body.get("error_description")
-        listed = body.get("errors")
-        if error is None and isinstance(listed, list) and listed:
-            error = listed[0]
-        if isinstance(error, Mapping):  # {"error": {"code" or "status": …, "message": …}}
-            description = description or error.get("message")
-            codes = [error.get(key) for key in ("status", "code", "type", "errorType")]
-            error = next((code for code in codes if isinstance(code, str)), None)
-        known = isinstance(error, str) and error in _KNOWN  # even if a secret is part of it
-        return error if known else self._shown(error, 100), self._shown(description, 500)
-
-    def _target(self, redirect: Answer) -> str:
-        try:
-            url = urljoin(self._provider.token_endpoint or "", redirect.headers.get("Location", ""))
-        except ValueError:
-            return "?"
-        return self._shown(host_of(url), 100) or "?"
-
-    def _shown(self, text: object, limit: int) -> str | None:
-        """Return what may be shown of a provider's words: not what was sent to it."""
-        if not isinstance(text, str) or not text:
-            return None
-        for secret in self._secrets:
-            text = re.sub(re.escape(secret), "[redacted]", text, flags=re.IGNORECASE)
-        text = "".join(c if c.isprintable() else " " for c in text)
-        return " ".join(text.split())[:limit] or None
-
-    def _who(self) -> str:
-        return f"{self._account_name}: provider {self._provider.name!r}"
-
-    def _details(
-        self, status: int | None, error: str | None, description: str | None
-    ) -> dict[str, Any]:
-        return {
-            "account_name": self._account_name,
-            "provider": self._provider.name,
-            "status_code": status,
-            "error": error,
-            "error_description": description,
-        }
-
-
-def _spellings(provider: Provider, refresh_token: str) -> list[str]:
-    """Return all that was sent and is secret, as a provider may echo it, the longest first."""
-    sent = [refresh_token, provider.client_secret or ""]
-    sent += [str(v) for v in provider.extra_params.values() if len(str(v)) >= _MIN_SECRET]
-    if provider.auth_method == "client_secret_basic":
-        sent.append(_basic(provider))
-    spellings = {spell(secret) for secret in sent for spell in (str, quote, quote_plus)}
-    return sorted(spellings - {""}, key=len, reverse=True)
-
-
-def _is_transient(status: int) -> bool:
-    return status in _TRANSIENT_STATUS or status >= 500  # noqa: PLR2004
-
-
-def _parse(answer: Answer) -> dict[str, Any] | None:
-    """Return the object in the body: JSON, else form-encoded, whatever its type claims to be."""
-    if not answer.body:
-        return None
-    charset = _charset(answer.headers.get("Content-Type", ""))
-    parsed = _parse_json(answer.body, charset)
-    if parsed is None:
-        parsed = _parse_form(answer.body)
-    return parsed if isinstance(parsed, dict) else None
-
-
-def _parse_json(body: bytes, charset: str) -> Any:
-    """Return the value; numbers that JSON does not have, and others cannot store, become null.
-
-    JSON is UTF-8 whatever the header says (RFC 8259 section 8.1). Where it is not, the tokens are
-    ASCII all the same, and a letter of another field must not cost them.
-    """
-    for encoding in (json.detect_encoding(body), charset, "latin-1"):
-        try:
-            text = body.decode(encoding).lstrip("\ufeff")
-            return json.loads(
-                text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_storable
-            )
-        except (ValueError, LookupError, RecursionError):
-            continue
-    return None
-
-
-def _parse_form(body: bytes) -> dict[str, str] | None:
-    try:
-        text = body.decode("utf-8-sig").strip()
-        pairs = parse_qsl(text, strict_parsing=True, max_num_fields=100)
-    except ValueError:
-        return None
-    form = dict(pairs)
-    return form if {"access_token", "error"} & form.keys() else None
-
-
-def _charset(content_type: str) -> str:
-    message = Message()
-    message["Content-Type"] = content_type
-    return str(message.get_content_charset() or "utf-8")
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
-
-
-def _storable(text: str) -> int | None:
-    return int(text) if len(text) < 1000 else None  # noqa: PLR2004 - far below Python's limit
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that the provider asks to wait (RFC 9110 section 10.2.3), capped."""
-    value = headers.get("Retry-After")
-    if value is None:
-        return None
-    seconds = parse_seconds(value)
-    if seconds is None:
-        moment, now = http_date(value), http_date(headers.get("Date")) or time.time()
-        if moment is None:
-            return None
-        seconds = moment - now
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
-
-
-def http_date(value: str | None) -> float | None:
-    """Return a date of HTTP (RFC 9110 section 5.6.7) in UTC epoch seconds, None if it is none."""
-    if value is None:
-        return None
-    try:
-        moment = parsedate_to_datetime(value)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None

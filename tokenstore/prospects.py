@@ -46,7 +46,7 @@ def whom_to_ask(
     except ProviderConfigurationError as error:
         error.account_name = name
         raise
-    _require_same_client(record, chosen)
+    require_same_client(record, chosen)
     failure = record.failure
     if heed_verdict and failure is not None and failure.stands(chosen.client, now=now):
         raise failure.to_error(account_name=name, provider=chosen.name, now=now)
@@ -71,7 +71,12 @@ def _bound(record: Record, provider: str | Provider | None) -> str | Provider:
     return provider or record.provider or ""
 
 
-def _require_same_client(record: Record, provider: Provider) -> None:
+def require_same_client(record: Record, provider: Provider) -> None:
+    """Raise unless the record's tokens were issued to this client, as far as that is known.
+
+    Raises:
+        ProviderConfigurationError: They were issued to another one.
+    """
     registered = record.tokens.extra.get("client_id")
     if isinstance(registered, str) and registered not in {"", provider.client_id}:
         raise ProviderConfigurationError(

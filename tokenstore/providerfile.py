@@ -19,19 +19,23 @@ if TYPE_CHECKING:
 
 # What a table of providers.toml may have, and what a value has to be.
 _A_NUMBER = "a number of seconds", lambda value: type(value) in {int, float}
+_A_SWITCH = "true or false", lambda value: isinstance(value, bool)
+_STRINGS = (
+    "a table of strings",
+    lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
+)
 _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(
         (f.name for f in fields(Provider)), ("a string", lambda value: isinstance(value, str))
     ),
     "client_secret_env": ("a string", lambda value: isinstance(value, str)),
-    "extra_params": (
-        "a table of strings",
-        lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
-    ),
+    "extra_params": _STRINGS,
+    "authorization_params": _STRINGS,
     "default_expires_in": _A_NUMBER,
     "refresh_token_lifetime": _A_NUMBER,
     "refresh_token_idle": _A_NUMBER,
-    "basic_form_encode": ("true or false", lambda value: isinstance(value, bool)),
+    "basic_form_encode": _A_SWITCH,
+    "authorization_response_iss_parameter_supported": _A_SWITCH,
     "max_concurrency": ("a whole number", lambda value: type(value) is int),
 }
 del _KEYS["name"]

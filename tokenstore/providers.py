@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, urlsplit
 
 from tokenstore.errors import ProviderConfigurationError
 
@@ -31,10 +32,17 @@ class Provider:
         client_secret: Its secret, or None for a public client.
         token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``.
             None means post if there is a secret, else none.
-        scope: Space-separated scopes to ask for when refreshing; None sends no ``scope``.
+        scope: Space-separated scopes to ask for when signing in and refreshing; None sends no
+            ``scope`` with a refresh.
         authorization_endpoint: URL of the sign-in page.
         device_authorization_endpoint: URL of the device grant (RFC 8628).
         revocation_endpoint: URL that revokes tokens (RFC 7009).
+        redirect_uri: Where the browser returns after a sign-in: http on loopback (RFC 8252
+            section 7.3), as the provider knows it. Without a port, a free one is taken.
+        sign_in_scope: Scopes that every sign-in asks for besides `scope`, or None.
+        authorization_params: Further parameters of the sign-in page's URL.
+        authorization_response_iss_parameter_supported: Whether the browser always brings back who
+            sent it (RFC 9207); then an answer without that is refused.
         extra_params: Further parameters of the token request.
         default_expires_in: Seconds to assume for an answer without a usable ``expires_in``;
             ``math.inf`` for tokens that do not expire.
@@ -58,6 +66,10 @@ class Provider:
     authorization_endpoint: str | None = None
     device_authorization_endpoint: str | None = None
     revocation_endpoint: str | None = None
+    redirect_uri: str = "http://127.0.0.1/callback"
+    sign_in_scope: str | None = None
+    authorization_params: Mapping[str, str] = field(default_factory=dict)
+    authorization_response_iss_parameter_supported: bool = False
     extra_params: Mapping[str, str] = field(default_factory=dict, repr=False)
     default_expires_in: float = 3600.0
     body_format: str = "form"
@@ -73,6 +85,17 @@ class Provider:
         if self.token_endpoint_auth_method is not None:
             return self.token_endpoint_auth_method
         return "none" if self.client_secret is None else "client_secret_post"
+
+    @property
+    def basic_credentials(self) -> str:
+        """Id and secret as a Basic header has them (secret!).
+
+        They are form-encoded first (RFC 6749 section 2.3.1), unless told otherwise.
+        """
+        pair = [self.client_id, self.client_secret or ""]
+        if self.basic_form_encode:
+            pair = [quote_plus(part) for part in pair]
+        return base64.b64encode(":".join(pair).encode()).decode()
 
     @property
     def client(self) -> str:
@@ -115,22 +138,38 @@ class Provider:
         """Return this provider with its missing endpoints taken from *metadata* (RFC 8414)."""
         if metadata.get("issuer") != self.issuer:
             raise self.misconfigured("has an issuer that calls itself by another name")
-        missing = {
+        missing: dict[str, Any] = {
             name: metadata[name]
             for name in _ENDPOINTS
             if getattr(self, name) is None and isinstance(metadata.get(name), str)
         }
+        if metadata.get(_ISS_SUPPORTED) is True:
+            missing[_ISS_SUPPORTED] = True
         found = replace(self, **missing)
         if not found.token_endpoint:
             raise self.misconfigured("has an issuer whose metadata names no token_endpoint")
         found.require_usable()
         return found
 
+    def endpoint(self, kind: str) -> str:
+        """Return the URL of an endpoint that something is sent to, such as the device one.
+
+        Raises:
+            ProviderConfigurationError: There is none, or it must not be used.
+        """
+        url = getattr(self, kind)
+        if not url or not isinstance(url, str):
+            raise self.misconfigured(f"has no {kind}")
+        if reason := _refusal(url):
+            raise self.misconfigured(f"has a {kind} that {reason}")
+        return url
+
     def misconfigured(self, what: str) -> ProviderConfigurationError:
         """Return the error that says what is wrong with this provider."""
         return ProviderConfigurationError(f"provider {self.name!r} {what}", provider=self.name)
 
 
+_ISS_SUPPORTED = "authorization_response_iss_parameter_supported"
 _ENDPOINTS = tuple(f.name for f in fields(Provider) if f.name.endswith("_endpoint"))
 
 
@@ -144,7 +183,7 @@ def _refusal(url: str) -> str | None:
         return "is no URL"
     if not host or parts.scheme not in {"https", "http"} or re.search(r"[\x00-\x20\x7f]", url):
         return "is no https URL"
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         return "is not https; http is for loopback only"
     if parts.username is not None or parts.password is not None:
         return "has a user name or password in it"
@@ -153,7 +192,8 @@ def _refusal(url: str) -> str | None:
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine, by its name alone."""
     if host == "localhost":
         return True
     try:

@@ -81,10 +81,15 @@ def _google() -> Provider:
         authorization_endpoint="https://accounts.google.com/o/oauth2/v2/auth",
         device_authorization_endpoint="https://oauth2.googleapis.com/device/code",
         revocation_endpoint="https://oauth2.googleapis.com/revoke",
+        issuer="https://accounts.google.com",
+        sign_in_scope="openid",
+        # Without these, a second sign-in gives no refresh token.
+        authorization_params={"access_type": "offline", "prompt": "consent"},
     )
 
 
 def _microsoft() -> Provider:
+    # It has no revocation endpoint, and its issuer differs from tenant to tenant.
     tenant = os.environ.get("MS_TENANT_ID") or "common"
     base = f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0"
     return Provider(
@@ -94,6 +99,9 @@ def _microsoft() -> Provider:
         client_secret=os.environ.get("MS_CLIENT_SECRET") or None,
         authorization_endpoint=f"{base}/authorize",
         device_authorization_endpoint=f"{base}/devicecode",
+        # The one redirect that Microsoft registers for programs, with whichever port.
+        redirect_uri="http://localhost",
+        sign_in_scope="openid offline_access",
     )
 
 

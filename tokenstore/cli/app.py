@@ -98,6 +98,7 @@ def run(arguments: Sequence[str]) -> int:
         completion,
         db,
         demo,
+        signin,
         status,
         upkeep,
     )

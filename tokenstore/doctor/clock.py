@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tokenstore.doctor.finding import Finding, ok
 from tokenstore.errors import ProviderConfigurationError
 from tokenstore.exchange import NoAnswer, exchange, host_of
-from tokenstore.oauth import http_date
+from tokenstore.judgement import http_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -14,7 +14,9 @@ every token of a sign-in when a spent one comes back. What goes wrong in the fie
         assert len(server.requests) == 1
 
 The server speaks plain HTTP on 127.0.0.1, keeps all state in memory and writes no log. It knows
-the refresh grant alone: a sign-in is a call of ``AuthorizationServer.sign_in``.
+the refresh grant, authorization codes with PKCE, the device grant and revocation. A sign-in is a
+call of ``AuthorizationServer.sign_in``, or goes through the pages, where
+``AuthorizationServer.visit`` is the person in front of the browser.
 """
 
 from tokenstore.testing.script import (

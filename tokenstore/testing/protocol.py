@@ -13,9 +13,10 @@ from urllib.parse import unquote_plus
 from tokenstore.testing.script import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
+REDIRECT_URIS = ("http://127.0.0.1/callback",)
 NO_STORE = {"Cache-Control": "no-store"}
 _FORM = "application/x-www-form-urlencoded"
 _FORM_ENCODED = re.compile(r"(?:[A-Za-z0-9*._~+-]|%[0-9A-Fa-f]{2})*")
@@ -28,7 +29,8 @@ class RefusedError(Exception):
         self, error: str, why: str, status: int = 400, headers: Mapping[str, str] = NO_STORE
     ) -> None:
         super().__init__(error)
-        self.answer = Answer(status, {"error": error, "error_description": why}, headers)
+        self.told = {"error": error, "error_description": why}
+        self.answer = Answer(status, self.told, headers)
 
 
 class Received(NamedTuple):
@@ -48,16 +50,23 @@ class Client:
     client_id: str
     secret: str | None = field(repr=False)
     method: str
+    redirect_uris: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
-    def register(cls, client_id: str, secret: str | None, method: str | None) -> Client:
+    def register(
+        cls,
+        client_id: str,
+        secret: str | None,
+        method: str | None,
+        redirect_uris: Iterable[str] = REDIRECT_URIS,
+    ) -> Client:
         """Return a client as it is registered (RFC 7591)."""
         method = method or ("none" if secret is None else "client_secret_post")
         if method not in AUTH_METHODS:
             raise ValueError(f"token_endpoint_auth_method is none of {', '.join(AUTH_METHODS)}")
         if (secret is None) != (method == "none") or secret == "":
             raise ValueError("every method needs a client_secret, but 'none', which has none")
-        return cls(client_id, secret, method)
+        return cls(client_id, secret, method, tuple(redirect_uris))
 
     @classmethod
     def presented(cls, authorization: str | None, params: dict[str, str]) -> Client:
@@ -124,11 +133,7 @@ def parameters(received: Received) -> dict[str, str]:
 
 
 def _granted_token(params: dict[str, str]) -> str:
-    """Return the refresh token of a refresh grant; any other grant is refused."""
-    if "grant_type" not in params:
-        raise RefusedError("invalid_request", "grant_type is missing")
-    if params["grant_type"] != "refresh_token":
-        raise RefusedError("unsupported_grant_type", "only refresh_token is known")
+    """Return the refresh token of a refresh grant."""
     if "refresh_token" not in params:
         raise RefusedError("invalid_request", "refresh_token is missing")
     return params["refresh_token"]
@@ -170,10 +175,25 @@ class Ledger:
         self.refresh: dict[str, Token] = {}
         self.reuses = 0
 
-    def sign_in(self, family: Family, now: float) -> dict[str, Any]:
-        """Begin a family and return its first tokens."""
+    def sign_in(self, family: Family, now: float, *, offline: bool = True) -> dict[str, Any]:
+        """Begin a family and return its first tokens, a refresh token only if *offline*."""
         self.families.append(family)
-        return self._issue(family, family.scope, now, rotate=True)
+        return self._issue(family, family.scope, now, rotate=offline)
+
+    def revoke(self, client_id: str, params: dict[str, str]) -> None:
+        """Revoke a token (RFC 7009): a refresh token with all that came from its sign-in."""
+        if "token" not in params:
+            raise RefusedError("invalid_request", "token is missing")
+        secret = params["token"]
+        token = self.refresh.get(secret) or self.access.get(secret)
+        if token is None:
+            return  # an unknown token is as good as a revoked one
+        if token.family.client_id != client_id:
+            raise RefusedError("unauthorized_client", "the token is not of this client")
+        if secret in self.refresh:
+            token.family.revoked = True
+        else:
+            token.spent = True
 
     def exchange(self, client_id: str, params: dict[str, str], now: float) -> dict[str, Any]:
         """Answer a refresh grant (RFC 6749 section 6) with rotation (RFC 9700 section 4.14.2)."""

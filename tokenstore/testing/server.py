@@ -1,168 +1,44 @@
-"""The server: its sockets, its endpoints, its state."""
+"""The server: its endpoints, its state, its script."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from contextlib import suppress
-from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
-from socket import SHUT_RDWR
-from socketserver import ThreadingTCPServer
-from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, TypeAlias
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
-from tokenstore.testing.protocol import (
-    AUTH_METHODS,
-    NO_STORE,
-    Client,
-    Family,
-    Ledger,
-    Received,
-    RefusedError,
-    decode_form,
-    parameters,
-)
-from tokenstore.testing.script import (
-    Answer,
-    Drip,
-    Drop,
-    Hold,
-    Step,
-    TokenRequest,
-    Transform,
-    Truncate,
-)
+from tokenstore.testing import person
+from tokenstore.testing.codes import Codes
+from tokenstore.testing.devices import Devices
+from tokenstore.testing.endpoints import DEFAULT_SCOPE, DEVICE, REVOKE, TOKEN, Endpoints, metadata
+from tokenstore.testing.frontdoor import FrontDoor
+from tokenstore.testing.listener import Listener, Reply
+from tokenstore.testing.protocol import REDIRECT_URIS, Client, Family, Ledger, Received
+from tokenstore.testing.script import Answer, Step, TokenRequest
+from tokenstore.testing.stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from tokenstore.providers import Provider
 
 _DEFAULT_SECRET = "p+a/b=:%é€"  # noqa: S105 - made up; sloppy encoding breaks every character
-_DEFAULT_SCOPE = "openid"
-_POLL = 0.02  # seconds
-_Reply: TypeAlias = "tuple[Answer | None, Step | None]"
+_USERS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
+_TOLD = (
+    "issuer",
+    "authorization_endpoint",
+    "device_authorization_endpoint",
+    "revocation_endpoint",
+    "authorization_response_iss_parameter_supported",
+)
 _WELL_KNOWN = ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server")
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One connection: HTTP in, answers out, as slowly and as broken as the script wants."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Listener
-
-    def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def _serve(self) -> None:
-        path, _, query = self.path.partition("?")
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        body = self._read_body(headers)
-        if body is None:
-            self.close_connection = True
-            return
-        answer, step = self.server.respond(
-            Received(self.command, path, query, headers, decode_form(body))
-        )
-        if answer is None:
-            self.close_connection = True
-        else:
-            self._send(answer, step)
-
-    def _read_body(self, headers: dict[str, str]) -> bytes | None:
-        """Return the body, or None if the client left before its end."""
-        length = headers.get("content-length", "")
-        if not length.isdecimal():
-            # A body of unknown length stays unread, and would be taken for the next request.
-            self.close_connection |= self.command == "POST"
-            return b""
-        body = self.rfile.read(int(length))
-        return body if len(body) == int(length) else None
-
-    def _send(self, answer: Answer, step: Step | None) -> None:
-        self.close_connection |= isinstance(step, Truncate)
-        body = answer.encoded()
-        head = self._head(answer, len(body))
-        match step:
-            case Drip(interval=interval, headers=True):
-                self._drip(head + body, interval)
-            case Drip(interval=interval):
-                self.wfile.write(head)
-                self._drip(body, interval)
-            case Truncate(missing=missing):
-                self.wfile.write(head + body[: max(0, len(body) - missing)])
-            case _:
-                self.wfile.write(head + body)
-
-    def _head(self, answer: Answer, length: int) -> bytes:
-        phrase, _ = self.responses.get(answer.status, ("", ""))
-        headers = {**answer.headers, "Content-Length": str(length)}
-        if answer.content_type is not None:
-            headers["Content-Type"] = answer.content_type
-        if self.close_connection:
-            headers["Connection"] = "close"
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        return f"HTTP/1.1 {answer.status} {phrase}\r\n{''.join(lines)}\r\n".encode("latin-1")
-
-    def _drip(self, data: bytes, interval: float) -> None:
-        for number in data:
-            self.wfile.write(bytes([number]))
-            if self.server.closing.wait(interval):
-                break
-
-    def log_message(self, *_: Any) -> None:
-        """Write nothing: a test's output is its own."""
-
-
-class _Listener(ThreadingTCPServer):
-    """The listening socket and its connections. No HTTPServer: that asks DNS for its own name."""
-
-    request_queue_size = 256
-
-    def __init__(self, respond: Callable[[Received], _Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.respond = respond
-        self.closing = Event()
-        self._open: dict[Any, Thread] = {}
-        self._thread = Thread(target=self.serve_forever, args=(_POLL,), daemon=True)
-        self._thread.start()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        arguments = (request, client_address)
-        thread = Thread(target=self.process_request_thread, args=arguments, daemon=True)
-        self._open[request] = thread
-        thread.start()
-
-    def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
-        self._open.pop(request, None)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Pass over clients that went away; show what else fails, such as a Transform."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-    def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-        for connection, thread in list(self._open.items()):
-            with suppress(OSError):
-                connection.shutdown(SHUT_RDWR)
-            thread.join(timeout=1)
 
 
 class AuthorizationServer:
     """A strict authorization server on 127.0.0.1, ready as soon as it is made.
 
-    Endpoints: ``POST /token``; ``GET /userinfo``, a protected resource (RFC 6750); and the
+    Endpoints: ``POST /token``; the sign-in page ``/authorize`` (PKCE with S256, RFC 7636, and the
+    ``iss`` of RFC 9207); ``POST /device_authorization`` with the page ``/device`` (RFC 8628);
+    ``POST /revoke`` (RFC 7009); ``GET /userinfo``, a protected resource (RFC 6750); and the
     metadata of RFC 8414 under both well-known names. All methods may be called by any thread.
 
     Args:
@@ -175,6 +51,12 @@ class AuthorizationServer:
         client_secret: Its secret; None for a public client.
         token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``;
             None: post with a secret, none without.
+        users: Passwords by user names, of those who can sign in on the page.
+        offline_access: Whether a sign-in on a page gives a refresh token only if it asks for the
+            scope ``offline_access``.
+        iss_parameter: Whether the browser brings back who sent it (RFC 9207).
+        device_expires_in: Seconds a device code lives.
+        device_interval: Seconds that a device has to leave between two questions.
 
     Attributes:
         issuer: The server's URL, its identity in RFC 8414.
@@ -194,18 +76,37 @@ class AuthorizationServer:
         client_id: str = "tokenstore",
         client_secret: str | None = _DEFAULT_SECRET,
         token_endpoint_auth_method: str | None = None,
+        users: Mapping[str, str] = _USERS,
+        offline_access: bool = False,
+        iss_parameter: bool = True,
+        device_expires_in: float = 600,
+        device_interval: float = 5,
     ) -> None:
         client = Client.register(client_id, client_secret, token_endpoint_auth_method)
         self._default = client
         self._clients = {client_id: client}
         self._ledger = Ledger(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
         self._clock = clock
-        self._lock = Lock()  # around clients, ledger, script and requests; never while waiting
-        self._script: list[tuple[str | None, Step]] = []
-        self._requests: list[TokenRequest] = []
-        self._listener = _Listener(self._respond)
+        self._lock = Lock()  # around clients and tokens; never while waiting
+        self._listener = Listener(self._respond)
+        self._stage = Stage(self._handle, self._listener.closing)
+        self._script = self._stage.steps
         self.issuer = f"http://127.0.0.1:{self._listener.server_address[1]}"
-        self.token_endpoint = f"{self.issuer}/token"
+        self.token_endpoint = f"{self.issuer}{TOKEN}"
+        self._users = dict(users)
+        self._metadata = metadata(self.issuer, iss_parameter=iss_parameter)
+        codes = Codes()
+        devices = Devices(expires_in=device_expires_in, interval=device_interval)
+        iss = self.issuer if iss_parameter else None
+        self._door = FrontDoor(iss, self._clients, self._users, codes, devices, DEFAULT_SCOPE)
+        self._endpoints = Endpoints(
+            self.issuer,
+            self._clients,
+            self._ledger,
+            codes,
+            devices,
+            offline_access=offline_access,
+        )
 
     def __enter__(self) -> AuthorizationServer:
         return self
@@ -222,13 +123,19 @@ class AuthorizationServer:
         client_id: str,
         client_secret: str | None = None,
         token_endpoint_auth_method: str | None = None,
+        redirect_uris: Iterable[str] = REDIRECT_URIS,
     ) -> None:
         """Add a client, or replace the one of that id; the arguments are the constructor's.
+
+        Its redirect URIs match exactly, but for the port of one on loopback that names none
+        (RFC 8252 section 7.3).
 
         Raises:
             ValueError: The authentication method is unknown or does not go with the secret.
         """
-        client = Client.register(client_id, client_secret, token_endpoint_auth_method)
+        client = Client.register(
+            client_id, client_secret, token_endpoint_auth_method, redirect_uris
+        )
         with self._lock:
             self._clients[client_id] = client
 
@@ -246,6 +153,8 @@ class AuthorizationServer:
             "client_id": self._default.client_id,
             "client_secret": self._default.secret,
             "token_endpoint_auth_method": self._default.method,
+            **{name: self._metadata[name] for name in _TOLD},
+            "sign_in_scope": DEFAULT_SCOPE,
         }
         return Provider(name, **{**settings, **changes})
 
@@ -268,20 +177,37 @@ class AuthorizationServer:
         now = self._clock()
         with self._lock:
             client = self._clients[client_id or self._default.client_id]
-            family = Family(subject, client.client_id, scope or _DEFAULT_SCOPE)
+            family = Family(subject, client.client_id, scope or DEFAULT_SCOPE)
             return self._ledger.sign_in(family, now)
 
-    def script(self, *steps: Step, subject: str | None = None) -> None:
-        """Say what happens to the next requests at the token endpoint, one step each, in order.
+    def visit(
+        self, url: str, username: str = "alice", *, allow: bool = True, user_code: str = ""
+    ) -> person.Page:
+        """Be the person in front of the browser: open *url*, sign in, decide.
+
+        Args:
+            url: A sign-in page of this server, or the one where a device's code is entered.
+            username: Who signs in, one of the users.
+            allow: What the person decides.
+            user_code: The code to enter where the page does not have it yet.
+
+        Returns:
+            The page on which it ends; after a redirect, that of the application.
+        """
+        password = self._users[username]
+        return person.visit(url, username, password, allow=allow, user_code=user_code)
+
+    def script(self, *steps: Step, subject: str | None = None, path: str = TOKEN) -> None:
+        """Say what happens to the next requests at an endpoint, one step each, in order.
 
         Args:
             *steps: What to do; they follow those scripted before. When none is left, requests
                 are handled normally.
             subject: Keep the steps for requests with a refresh token of this subject; None:
                 for any request.
+            path: The endpoint: ``/token``, ``/revoke`` or ``/device_authorization``.
         """
-        with self._lock:
-            self._script += [(subject, step) for step in steps]
+        self._stage.script(steps, path=path, subject=subject)
 
     def revoke(self, subject: str) -> None:
         """Revoke every token of a subject.
@@ -299,8 +225,11 @@ class AuthorizationServer:
     @property
     def requests(self) -> list[TokenRequest]:
         """Every request that reached the token endpoint, in order of arrival."""
-        with self._lock:
-            return list(self._requests)
+        return self._stage.requests(TOKEN)
+
+    def requests_at(self, path: str) -> list[TokenRequest]:
+        """Return every request that reached an endpoint of `script`, in order of arrival."""
+        return self._stage.requests(path)
 
     @property
     def reuses(self) -> int:
@@ -324,15 +253,18 @@ class AuthorizationServer:
             token = self._ledger.access.get(access_token)
             return token.family.subject if token is not None and token.is_live(now) else None
 
-    def _respond(self, received: Received) -> _Reply:
+    def _respond(self, received: Received) -> Reply:
         """Return what to send, None for nothing, and the scripted step that says how."""
-        if received.path == "/token":
-            return self._token(received)
+        if received.path in {TOKEN, REVOKE, DEVICE}:
+            return self._stage.perform(received, self._subject_of(received))
         if received.method == "GET" and received.path == "/userinfo":
             return self._userinfo(received.headers.get("authorization", "")), None
         if received.method == "GET" and received.path in _WELL_KNOWN:
-            return Answer(body=self._metadata()), None
-        return Answer(404, {"error": "not_found"}), None
+            return Answer(body=self._metadata), None
+        now = self._clock()
+        with self._lock:
+            page = self._door.respond(received, now)
+        return page or Answer(404, {"error": "not_found"}), None
 
     def _userinfo(self, authorization: str) -> Answer:
         scheme, _, access_token = authorization.partition(" ")
@@ -342,83 +274,13 @@ class AuthorizationServer:
             return Answer(401, {"error": "invalid_token"}, challenge)
         return Answer(body={"sub": subject})
 
-    def _metadata(self) -> dict[str, Any]:
-        return {
-            "issuer": self.issuer,
-            "authorization_endpoint": f"{self.issuer}/authorize",
-            "token_endpoint": self.token_endpoint,
-            "userinfo_endpoint": f"{self.issuer}/userinfo",
-            "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
-            "grant_types_supported": ["refresh_token"],
-            "response_types_supported": ["code"],
-        }
-
-    def _token(self, received: Received) -> _Reply:
-        index, step = self._arrive(received)
-        answer = self._play(step, received)
-        if answer is not None:
-            with self._lock:
-                self._requests[index] = replace(
-                    self._requests[index], status=answer.status, error=answer.error
-                )
-        return answer, step
-
-    def _arrive(self, received: Received) -> tuple[int, Step | None]:
-        """Record a request and take the step that is scripted for it."""
-        params = dict(received.form or ())
-        with self._lock:
-            token = self._ledger.refresh.get(params.get("refresh_token", ""))
-            subject = token.family.subject if token else None
-            self._requests.append(
-                TokenRequest(received.method, received.path, received.headers, params, subject)
-            )
-            for position, (limit, step) in enumerate(self._script):
-                if limit in (None, subject):
-                    del self._script[position]
-                    return len(self._requests) - 1, step
-            return len(self._requests) - 1, None
-
-    def _play(self, step: Step | None, received: Received) -> Answer | None:
-        """Do what the step says; return the answer, or None to drop the connection."""
-        match step:
-            case Answer():
-                return step
-            case Drop(spent=False):
-                return None
-            case Hold() if not self._wait(step):
-                return None
-        answer = self._handle(received)
-        match step:
-            case Drop():
-                return None
-            case Transform(change=change, content_type=content_type):
-                body = change(json.loads(answer.encoded()))
-                return replace(answer, body=body, content_type=content_type)
-        return answer
-
-    def _wait(self, hold: Hold) -> bool:
-        """Return whether the request was released, rather than the server closed."""
-        hold.arrived.set()
-        while not hold.release.wait(_POLL):
-            if self._listener.closing.is_set():
-                return False
-        return True
-
     def _handle(self, received: Received) -> Answer:
-        """Answer a token request by the rules (RFC 6749 section 5)."""
         now = self._clock()
-        try:
-            params = parameters(received)
-            with self._lock:
-                client_id = self._authenticate(received.headers.get("authorization"), params)
-                body = self._ledger.exchange(client_id, params, now)
-        except RefusedError as refusal:
-            return refusal.answer
-        return Answer(200, body, NO_STORE)
+        with self._lock:
+            return self._endpoints.answer(received, now)
 
-    def _authenticate(self, authorization: str | None, params: dict[str, str]) -> str:
-        client = Client.presented(authorization, params)
-        if self._clients.get(client.client_id) == client:
-            return client.client_id
-        basic = {} if authorization is None else {"WWW-Authenticate": 'Basic realm="tokens"'}
-        raise RefusedError("invalid_client", "unknown client", 401, {**NO_STORE, **basic})
+    def _subject_of(self, received: Received) -> str | None:
+        """Return whose refresh token a request brings."""
+        with self._lock:
+            token = self._ledger.refresh.get(dict(received.form or ()).get("refresh_token", ""))
+            return token.family.subject if token else None

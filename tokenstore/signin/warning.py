@@ -1,0 +1,59 @@
+"""What a person should know of a sign-in that succeeded, and what to change about it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from tokenstore.signin.identity import who_it_was
+from tokenstore.tokens import is_token
+
+if TYPE_CHECKING:
+    from tokenstore.accounts import Record
+    from tokenstore.providers import Provider
+    from tokenstore.signin.attempt import Attempt, Granted
+    from tokenstore.signin.identity import Identity
+
+_log = logging.getLogger(__name__)
+
+
+def warn(
+    attempt: Attempt,
+    granted: Granted,
+    who: Identity | None,
+    stored: Record,
+    before: Record | None,
+) -> None:
+    """Log what is missing.
+
+    Args:
+        attempt: Who and where.
+        granted: What the provider gave.
+        who: Who signed in, None if that is not known.
+        stored: What is stored now.
+        before: What was stored before, or None.
+    """
+    name = attempt.account_name
+    if before is not None and (who is None or who_it_was(before.tokens.extra) is None):
+        _log.warning(
+            "%s: whether the same person signed in as before cannot be told: there is no "
+            "id_token to compare; ask for the scope openid",
+            name,
+        )
+    if not is_token(granted.answer.get("refresh_token")):
+        kept = stored.tokens.refresh_token is not None
+        _log.warning(
+            "%s: the provider gave no refresh token%s; %s",
+            name,
+            ", so the one before stays" if kept else ", so this ends with the access token",
+            _remedy(attempt.provider),
+        )
+
+
+def _remedy(provider: Provider) -> str:
+    if "offline_access" in (provider.sign_in_scope or "").split():
+        return "allow offline access when you sign in"
+    return (
+        "ask for the scope offline_access, or set what this provider wants for that in "
+        "authorization_params (access_type = offline, prompt = consent)"
+    )

@@ -1,0 +1,136 @@
+"""The endpoints that clients talk to, by the rules. No sockets, no script."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokenstore.testing.devices import GRANT as DEVICE_GRANT
+from tokenstore.testing.idtokens import id_token
+from tokenstore.testing.protocol import (
+    AUTH_METHODS,
+    NO_STORE,
+    Client,
+    Family,
+    Ledger,
+    Received,
+    RefusedError,
+    parameters,
+)
+from tokenstore.testing.script import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenstore.testing.codes import Codes
+    from tokenstore.testing.devices import Devices
+
+TOKEN, REVOKE, DEVICE = "/token", "/revoke", "/device_authorization"
+DEFAULT_SCOPE = "openid"
+
+
+class Endpoints:
+    """Token, revocation and device authorization endpoint.
+
+    Args:
+        issuer: The server's URL.
+        clients: The clients by their ids.
+        ledger: The tokens.
+        codes: The authorization codes.
+        devices: The devices that wait.
+        offline_access: Whether only the scope ``offline_access`` gives a refresh token.
+    """
+
+    def __init__(
+        self,
+        issuer: str,
+        clients: Mapping[str, Client],
+        ledger: Ledger,
+        codes: Codes,
+        devices: Devices,
+        *,
+        offline_access: bool,
+    ) -> None:
+        self._issuer = issuer
+        self._clients = clients
+        self._ledger = ledger
+        self._codes = codes
+        self._devices = devices
+        self._offline_access = offline_access
+
+    def answer(self, received: Received, now: float) -> Answer:
+        """Answer a request of a client (RFC 6749 section 5)."""
+        try:
+            params = parameters(received)
+            client_id = self._authenticate(received.headers.get("authorization"), params)
+            if received.path == REVOKE:
+                self._ledger.revoke(client_id, params)
+                return Answer(200, headers=NO_STORE, content_type=None)
+            if received.path == DEVICE:
+                scope, page = params.get("scope", DEFAULT_SCOPE), f"{self._issuer}/device"
+                body = self._devices.begin(client_id, scope, page, now)
+            else:
+                body = self._grant(client_id, params, now)
+        except RefusedError as refusal:
+            return refusal.answer
+        return Answer(200, body, NO_STORE)
+
+    def _grant(self, client_id: str, params: dict[str, str], now: float) -> dict[str, Any]:
+        match params.get("grant_type"):
+            case "refresh_token":
+                return self._ledger.exchange(client_id, params, now)
+            case "authorization_code":
+                code = self._codes.redeem(client_id, params, now)
+                code.family = Family(code.subject, client_id, code.request.scope)
+                return self._let_in(code.family, code.request.nonce, now)
+            case grant if grant == DEVICE_GRANT:
+                device = self._devices.poll(client_id, params, now)
+                family = Family(device.subject or "", client_id, device.scope)
+                return self._let_in(family, None, now)
+            case None:
+                raise RefusedError("invalid_request", "grant_type is missing")
+        raise RefusedError("unsupported_grant_type", "no such grant")
+
+    def _let_in(self, family: Family, nonce: str | None, now: float) -> dict[str, Any]:
+        """Return the first tokens of somebody who signed in on a page."""
+        scopes = family.scope.split(" ")
+        offline = not self._offline_access or "offline_access" in scopes
+        answer = self._ledger.sign_in(family, now, offline=offline)
+        if "openid" in scopes:
+            answer["id_token"] = id_token(
+                issuer=self._issuer,
+                subject=family.subject,
+                client_id=family.client_id,
+                client_secret=self._clients[family.client_id].secret,
+                nonce=nonce,
+                access_token=answer["access_token"],
+                now=now,
+            )
+        return answer
+
+    def _authenticate(self, authorization: str | None, params: dict[str, str]) -> str:
+        client = Client.presented(authorization, params)
+        if self._clients.get(client.client_id) == client:
+            return client.client_id
+        basic = {} if authorization is None else {"WWW-Authenticate": 'Basic realm="tokens"'}
+        raise RefusedError("invalid_client", "unknown client", 401, {**NO_STORE, **basic})
+
+
+def metadata(issuer: str, *, iss_parameter: bool) -> dict[str, Any]:
+    """Return what the server says about itself (RFC 8414, OpenID Connect Discovery 1.0)."""
+    return {
+        "issuer": issuer,
+        "authorization_endpoint": f"{issuer}/authorize",
+        "token_endpoint": f"{issuer}{TOKEN}",
+        "userinfo_endpoint": f"{issuer}/userinfo",
+        "device_authorization_endpoint": f"{issuer}{DEVICE}",
+        "revocation_endpoint": f"{issuer}{REVOKE}",
+        "token_endpoint_auth_methods_supported": list(AUTH_METHODS),
+        "grant_types_supported": ["authorization_code", "refresh_token", DEVICE_GRANT],
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "code_challenge_methods_supported": ["S256"],
+        "scopes_supported": ["openid", "offline_access"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["HS256", "RS256"],
+        "authorization_response_iss_parameter_supported": iss_parameter,
+    }
