@@ -513,20 +513,6 @@ def test_wrong_usage_ends_with_2_and_one_line(
     assert ran.err.count("\n") == 1
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_alone(
-    cli: Callable[..., Ran], database: Path
-) -> None:
-    database.write_text('{"access_token": "a"}' * 100)
-    database.chmod(0o644)
-
-    ran = cli("status")
-
-    assert ran.code == 1
-    assert str(database) in ran.err
-    assert database.read_text() == '{"access_token": "a"}' * 100
-    assert database.stat().st_mode & 0o777 == 0o644
-
-
 def test_a_looser_database_is_tightened_and_the_user_is_told(
     cli: Callable[..., Ran], database: Path, server: AuthorizationServer
 ) -> None:

@@ -339,19 +339,6 @@ def test_a_statement_that_fails_leaves_the_rest_of_its_transaction(
     assert [a.name for a in repository.accounts()] == ["alice", "bob", "carol"]
 
 
-def test_a_damaged_database_is_a_storage_error(path: Path) -> None:
-    make_store(path, *(f"account-{number}" for number in range(300)))
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * (size - 4096))
-
-    with TokenRepository(path) as repository, pytest.raises(StorageError) as caught:
-        repository.load("account-1")
-
-    assert caught.value.path == str(path)
-
-
 # -- journal modes --------------------------------------------------------------------------------
 
 
@@ -625,28 +612,6 @@ except StorageError as error:
 
     assert printed.splitlines() == ["None", "StorageError EACCES"]
     assert names(open_directory) == set()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="root reads what nobody may read")
-def test_an_unreadable_file_is_a_storage_error(open_directory: Path) -> None:
-    path = open_directory / "data" / "tokens.db"
-    make_store(path)
-    path.chmod(0o000)
-    for changed in (path.parent, *path.parent.rglob("*")):
-        os.chown(changed, 65534, 65534)
-
-    printed = python(
-        """
-become_nobody()
-try:
-    TokenRepository(sys.argv[1]).load("alice")
-except StorageError as error:
-    tell(type(error).__name__, error.path)
-        """,
-        path,
-    )
-
-    assert printed == f"StorageError {path}\n"
 
 
 # -- full disk ------------------------------------------------------------------------------------

@@ -409,18 +409,6 @@ def test_t23_two_spellings_are_one_name(repository: TokenRepository) -> None:
     assert repository.load("\u00e9") == tokens(1)
 
 
-@pytest.mark.parametrize("content", [b'{"access_token": "a"}', b"SQLite format 3\0", b"\0" * 5000])
-def test_t24_a_file_that_is_not_ours_is_refused(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-    for call in (TokenRepository(path).load, TokenRepository(path).delete):
-        with pytest.raises(InsecureStorageError):
-            call("alice")
-
-    assert path.read_bytes() == content
-    assert names(path.parent) == {"tokens.db"}
-
-
 def test_t24_ours_is_marked_and_has_its_own_version_table(
     repository: TokenRepository, path: Path
 ) -> None:
