@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import hashlib
+import importlib
 import json
 import os
 import resource
@@ -130,6 +131,8 @@ def instead(make: Callable[[Path], object]) -> Callable[[Path], None]:
             shutil.rmtree(found) if found.is_dir() else found.unlink()
         other = path.with_name("other")
         make(other)
+        if other.is_file():
+            other.chmod(0o644)
         if os.path.lexists(other):
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
@@ -388,8 +391,8 @@ def in_a_process(place: Path, path: Path, fault: Fault, operation: str) -> dict[
         with os.fdopen(read_end, "rb") as file:
             texts.append(file.read().decode(errors="replace"))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    out, err, told = texts
-    return json.loads(told or "{}") | {"code": code, "out": out, "err": err}
+    out, err, report = texts
+    return {**json.loads(report or "{}"), "code": code, "out": out, "err": err}
 
 
 def limit(fault: Fault) -> None:
@@ -434,7 +437,11 @@ def attempt(store: Any, call: Callable[[Any], object]) -> dict[str, Any]:
             "text": str(error),
             "path": getattr(error, "path", None),
         }
-        return {"code": 1, "error": facts, "shown": [*traceback.format_exception(error), *seen(error)]}
+        return {
+            "code": 1,
+            "error": facts,
+            "shown": [*traceback.format_exception(error), *seen(error)],
+        }
 
 
 def command(path: Path, operation: str) -> dict[str, Any]:
@@ -561,33 +568,39 @@ class Runner:
         return json.loads(self._process.stdout.readline())
 
 
+# Everything is imported before the first fork: another user may not read where the code is.
+IMPORTED_LATE = (
+    "alembic.command",
+    "encodings.idna",
+    "requests",
+    "sqlalchemy.dialects.sqlite",
+    "tokenstore.cli.commands",
+    "tokenstore.cli.db",
+    "tokenstore.cli.demo",
+    "tokenstore.jsonfiles",
+    "tokenstore.migrate",
+    "tokenstore.oauth",
+)
+
+
 def serve(stores: Path) -> None:
-    # Everything is imported here: another user may not read where the code is.
-    import encodings.idna
-
-    import alembic.command
-    import requests
-    import sqlalchemy.dialects.sqlite
-
-    import tokenstore.cli.commands
-    import tokenstore.cli.db
-    import tokenstore.cli.demo
-    import tokenstore.jsonfiles
-    import tokenstore.migrate
-    import tokenstore.oauth  # noqa: F401
-
+    for module in IMPORTED_LATE:
+        importlib.import_module(module)
     gc.freeze()
     try:
         have_mounts_of_our_own()
+        tell(True)
     except OSError:
-        print("false", flush=True)
-    else:
-        print("true", flush=True)
+        tell(False)
     for line in sys.stdin:
         place, fault, operation = json.loads(line)
         os.environ["TOKENSTORE_PROVIDERS"] = str(Path(place, "providers.toml"))
-        told = perform(Path(place), stores, FAULTS[fault], operation)
-        print(json.dumps(told), flush=True)
+        tell(perform(Path(place), stores, FAULTS[fault], operation))
+
+
+def tell(what: object) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -50,10 +50,12 @@ BORNE_BY = {
         "test_refresh::test_what_cannot_be_stored_is_in_the_error",
         "test_refresh::test_it_is_stored_before_anything_is_sent_again",
         "test_database::test_a_full_disk_is_told_and_the_old_row_stays",
+        "test_faults::test_a_fault_is_told_and_costs_nothing",
     ],
     6: [
         "test_oauth::test_a_refused_refresh_raises_one_of_three_and_keeps_the_tokens",
         "test_database::test_a_lock_of_another_process_ends_in_a_storage_error",
+        "test_faults::test_a_fault_is_told_and_costs_nothing",
     ],
     7: [
         "test_refresh::test_a_dead_refresh_token_is_asked_about_once",

@@ -31,7 +31,6 @@ from storing import (
 )
 
 from tokenstore import (
-    InsecureStorageError,
     InvalidTokenError,
     SchemaTooNewError,
     StorageError,
