@@ -33,9 +33,11 @@ cover: setup
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-# What takes minutes: many rounds of the race, processes that are killed at work. SEED=… repeats one.
+# What takes minutes: many rounds of the race, processes that are killed at work, made-up data by the
+# thousand. SEED=… repeats one.
 torture: setup
 	$(BIN)/python -m pytest tests/torture --verbose
+	$(BIN)/python -m pytest tests -m hypothesis --hypothesis-profile torture $(SEED:%=--hypothesis-seed=%)
 
 # A real browser goes through a sign-in.
 test-browser: setup chromium

@@ -5,12 +5,18 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # What takes minutes (`make torture`), and what needs a browser (`make test-browser`).
 collect_ignore = ["torture", "browser"]
+
+# `make test` tries the same examples each time; `make torture` tries others, and many more.
+settings.register_profile("test", deadline=None, derandomize=True)
+settings.register_profile("torture", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("test")
 
 ZONES = {  # POSIX rules, so that no zone database is needed
     "UTC": "UTC0",

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from fuzzing import examples, json_values
+from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
 
 from tokenstore.errors import InvalidTokenError
@@ -418,15 +419,6 @@ def test_an_old_program_sees_the_same_expiry(seconds: float, *, expired: bool) -
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\u2028\u2029"))
 names = texts.filter(lambda name: 0 < len(unicodedata.normalize("NFC", name)) <= 512)
 secrets = texts.filter(bool)
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters()),  # half surrogate pairs too
-    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
-    max_leaves=6,
-)
 TAKEN = {"access_token", "refresh_token", "expires_at", "tokenstore", "token_response"}
 ALIASES = {"token", "accessToken", "refreshToken"}
 odd_keys = st.sampled_from(["expires_in", "obtained_at", "expiry", "expiresAt", "scope", "id"])
@@ -436,9 +428,8 @@ moments = (
 )
 
 
-@settings(
-    max_examples=80,
-    deadline=None,
+@examples(
+    80,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # the zone stays as it is
 )
 @given(
@@ -472,7 +463,7 @@ def test_what_is_exported_is_imported_as_it_was(
     assert json.dumps(to_json(name, provider, back.tokens), indent=2) == written
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(tokens=extras, stem=st.sampled_from(["alice", "bob@example.com"]))
 def test_any_old_file_comes_back_from_an_export(tokens: dict[str, Any], stem: str) -> None:
     assume(not TAKEN & tokens.keys())
@@ -672,7 +663,7 @@ def test_a_name_differing_only_in_case_is_told_apart_where_files_are_not() -> No
 tricky = st.text("aAbB.~/\\_-+@= é0\u0301", min_size=1, max_size=6) | st.sampled_from(HOSTILE)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     name=tricky | names,
     other=tricky | names,
@@ -688,7 +679,7 @@ def test_two_accounts_never_share_a_file(name: str, other: str, *, case_sensitiv
     assert stems[0] != stems[1]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(name=tricky | names)
 def test_a_file_name_given_to_one_account_is_not_the_name_of_another(name: str) -> None:
     """Also the account that is called like the safe name of another has a file of its own."""

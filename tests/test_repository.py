@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 import unicodedata
@@ -8,17 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    multiple,
-    rule,
-    run_state_machine_as_test,
-)
 from refreshing import Clock
 from storing import LATER, holding, python, raw, tokens
 
@@ -668,131 +656,7 @@ def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None
     assert path.read_bytes() == before
 
 
-# -- against a dictionary -------------------------------------------------------------------------
-
-name_strategy = st.text(
-    st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=20
-)
-secret_strategy = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1)
-json_strategy = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-tokens_strategy = st.builds(
-    lambda extra, known: {**extra, **known},
-    st.dictionaries(
-        st.text(min_size=1).filter(lambda name: name not in {"expires_in", "expires_at"}),
-        json_strategy,
-        max_size=3,
-    ),
-    st.fixed_dictionaries(
-        {"access_token": secret_strategy},
-        optional={
-            "refresh_token": secret_strategy,
-            "expires_at": st.floats(min_value=0, max_value=1e11),
-        },
-    ),
-)
-
-
-class Interrupted(Exception):  # noqa: N818
-    pass
-
-
-class Model(RuleBasedStateMachine):
-    """Whatever is done to a repository, it answers as a dictionary would."""
-
-    names: Bundle[str] = Bundle("names")
-    directory: Path
-
-    @initialize(target=names, given=st.lists(name_strategy, min_size=1, max_size=4))
-    def begin(self, given: list[str]) -> Any:
-        for file in self.directory.glob("model*"):
-            if file.is_file():
-                file.unlink()
-        self.repository = TokenRepository(self.directory / "model.db")
-        self.other = TokenRepository(self.directory / "model.db")
-        self.expected: dict[str, dict[str, Any]] = {}
-        return multiple(*given)
-
-    def teardown(self) -> None:
-        if hasattr(self, "repository"):
-            self.repository.close()
-            self.other.close()
-
-    @rule(name=names, given=tokens_strategy)
-    def save(self, name: str, given: dict[str, Any]) -> None:
-        self.repository.save(name, given)
-        self.expected[unicodedata.normalize("NFC", name)] = given
-
-    @rule(name=names)
-    def delete(self, name: str) -> None:
-        was = self.expected.pop(unicodedata.normalize("NFC", name), None)
-        assert self.repository.delete(name) == (was is not None)
-
-    @rule(name=names, given=tokens_strategy)
-    def keep(self, name: str, given: dict[str, Any]) -> None:
-        done = self.repository.put(name, TokenSet.from_mapping(given, now=NOW), existing="keep")
-        assert done == (unicodedata.normalize("NFC", name) not in self.expected)
-        self.expected.setdefault(unicodedata.normalize("NFC", name), given)
-
-    @rule(name=names, given=tokens_strategy, fail=st.booleans())
-    def save_in_a_transaction(self, name: str, given: dict[str, Any], fail: bool) -> None:
-        before = dict(self.expected)
-        try:
-            with self.repository.transaction():
-                self.delete(name)
-                self.save(name, given)
-                if fail:
-                    raise Interrupted
-        except Interrupted:
-            self.expected = before
-
-    @rule(name=names, given=secret_strategy, interfere=st.booleans())
-    def refresh(self, name: str, given: str, interfere: bool) -> None:
-        record = self.repository.record(name)
-        if record is None:
-            return
-        refresh = self.repository.journal.begin(record, provider="p", reason="due")
-        if interfere:
-            self.save(name, {"access_token": "meanwhile"})
-        outcome = TokenSet(access_token=given, refresh_token=given, expires_at=LATER)
-        self.repository.journal.finish(refresh, outcome, provider="p")
-        if not interfere:
-            self.expected[record.account_name] = outcome.to_dict()
-
-    @rule()
-    def close(self) -> None:
-        self.repository.close()
-
-    @invariant()
-    def answers_are_those_of_the_dictionary(self) -> None:
-        if not hasattr(self, "repository"):
-            return
-        for repository in (self.repository, self.other):
-            assert [a.name for a in repository.accounts()] == sorted(self.expected)
-            for name, expected in self.expected.items():
-                assert repository.load(name) == expected
-                assert json.dumps(repository.load(name), sort_keys=True)
-
-
-def test_a_repository_answers_as_a_dictionary_would(tmp_path: Path) -> None:
-    Model.directory = tmp_path
-
-    run_state_machine_as_test(
-        Model,
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=20,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+# -- errors, and what is left in the files --------------------------------------------------------
 
 
 def test_a_storage_error_says_where(tmp_path: Path) -> None:

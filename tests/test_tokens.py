@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples, json_values
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from tokenstore.errors import InvalidTokenError
@@ -84,18 +85,7 @@ def test_every_field_comes_back_as_it_was_given() -> None:
     assert saved(tokens) == tokens
 
 
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.dictionaries(st.text(), json_values, max_size=5))
 def test_unknown_fields_are_never_lost(fields: dict[str, Any]) -> None:
     tokens = fields | {"access_token": "a", "refresh_token": "r", "expires_at": NOW}
@@ -339,9 +329,8 @@ def test_an_hour_that_comes_twice_is_the_first_unless_fold_says_the_second(
     assert parse_moment(naive.replace(fold=1)) == first + 3600
 
 
-@settings(
-    max_examples=50,
-    deadline=None,
+@examples(
+    50,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # the zone stays as it is
 )
 @given(moment=st.integers(min_value=-2_000_000_000, max_value=99_000_000_000))

@@ -218,7 +218,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECA
 def _take(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
     """Remove the first of *names* that has a value, and return that."""
     for name in names:
-        if fields.get(name) is not None and fields[name] != "":
+        if fields.get(name):
             return fields.pop(name)
     return None
 

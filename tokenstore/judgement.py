@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -11,7 +12,7 @@ from datetime import UTC
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, quote_plus, urljoin
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urljoin
 
 from tokenstore.accounts import MAX_RETRY_AFTER
 from tokenstore.errors import (
@@ -88,6 +89,9 @@ class Judge:
         self._url = getattr(provider, endpoint) or ""
         self._host = host_of(self._url)
         self._secrets = _spellings(provider, sent)
+        self._bare_secrets = [
+            bare for secret in self._secrets if len(bare := _bare(secret)) >= _MIN_SECRET
+        ]
 
     def silence(self, nothing: NoAnswer) -> TokenRefreshError:
         """Return the error of a request without an answer."""
@@ -126,6 +130,8 @@ class Judge:
             return None
         for secret in self._secrets:
             text = re.sub(re.escape(secret), "[redacted]", text, flags=re.IGNORECASE)
+        if any(secret in _bare(text) for secret in self._bare_secrets):
+            return "[redacted]"
         text = "".join(c if c.isprintable() else " " for c in text)
         return " ".join(text.split())[:limit] or None
 
@@ -189,6 +195,15 @@ class Judge:
             "error": error,
             "error_description": description,
         }
+
+
+def _bare(text: str) -> str:
+    """Return the letters and digits of *text*, whatever it was encoded as, and how often."""
+    for _ in range(3):
+        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
+        text = re.sub(r"\\x([0-9a-fA-F]{2})", lambda code: chr(int(code[1], 16)), text)
+        text = html.unescape(unquote(text))
+    return re.sub(r"[\W_]", "", text).casefold()
 
 
 def _spellings(provider: Provider, sent: Iterable[str]) -> list[str]:

@@ -152,6 +152,11 @@ def is_token(value: object) -> bool:
     return isinstance(value, str) and bool(value) and _unstorable(value) is None
 
 
+def plain(text: str) -> str:
+    """Return *text* as nothing but a string: a class of somebody's own may show another one."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def fingerprint(secret: str) -> str:
     """Return what may be shown of a token: it tells two apart and gives neither away."""
     return hashlib.sha256(secret.encode()).hexdigest()[:16]
@@ -165,7 +170,7 @@ def normalize_account_name(account_name: object) -> str:
     """
     if not isinstance(account_name, str):
         raise InvalidTokenError("account_name", f"a string is needed, not {_kind(account_name)}")
-    name = unicodedata.normalize("NFC", account_name)
+    name = unicodedata.normalize("NFC", plain(account_name))
     if not name:
         raise InvalidTokenError("account_name", "an empty string names no account")
     if len(name) > _MAX_NAME:
@@ -199,7 +204,7 @@ def parse_moment(value: object, *, naive: tzinfo | None = None) -> float | None:
             ``datetime``; ``math.inf`` for never.
         naive: The zone of a moment that names none; None means local time.
     """
-    if value == math.inf:
+    if isinstance(value, (int, float)) and value == math.inf:
         return NEVER
     number = parse_seconds(value)
     if number is not None:
@@ -292,7 +297,7 @@ def _token(tokens: Mapping[str, Any], name: str) -> str | None:
         raise InvalidTokenError(name, "an empty string is no token")
     if reason := _unstorable(value):
         raise InvalidTokenError(name, reason)
-    return value
+    return plain(value)
 
 
 def _unstorable(text: str) -> str | None:

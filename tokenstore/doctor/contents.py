@@ -16,7 +16,7 @@ from tokenstore.doctor.finding import Finding, counted, ok
 from tokenstore.errors import StorageError
 from tokenstore.rows import TOKEN_COLUMNS, Damaged, is_text, to_tokens
 from tokenstore.schema import REVISION, accounts, refreshes
-from tokenstore.sqlite import decode_what_can_be, driver_of, error_name, pragma
+from tokenstore.sqlite import Query, Row, decode_what_can_be, driver_of, error_name, pragma
 from tokenstore.tokens import fingerprint
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Connection
+    from sqlalchemy.sql import ClauseElement
 
 _LONG_LOG = 64 << 20  # bytes; SQLite begins anew at 4 MB unless somebody keeps on reading
 _RESETS_SAFELY = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
@@ -48,8 +49,8 @@ class Contents:
 
     def __init__(self, path: Path, connection: Connection) -> None:
         self._path = path
-        self._connection = connection
-        driver_of(connection).text_factory = decode_what_can_be  # one damaged row hides no other
+        self._driver = driver_of(connection)
+        self._driver.text_factory = decode_what_can_be  # one damaged row hides no other
         self.journal_mode = str(pragma(driver_of(connection), "journal_mode"))
         self.revision = revision_of(connection, path)
         self.is_whole = True  # as far as is known
@@ -141,7 +142,7 @@ class Contents:
         shared = select(token).group_by(token).having(func.count() > 1)
         names: dict[str, list[str]] = defaultdict(list)
         query = select(accounts.c.account_name, token).where(token.in_(shared))
-        for name, value in self._connection.execute(query.order_by(accounts.c.account_name)):
+        for name, value in self._rows(query.order_by(accounts.c.account_name)):
             names[value].append(name)
         for group in names.values():
             yield Finding(
@@ -176,14 +177,19 @@ class Contents:
         )
         return {
             Unanswered(number, name, host)
-            for number, name, host, sent, token in self._connection.execute(query)
+            for number, name, host, sent, token in self._rows(query)
             if is_text(token) and fingerprint(token) == sent
         }
+
+    def _rows(self, statement: ClauseElement) -> Iterator[Row]:
+        """Yield the rows, past SQLAlchemy, whose log would show them."""
+        query = Query(statement)
+        yield from self._driver.execute(query.sql, query.constants)
 
     def _faults(self) -> list[str]:
         faults = []
         try:
-            for (fault,) in driver_of(self._connection).execute("PRAGMA integrity_check(10)"):
+            for (fault,) in self._driver.execute("PRAGMA integrity_check(10)"):
                 faults.append(" ".join(str(fault).split()))
         except sqlite3.DatabaseError as error:
             if not error_name(error).startswith("SQLITE_CORRUPT"):
@@ -194,7 +200,7 @@ class Contents:
     def _damaged(self) -> Iterator[str]:
         columns = (accounts.c[name] for name in ("account_name", *TOKEN_COLUMNS, "checksum"))
         query = select(*columns).order_by(accounts.c.account_name)
-        for name, *row in self._connection.execute(query):
+        for name, *row in self._rows(query):
             try:
                 to_tokens(name, tuple(row))
             except Damaged:
