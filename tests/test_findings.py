@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).parent
-NUMBERS = [*range(1, 18), *range(23, 41), 45, 47]
+NUMBERS = [*range(1, 18), *range(23, 41), 45, 47, 50]
 
 BORNE_BY = {
     1: [
@@ -137,6 +137,8 @@ BORNE_BY = {
         "test_refresh::test_a_rejected_token_is_replaced_though_it_has_not_expired",
         "test_refresh::test_a_token_that_was_replaced_meanwhile_is_returned_without_a_request",
         "test_refresh::test_many_that_report_the_same_rejected_token_cause_one_request",
+        "test_integrations_requests::test_a_refused_token_is_refreshed_and_the_request_sent_again",
+        "test_integrations_requests::test_twenty_threads_whose_token_is_refused_cause_one_refresh",
     ],
     29: [
         "test_oauth::test_a_refused_refresh_raises_one_of_three_and_keeps_the_tokens",
@@ -164,6 +166,12 @@ BORNE_BY = {
         "test_oauth::test_other_fields_are_merged",
         "test_mission::test_an_old_file_is_imported_refreshed_and_exported_for_its_old_reader",
     ],
+    36: [
+        "test_integrations_requests::test_a_bearer_token_is_known_in_any_case",
+        "test_integrations_requests::test_another_type_is_refused_and_not_sent",
+        "test_integrations_httpx::test_another_type_is_refused_and_not_sent",
+        "test_integrations_google::test_another_type_is_refused_and_not_sent",
+    ],
     37: [
         "test_secrets::test_no_success_shows_a_secret",
         "test_secrets::test_no_failure_shows_a_secret",
@@ -181,6 +189,8 @@ BORNE_BY = {
     40: [
         "test_exchange::test_a_redirect_is_an_answer_and_not_followed",
         "test_oauth::test_a_redirect_is_named_and_not_followed",
+        "test_integrations_requests::test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothing",
+        "test_integrations_httpx::test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothing",
     ],
     45: [
         "test_cli::test_status_shows_each_state_as_json",
@@ -191,6 +201,11 @@ BORNE_BY = {
         "test_hooks::test_a_hook_is_called_outside_the_lock_and_may_refresh_the_account_again",
         "test_hooks::test_a_login_dies_once",
         "test_hooks::test_a_hook_that_raises_changes_nothing_and_is_logged_without_secrets",
+    ],
+    50: [
+        "test_aio::test_a_cancelled_caller_does_not_lose_the_rotated_token",
+        "test_aio::test_a_loop_that_ends_while_the_provider_is_asked_loses_nothing",
+        "test_pytest_plugin::test_an_application_tests_with_the_fixtures",
     ],
 }
 

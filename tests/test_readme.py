@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from resources import Resource
 
 from tokenstore import TokenManager
 from tokenstore.cli import app as cli
@@ -45,6 +47,25 @@ def test_every_example_runs(code: str, tmp_path: Path, monkeypatch: pytest.Monke
         manager.save_tokens("alice@example.com", {"access_token": "a", "expires_in": 3600})
 
     exec(code, {})
+
+
+def test_the_examples_for_other_libraries_send_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with TokenManager("tokens.db") as manager:
+        manager.save_tokens("alice@example.com", {"access_token": "a", "expires_in": 3600})
+    with Resource(lambda _: True) as resource:
+        names: dict[str, Any] = {"url": resource.url}
+        for code in PYTHON:
+            if "tokenstore.integrations" in code:
+                exec(code.replace("...  # await client.get(…)", "await client.get(url)"), names)
+        names["session"].get(resource.url, timeout=60)
+        headers: dict[str, str] = {}
+        names["credentials"].before_request(None, "GET", resource.url, headers)
+
+    assert resource.tokens == ["Bearer a"] * 2
+    assert headers["authorization"] == "Bearer a"
 
 
 @pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("tokenstore ")])

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tokenstore.accounts import Account as Account
     from tokenstore.accounts import HistoryEntry as HistoryEntry
+    from tokenstore.aio import AsyncTokenManager as AsyncTokenManager
     from tokenstore.errors import ClientRejectedError as ClientRejectedError
     from tokenstore.errors import InsecureStorageError as InsecureStorageError
     from tokenstore.errors import InvalidTokenError as InvalidTokenError
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Account": "accounts",
+    "AsyncTokenManager": "aio",
     "ClientRejectedError": "errors",
     "HistoryEntry": "accounts",
     "InsecureStorageError": "errors",

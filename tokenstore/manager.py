@@ -515,6 +515,15 @@ class TokenManager:
         operation.outcome = "refreshed" if refreshed else "shared"
         return self._access_token_of(record)
 
+    def _cached(self, account_name: str) -> str | None:
+        """Return the token that is in memory, without any I/O."""
+        return self._cache.get(account_name)
+
+    def _is_fresh(self, account_name: str, min_ttl: float | None) -> bool:
+        """Tell whether the stored token will do, so that nothing is requested."""
+        record = self._repository.record(normalize_account_name(account_name))
+        return record is not None and self._fresh(min_ttl)(record)
+
     def _fresh(self, min_ttl: float | None) -> Callable[[Record], bool]:
         """Return what tells whether a stored access token will do."""
 

@@ -1,0 +1,129 @@
+"""`Credentials`: an account of the store for Google's own client libraries (google-auth)."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tokenstore.errors import TokenRefreshError
+from tokenstore.integrations.bearer import bearer_token
+
+try:
+    from google.auth.credentials import CredentialsWithQuotaProject
+    from google.auth.exceptions import RefreshError
+except ModuleNotFoundError as error:
+    if error.name not in {"google", "google.auth"}:
+        raise
+    raise ModuleNotFoundError(
+        "tokenstore.integrations.google needs its extra; run: pip install 'tokenstore[google]'",
+        name=error.name,
+    ) from None
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from tokenstore.manager import TokenManager
+    from tokenstore.providers import Provider
+
+
+class Credentials(CredentialsWithQuotaProject):
+    """google-auth credentials of one account, for googleapiclient and the google-cloud clients.
+
+        service = build("gmail", "v1", credentials=Credentials(manager, "alice@example.com"))
+
+    They have the account's access token and never its refresh token: each refresh goes through
+    the manager, so that it is the only one and is stored. The store is asked when the first
+    request is made, not before.
+
+    Args:
+        manager: The manager that keeps the account. It may be shared by threads, and so may this.
+        account_name: The account.
+        provider: Whom to ask for a new token; None: whom the account is bound to.
+        quota_project_id: The project that usage is counted for, or None.
+
+    Attributes:
+        token: The access token (secret!), or None before the first refresh.
+        expiry: When it expires, as a naive datetime in UTC, or None.
+    """
+
+    token: str | None
+    expiry: datetime | None
+
+    def __init__(
+        self,
+        manager: TokenManager,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        quota_project_id: str | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._manager = manager
+        self._account_name = account_name
+        self._provider = provider
+        self._quota_project_id = quota_project_id
+        self._thread = threading.local()
+
+    def with_quota_project(self, quota_project_id: str | None) -> Credentials:
+        """Return credentials of the same account whose usage is counted for another project."""
+        return type(self)(
+            self._manager, self._account_name, self._provider, quota_project_id=quota_project_id
+        )
+
+    def refresh(self, request: object) -> None:  # noqa: ARG002 - google-auth's transport
+        """Take a live token from the store, and another one if that was refused.
+
+        A resource server has refused it if this thread has just sent it, or if it looks alive.
+        Threads that report the same token cause one request.
+
+        Args:
+            request: Not used: the manager sends its own requests.
+
+        Raises:
+            google.auth.exceptions.RefreshError: There is no token; its ``__cause__`` is the
+                `TokenRefreshError` that says why.
+            InvalidTokenError: The account's tokens are of another type than bearer.
+            StorageError: The store cannot be used.
+        """
+        rejected = self._sent or (self.token if self.valid else None)
+        try:
+            tokens = self._live() if rejected is None else self._renewed(rejected)
+        except TokenRefreshError as error:
+            raise RefreshError(str(error), retryable=error.retryable) from error  # type: ignore[no-untyped-call]
+        self._sent = None
+        self.token = bearer_token(self._account_name, tokens)
+        self.expiry = _naive_utc(tokens.get("expires_at"))
+
+    def before_request(
+        self, request: object, method: str, url: str, headers: MutableMapping[str, str]
+    ) -> None:
+        """Put a live token into *headers*; google-auth calls this before each request."""
+        self._sent = None
+        super().before_request(request, method, url, headers)  # type: ignore[no-untyped-call]
+
+    def apply(self, headers: MutableMapping[str, str], token: str | None = None) -> None:
+        """Put the token into *headers*, or the one that is given."""
+        token = token or self.token
+        super().apply(headers, token)  # type: ignore[no-untyped-call]
+        self._sent = token
+
+    @property
+    def _sent(self) -> str | None:
+        """The token that this thread has sent last; another thread may have a new one by now."""
+        return getattr(self._thread, "sent", None)
+
+    @_sent.setter
+    def _sent(self, token: str | None) -> None:
+        self._thread.sent = token
+
+    def _live(self) -> dict[str, Any]:
+        token = self._manager.ensure_valid_token(self._account_name, self._provider)
+        return {"access_token": token, **(self._manager.load_tokens(self._account_name) or {})}
+
+    def _renewed(self, rejected: str) -> dict[str, Any]:
+        return self._manager.refresh_token(self._account_name, self._provider, rejected=rejected)
+
+
+def _naive_utc(moment: float | None) -> datetime | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).replace(tzinfo=None)
