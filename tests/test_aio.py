@@ -18,6 +18,7 @@ from storing import python
 from tokenstore import (
     AsyncTokenManager,
     InvalidTokenError,
+    ProviderConfigurationError,
     ReauthorizationRequired,
     TokenManager,
     TokenPersistError,
@@ -108,6 +109,10 @@ def test_a_coroutine_or_an_async_iterator_stands_for_each_method(world: World) -
             assert [account.name async for account in manager.accounts()] == ["alice"]
             assert [entry.reason async for entry in manager.history()] == ["forced", "due"]
             assert [entry async for entry in manager.history("bob")] == []
+            copy = await manager.backup(world.path.with_name("copy.db"))
+            assert copy.stat().st_mode & 0o777 == 0o600
+            with pytest.raises(ProviderConfigurationError):
+                await manager.login("alice", "test", timeout=1)
             world.clock.now += 3600
             results = [result async for result in manager.refresh_all()]
             assert [(r.account_name, r.outcome) for r in results] == [("alice", "refreshed")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Mapping
     from concurrent.futures import Future
+    from pathlib import Path
 
     from sqlalchemy.engine import URL
 
     from tokenstore.accounts import Account, HistoryEntry
     from tokenstore.fleet import RefreshResult
     from tokenstore.providers import Provider
+    from tokenstore.signin.prompt import Prompt
 
 T = TypeVar("T")
 
@@ -109,6 +112,46 @@ class AsyncTokenManager:
     async def delete_tokens(self, account_name: str) -> bool:
         """Remove an account, tell whether there was one: see `TokenManager.delete_tokens`."""
         return await _outcome(self._store.run(partial(self.manager.delete_tokens, account_name)))
+
+    async def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
+        """Copy the database, return the path of the copy: see `TokenManager.backup`."""
+        return await _outcome(
+            self._store.run(partial(self.manager.backup, target, replace=replace))
+        )
+
+    async def login(
+        self,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        scope: str | None = None,
+        device: bool = False,
+        force: bool = False,
+        timeout: float = 300.0,  # noqa: ASYNC109 - of the person, not of this coroutine
+        port: int = 0,
+        prompt: Callable[[Prompt], object] | None = None,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> dict[str, Any]:
+        """Let a person sign an account in, return its tokens: see `TokenManager.login`.
+
+        *prompt* and *wait* are called in a thread. A sign-in has a thread of its own.
+        """
+        return await asyncio.to_thread(
+            self.manager.login,
+            account_name,
+            provider,
+            scope=scope,
+            device=device,
+            force=force,
+            timeout=timeout,
+            port=port,
+            prompt=prompt,
+            wait=wait,
+        )
+
+    async def logout(self, account_name: str, *, keep: bool = False) -> bool:
+        """Revoke an account's tokens and remove it: see `TokenManager.logout`."""
+        return await asyncio.to_thread(self.manager.logout, account_name, keep=keep)
 
     def accounts(self) -> AsyncGenerator[Account, None]:
         """Yield every account, without any secret: see `TokenManager.accounts`."""
