@@ -18,7 +18,6 @@ from storing import python
 from tokenstore import (
     AsyncTokenManager,
     InvalidTokenError,
-    ProviderConfigurationError,
     ReauthorizationRequired,
     TokenManager,
     TokenPersistError,
@@ -111,8 +110,11 @@ def test_a_coroutine_or_an_async_iterator_stands_for_each_method(world: World) -
             assert [entry async for entry in manager.history("bob")] == []
             copy = await manager.backup(world.path.with_name("copy.db"))
             assert copy.stat().st_mode & 0o777 == 0o600
-            with pytest.raises(ProviderConfigurationError):
-                await manager.login("alice", "test", timeout=1)
+            visit = world.server.visit
+            assert await manager.login(
+                "carol", "test", prompt=lambda p: visit(p.url or "", "carol")
+            )
+            assert await manager.logout("carol")
             world.clock.now += 3600
             results = [result async for result in manager.refresh_all()]
             assert [(r.account_name, r.outcome) for r in results] == [("alice", "refreshed")]
