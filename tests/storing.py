@@ -108,8 +108,7 @@ def python(code: str, *arguments: object, **options: Any) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=SOON,
-        **options,
+        **{"timeout": SOON, **options},
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return str(done.stdout)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
-from crashing import SEED, BackUp, Exporter, Storm, Writer, made, stored
+from crashing import SEED, Storm
 from storing import is_sound, journal_mode_of, modes, names, raw
+from working import BackUp, Exporter, Writer, made, stored
 
 from tokenstore import TokenRepository
 from tokenstore.database import JournalMode
@@ -154,10 +155,9 @@ def kill_backups(directory: Path, seed: int, kills: int) -> Counter[str]:
                 storm.rage(1, alone)
     assert storm.facts["backups under way"] > 0, storm.facts
 
-    repository: Any
     with TokenRepository(path) as repository:
         for each in targets:
-            repository.backup(each, replace=True)
+            assert repository.backup(each, replace=True) == each
     assert modes(target) == dict.fromkeys((each.name for each in targets), 0o600)
     for each in targets:
         assert is_sound(each)

@@ -78,6 +78,9 @@ BORNE_BY = {
         "test_cli_refresh::test_unused_for_takes_what_was_not_used_for_so_long",
     ],
     10: [
+        "test_crashes::test_exports_that_are_killed_leave_whole_files",
+        "test_crashes::test_an_export_removes_what_killed_ones_have_left",
+        "torture/test_kills::test_no_export_is_half",
         "test_jsonfiles::test_an_export_that_is_killed_before_its_end_leaves_the_old_file",
         "test_jsonfiles::test_a_file_that_cannot_be_written_to_its_end_leaves_the_old_one",
         "test_jsonfiles::test_a_link_in_the_place_of_a_file_is_not_followed",

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, get_args
 
 import pytest
-from storing import is_sound, journal_mode_of, python, tokens, unmeasured
+from storing import SOON, is_sound, journal_mode_of, python, tokens, unmeasured
 
 from tokenstore import TokenRepository
 from tokenstore.database import JournalMode
@@ -91,7 +91,13 @@ def test_sixty_four_processes_lose_nothing_and_none_fails(
             repository.save(name, tokens(count=0))
 
     printed = python(
-        MIXED, path, journal_mode, PROCESSES, OPERATIONS, env=unmeasured(dict(os.environ))
+        MIXED,
+        path,
+        journal_mode,
+        PROCESSES,
+        OPERATIONS,
+        env=unmeasured(dict(os.environ)),
+        timeout=4 * SOON,  # thousands of commits, each of which waits for the disk
     )
 
     told = [json.loads(line) for line in printed.splitlines()]

@@ -44,18 +44,18 @@ def test_a_thread_keeps_its_connection(repository: TokenRepository, path: Path) 
 
 
 def test_more_threads_than_any_pool_has_work_at_once(repository: TokenRepository) -> None:
-    barrier = threading.Barrier(40)
+    barrier = threading.Barrier(100)
 
     def work(number: int) -> int:
         repository.load("alice")
-        barrier.wait(SOON)  # all 40 have a connection now
+        barrier.wait(SOON)  # all 100 have a connection now
         for step in range(3):
             repository.save(f"{number}-{step}", tokens(number))
         return sum(repository.load(f"{number}-{step}") == tokens(number) for step in range(3))
 
-    with ThreadPoolExecutor(40) as threads:
-        assert sum(threads.map(work, range(40))) == 120
-    assert len(list(repository.accounts())) == 121
+    with ThreadPoolExecutor(100) as threads:
+        assert sum(threads.map(work, range(100))) == 300
+    assert len(list(repository.accounts())) == 301
 
 
 def test_the_connection_of_a_thread_that_ended_is_closed(
