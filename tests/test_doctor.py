@@ -354,14 +354,15 @@ def test_a_directory_of_somebody_else_is_told(path: Path) -> None:
 def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) -> None:
     left = {
         temporary(path.with_name("tokens.db-backup-0001-x")).name,
-        temporary(path).name,
-        "tokens.db-new",
-        "tokens.db-new-wal",
+        (built := temporary(path).name),
+        f"{built}-journal",
     }
     for name in left:
         path.with_name(name).write_text("CANARY")
     foreign = path.with_name(".mail.db.0123456789abcdef.tmp")
     foreign.write_text("not ours")
+    with TokenRepository(path.with_name("tokens.db-new")) as other:  # nor is this one
+        other.save("bob", {"access_token": "b"})
     before = listing(path.parent)
 
     found = only(path)

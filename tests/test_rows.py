@@ -151,17 +151,40 @@ def test_a_failure_that_cannot_be_read_is_not_remembered(world: World) -> None:
         assert world.manager().load_tokens("alice") is not None
 
 
-def test_a_name_or_a_moment_that_is_damaged_stops_the_list(world: World) -> None:
-    for change in ("expires_at = 'canary'", "refreshed_at = x'00'"):
+def test_a_moment_that_is_damaged_is_unknown_in_the_list(world: World) -> None:
+    for change in ("expires_at = 'canary'", "refreshed_at = x'00', expires_at = NULL"):
         damage(world, change)
-        with pytest.raises(StorageError, match="damaged"):
-            list(world.manager().accounts())
-        damage(world, "expires_at = NULL, refreshed_at = NULL")
-    damage(world, "account_name = CAST(x'616cff' AS TEXT)")
+        accounts = list(world.manager().accounts())
+        assert [account.name for account in accounts] == ["alice", "bob", "carol"]
+        assert (accounts[0].state, accounts[0].expires_at) == ("due", None)
+
+
+@pytest.mark.parametrize("name", ["CAST(x'616cff' AS TEXT)", "x'616cff'", "CAST(x'ff' AS TEXT)"])
+def test_a_name_that_is_damaged_hides_no_other(world: World, tmp_path: Path, name: str) -> None:
+    damage(world, f"account_name = {name}")
+
+    names = [account.name for account in world.manager().accounts()]
+    assert len(names) == 3
+    assert {"bob", "carol"} < set(names)
+    with TokenRepository(world.path) as repository:
+        outcomes = [r.outcome for r in export_accounts(repository, tmp_path / "out")]
+    assert sorted(outcomes) == ["exported", "exported", "failed"]
+
+
+def test_a_provider_that_is_damaged_is_told(world: World) -> None:
+    damage(world, "provider = x'63616e617279ff'")
+
+    assert [account.name for account in world.manager().accounts()] == ["alice", "bob", "carol"]
     with pytest.raises(StorageError) as caught:
-        list(world.manager().accounts())
+        world.manager().refresh_token("alice")
     is_told(world, caught.value)
-    assert "'al\\udcff'" in str(caught.value)
+
+
+@pytest.mark.parametrize("moment", [-0.0, "-0", "-0.0", 0, 5, 1e-300, "1e11"])
+def test_a_moment_has_one_form(tmp_path: Path, moment: object) -> None:
+    with TokenRepository(tmp_path / "tokens.db") as repository:
+        repository.save("alice", {"access_token": "a", "expires_at": moment})
+        assert repository.load("alice") is not None
 
 
 def test_every_field_comes_back_whatever_is_in_it(tmp_path: Path) -> None:

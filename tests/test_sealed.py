@@ -127,6 +127,27 @@ def test_a_generator_that_is_left_is_closed() -> None:
     assert closed == [True]
 
 
+def test_a_generator_of_somebody_else_that_waits_goes_on() -> None:
+    def waiting() -> Iterator[object]:
+        try:
+            deep("mine")
+        except Boom as error:
+            yield error
+        yield 2
+
+    theirs = waiting()
+    saved = next(theirs)
+    assert isinstance(saved, Boom)
+
+    @sealed
+    def fail() -> None:
+        raise Boom from saved
+
+    with pytest.raises(Boom):
+        fail()
+    assert list(theirs) == [2]
+
+
 def test_an_interrupt_is_sealed_too() -> None:
     @sealed
     def interrupted(secret: str) -> None:

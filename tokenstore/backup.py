@@ -34,6 +34,7 @@ def copy_database(source: sqlite3.Connection, path: Path, target: Path) -> None:
         with writing_in(target.parent, target.name.__eq__), new_version(target) as new:
             _copy(source, path, new, target)
             _require_sound(path, new)
+            _require_unused(target)  # somebody may have opened it meanwhile
         sync_directory(target.parent)
     except OSError as error:
         if isinstance(error, StorageError):
@@ -67,6 +68,10 @@ def prepare(target: Path, source: StoreFile, *, replace: bool) -> None:
         raise StorageError(f"{target} is the database itself; name another file", target)
     if not replace:
         raise StorageError(f"{target} is there already; name another file, or replace it", target)
+    _require_unused(target)
+
+
+def _require_unused(target: Path) -> None:
     if StoreFile(target).has_log():
         raise StorageError(f"{target} is a database that is in use; name another file", target)
 

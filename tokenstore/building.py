@@ -12,6 +12,8 @@ from tokenstore.errors import SchemaTooNewError, StorageError
 from tokenstore.schema import APPLICATION_ID, REVISION, VERSION_TABLE
 from tokenstore.sqlite import DRIVER_ERRORS, driver_of, make_engine, storage_error, translated
 from tokenstore.storefile import StoreFile
+from tokenstore.storefile import storage_error as os_error
+from tokenstore.wholefile import temporary, writing_in
 
 if TYPE_CHECKING:
     import sqlite3
@@ -66,8 +68,16 @@ class Builder:
         nothing is left.
         """
         self._file.refuse_leftovers()
-        new = self.clear()
-        new.create()
+        path = self._file.path
+        try:
+            with writing_in(path.parent, path.name.__eq__):  # and sweep up after who died here
+                yield from self._built(StoreFile(temporary(path)))
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise os_error(error, path) from None
+
+    def _built(self, new: StoreFile) -> Iterator[Connection]:
         try:
             with translated(new.path), make_engine(new.path).connect() as connection:
                 with connection.begin():
@@ -79,12 +89,6 @@ class Builder:
                 new.move_to(self._file)
         finally:
             new.remove()
-
-    def clear(self) -> StoreFile:
-        """Remove what a process that died here has left; return where a new one is built."""
-        new = StoreFile(self._file.beside("-new"))
-        new.remove()
-        return new
 
     def upgrade(self, connection: Connection) -> None:
         """Bring an older database to the newest schema, after a backup."""

@@ -186,7 +186,7 @@ class Database:
             self._opener.builder.create_if_missing()
         driver, connection = self._ready(thread), thread.connection
         if driver is None or connection is None or file not in {None, thread.identity}:
-            raise self._opener.gone()
+            raise self._opener.gone(thread.log)
         if thread.immutable:
             thread.close()
             raise not_writable(self.path)
@@ -215,7 +215,7 @@ class Database:
             raise storage_error(self.path, error) from None
         if self._opener.file.identity() != thread.identity:
             thread.close()
-            raise self._opener.gone()
+            raise self._opener.gone(thread.log)
 
     def _ready(self, thread: ThreadConnection) -> sqlite3.Connection | None:
         """Return the thread's connection, opened if need be; None if there is no database."""
@@ -224,7 +224,7 @@ class Database:
             return None if opened is None else thread.adopt(opened)
         if not thread.in_transaction and self._opener.file.identity() != thread.identity:
             thread.close()
-            raise self._opener.gone()
+            raise self._opener.gone(thread.log)
         return thread.driver
 
 

@@ -18,6 +18,7 @@ from tokenstore.errors import InsecureStorageError, SchemaOutdatedError, Storage
 from tokenstore.locks import Locks
 from tokenstore.schema import APPLICATION_ID, REVISION
 from tokenstore.sqlite import (
+    DRIVER_ERRORS,
     ERRORS,
     driver_of,
     error_name,
@@ -48,11 +49,13 @@ class Opened:
     Attributes:
         connection: The connection.
         identity: The file that it is to.
+        log: Its write-ahead log, None if it has none.
         immutable: Whether it was opened as a file that nobody changes, for one read only.
     """
 
     connection: Connection
     identity: Identity
+    log: Identity | None
     immutable: bool
 
 
@@ -76,6 +79,7 @@ class Opener:
     ) -> None:
         self.path = path
         self.file = StoreFile(path)
+        self._log = StoreFile(self.file.beside("-wal"))
         self.locks = Locks(path.with_name(path.name + "-locks"))
         self.builder = Builder(self.file, self.locks, migrate, journal_mode)
         self._engine = make_engine(path)
@@ -89,7 +93,6 @@ class Opener:
             self.file.refuse_leftovers()
             return None
         self._refuse_lost_log(identity)
-        self._require_ours()
         connection, immutable = self._connect()
         try:
             self.file.tighten()
@@ -103,7 +106,7 @@ class Opener:
         except BaseException:
             connection.close()
             raise
-        return Opened(connection, identity, immutable)
+        return Opened(connection, identity, self._log.identity(), immutable)
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
@@ -113,7 +116,7 @@ class Opener:
         built, nothing is left.
         """
         if self.file.inspect() is not None:
-            self._require_ours()  # beside another's, not even a lock is put
+            self._refuse_foreign()  # beside another's, not even a lock is put
         with self.builder.alone():
             if self.file.inspect() is None:
                 with self.builder.building() as connection:
@@ -152,10 +155,15 @@ class Opener:
         with self._apart() as (connection, _):
             copy_database(driver_of(connection), self.path, target)
 
-    def gone(self) -> StorageError:
-        """Return the error that the file is not there any more, or another is."""
-        found, log = self.file.identity(), StoreFile(self.file.beside("-wal")).identity()
-        if found is not None and log is not None:
+    def gone(self, log: Identity | None = None) -> StorageError:
+        """Return the error that the file is not there any more, or another is.
+
+        Args:
+            log: The write-ahead log of the one that was open. If it is there still, it is not of
+                the one that is there now, and SQLite would replay it into that.
+        """
+        found = self.file.identity()
+        if found is not None and log is not None and log == self._log.identity():
             _lost_logs[self.path] = found, log
         return StorageError(
             f"{self.path} was removed or replaced while it was open; what was just written may be "
@@ -165,22 +173,17 @@ class Opener:
         )
 
     def _refuse_lost_log(self, identity: Identity) -> None:
-        """Refuse a database beside which lies the log of the one whose place it has taken.
-
-        SQLite would replay that log into it.
-        """
-        log = StoreFile(self.file.beside("-wal"))
-        if _lost_logs.get(self.path) == (identity, log.identity()):
+        """Refuse a database beside which lies the log of the one whose place it has taken."""
+        if _lost_logs.get(self.path) == (identity, self._log.identity()):
             raise StorageError(
-                f"{log.path}: left over from the database that was at {self.path} before; stop "
-                "everybody who has that one open, and move this file and -shm away",
-                log.path,
+                f"{self._log.path}: left over from the database that was at {self.path} before; "
+                "stop everybody who has that one open, and move this file and -shm away",
+                self._log.path,
             )
 
     @contextmanager
     def _apart(self) -> Iterator[tuple[Connection, bool]]:
         """Yield a connection of its own, to a database of whatever schema, if it is ours."""
-        self._require_ours()
         connection, immutable = self._connect()
         try:
             yield connection, immutable
@@ -188,27 +191,48 @@ class Opener:
             connection.close()
 
     def _connect(self) -> tuple[Connection, bool]:
-        """Connect; tell whether that was possible only as to a file that nobody changes.
+        """Connect to a database of ours; tell whether as to a file that nobody changes.
 
         Whoever reads a WAL database writes beside it. Where that cannot be, it can still be read
         as long as the file is all there is: no log, hence no writer.
         """
+        self._refuse_foreign()
+        connection, immutable = self._connect_to_any()
+        try:
+            with translated(self.path):
+                self._require_mark(pragma(driver_of(connection), "application_id"))
+        except BaseException:
+            connection.close()
+            raise
+        return connection, immutable
+
+    def _connect_to_any(self) -> tuple[Connection, bool]:
         try:
             # SQLite would put files beside one that it may not write, and leave them there.
-            if self.file.is_writable() or self.file.has_wal():
+            if self.file.is_writable() or self.file.has_log():
                 return self._engine.connect(), False
         except ERRORS as error:
             cannot_open = error_name(error).startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
-            if not cannot_open or self.file.has_wal():
+            if not cannot_open or self.file.has_log():
                 raise storage_error(self.path, error) from None
         with translated(self.path):
             return make_engine(self.path, "mode=ro&immutable=1").connect(), True
 
-    def _require_ours(self) -> None:
-        """Refuse another application's database before SQLite repairs or changes anything in it."""
+    def _refuse_foreign(self) -> None:
+        """Refuse another application's database before SQLite repairs or changes anything in it.
+
+        A look past every log and lock may find a file that is shorter than it says: in the middle
+        of a checkpoint, or after one that was cut off. Then only SQLite's own repair can tell.
+        """
         options = uri(self.path, "mode=ro&immutable=1")
-        with translated(self.path), closing(sqlite3.connect(options, uri=True)) as looking:
-            found = pragma(looking, "application_id")
+        try:
+            with closing(sqlite3.connect(options, uri=True)) as looking:
+                self._require_mark(pragma(looking, "application_id"))
+        except DRIVER_ERRORS as error:
+            if not error_name(error).startswith("SQLITE_CORRUPT"):
+                raise storage_error(self.path, error) from None
+
+    def _require_mark(self, found: object) -> None:
         if found != APPLICATION_ID:
             raise InsecureStorageError(
                 f"{self.path} is not a tokenstore database; name another file", self.path

@@ -272,21 +272,27 @@ class TokenRepository:
         )
 
     def _pages(self, query: Query) -> Iterator[Row]:
+        """Yield rows in the order of names; a name that is damaged hides no other."""
         after = ""
+        told: set[object] = set()
         while rows := self._database.fetch_all(query, {"after": after, "page": _PAGE}):
-            yield from rows
-            last = max(str(name) for name, *_ in rows)
-            if not is_text(last) or rows[-1][0] != last:  # rows would come again, and for ever
-                raise self._damaged(last)
+            yield from (row for row in rows if row[0] not in told)
+            told = {row[0] for row in rows}
+            last = max((str(name) for name in told if is_text(name)), default="")
+            if last <= after:  # damaged names alone are left
+                if len(rows) == _PAGE:
+                    raise self._damaged(str(rows[0][0]))
+                return
             after = last
 
     def _account(
         self, row: Row, expiry_buffer: float, client_of: Callable[[str | None], str | None]
     ) -> Account:
         name, provider, details, usable, refreshable, *moments = row
-        expires_at, refreshed_at, obtained_at, dies_at = moments
-        if not is_text(name) or not all(map(is_moment, moments)):
-            raise self._damaged(name)
+        expires_at, refreshed_at, obtained_at, dies_at = (
+            moment if is_moment(moment) else None for moment in moments
+        )
+        name, provider = (v if v is None or is_text(v) else ascii(v) for v in (name, provider))
         now = self._clock()
         failure = to_failure(details)
         last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")

@@ -53,7 +53,9 @@ def to_columns(account_name: str, tokens: TokenSet) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "access_token": tokens.access_token,
         "refresh_token": tokens.refresh_token,
-        "expires_at": None if tokens.expires_at is None else float(tokens.expires_at),
+        "expires_at": None
+        if tokens.expires_at is None
+        else float(tokens.expires_at) + 0.0,  # no -0.0
         "extra": json.dumps(dict(tokens.extra)),
     }
     return columns | {
@@ -77,11 +79,12 @@ def to_tokens(account_name: str, row: Row) -> TokenSet:
         fields = json.loads(extra)
     except (TypeError, ValueError, RecursionError):
         found, fields = -1, None
-    texts = all(is_text(value) or value is None for value in (access_token, refresh_token))
-    moments = all(map(is_moment, (expires_at, obtained_at, dies_at)))
-    if not (texts and moments and is_text(extra) and checksum in {None, found}):
-        raise Damaged(account_name)
-    if not isinstance(fields, dict):
+    if checksum is None:  # what a checksum would have told
+        known = all(v is None or is_text(v) for v in (access_token, refresh_token, extra))
+    else:
+        known = checksum == found
+    moments = is_moment(expires_at) and is_moment(obtained_at) and is_moment(dies_at)
+    if not (known and moments and isinstance(fields, dict)):
         raise Damaged(account_name)
     return TokenSet(
         access_token=access_token,
@@ -119,6 +122,8 @@ def to_record(row: Row) -> Record:
         Damaged: The row is not what was stored.
     """
     name, provider, version, refreshed_at, refresh_id, failure, *tokens = row
+    if not (provider is None or is_text(provider)) or not is_moment(refreshed_at):
+        raise Damaged(name)
     return Record(
         account_name=name,
         provider=provider,

@@ -7,17 +7,20 @@ their names and lines, which tell where it happened; what was in them is cleared
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import wraps
-from inspect import isgeneratorfunction
-from traceback import clear_frames
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, isgeneratorfunction
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from types import TracebackType
+
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+_WAITING = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR  # what may wait in the middle
 
 
 def sealed(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -40,8 +43,20 @@ def seal(error: BaseException, outer: BaseException | None = None) -> None:
         cause = pending.pop()
         if cause is not None and not any(cause is one for one in known):
             known.append(cause)
-            clear_frames(cause.__traceback__)
+            _clear(cause.__traceback__)
             pending += [cause.__cause__, cause.__context__]
+
+
+def _clear(trace: TracebackType | None) -> None:
+    ours = False
+    while trace is not None:
+        frame = trace.tb_frame
+        ours = ours or frame.f_globals.get("__name__", "").startswith("tokenstore")
+        # To clear a generator that is waiting would end it; below a frame of ours none is.
+        if ours or not frame.f_code.co_flags & _WAITING:
+            with suppress(RuntimeError):  # it is at work
+                frame.clear()
+        trace = trace.tb_next
 
 
 def _sealed(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -128,13 +128,6 @@ class StoreFile:
         """Make the directories that are missing, 0700; one that is there stays as it is."""
         make_private_directory(self.path.parent)
 
-    def create(self) -> None:
-        """Create the empty file, 0600 from its first moment; it must not be there."""
-        try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        except OSError as error:
-            raise storage_error(error, self.path) from None
-
     def remove(self) -> None:
         """Remove the file and its companions, whichever are there."""
         for path in (self.path, *map(self.beside, _SIDECARS)):

@@ -38,6 +38,7 @@ class ThreadConnection:
         lock: Held while the connection is at work.
         driver: The driver's connection, None while it is closed.
         identity: The file that is open.
+        log: Its write-ahead log, None if it has none.
         immutable: Whether it was opened as a file that nobody changes, for one read only.
         in_transaction: Whether this thread is inside a transaction.
     """
@@ -47,13 +48,14 @@ class ThreadConnection:
         self.connection: Connection | None = None
         self.driver: sqlite3.Connection | None = None
         self.identity: Identity | None = None
+        self.log: Identity | None = None
         self.immutable = False
         self.in_transaction = False
 
     def adopt(self, opened: Opened) -> sqlite3.Connection:
         """Take over an open connection."""
         self.connection, self.identity = opened.connection, opened.identity
-        self.immutable = opened.immutable
+        self.log, self.immutable = opened.log, opened.immutable
         self.driver = driver_of(self.connection)
         return self.driver
 

@@ -70,7 +70,7 @@ def is_storage(path: Path) -> bool:
     One that cannot be read may be; what it is then will be told.
     """
     try:
-        if not may_be_database(_size(path)):
+        if not may_be_database(_size(path)) or _database_beside(path) is not None:
             return False
     except (OSError, UnreadableError):
         return False
@@ -81,9 +81,18 @@ def is_storage(path: Path) -> bool:
         return not isinstance(error, NotSQLiteError)
 
 
+def _database_beside(path: Path) -> Path | None:
+    """Return the database that a file is a part of; to open one of these would drop its locks."""
+    file = path.resolve()  # it may be called otherwise here
+    if not file.name.endswith(SIDECARS):
+        return None
+    database = _database_of(file)
+    return database if database.exists() else None
+
+
 def _read(path: Path) -> list[TokenFile | Unusable]:
     size = _size(path)
-    if path.name.endswith(SIDECARS) and (database := _database_of(path)).exists():
+    if (database := _database_beside(path)) is not None:
         raise UnreadableError(f"belongs to the database {database.name!r}; import that")
     if may_be_database(size):
         try:

@@ -87,9 +87,9 @@ def _examine(
     except InsecureStorageError:  # it is somebody else's: nothing around it is our business
         raise
     except StorageError:
-        yield from Files(opener.file, opener.builder, fix=False).permissions(opened=False)
+        yield from Files(opener.file, fix=False).permissions(opened=False)
         raise
-    files = Files(opener.file, opener.builder, fix=fix)
+    files = Files(opener.file, fix=fix)
     yield from files.permissions()
     yield from files.leftovers()
     with store.inspection() as connection:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from tokenstore.doctor.finding import Finding, counted, ok
 from tokenstore.doctor.mounts import NETWORK, file_system_of
-from tokenstore.storefile import StoreFile
 from tokenstore.wholefile import is_written_in, leftovers, writing_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tokenstore.building import Builder
+    from tokenstore.storefile import StoreFile
 
 _OTHERS = 0o077
 _LITTLE = 16 << 20  # bytes; less free space than this is soon used up
@@ -30,13 +29,11 @@ class Files:
 
     Args:
         file: The place of the database.
-        builder: Creates the database, and knows whether somebody does just now.
         fix: Whether to put right what is safe to.
     """
 
-    def __init__(self, file: StoreFile, builder: Builder, *, fix: bool) -> None:
+    def __init__(self, file: StoreFile, *, fix: bool) -> None:
         self._file = file
-        self._builder = builder
         self._fix = fix
 
     def permissions(self, *, opened: bool = True) -> Iterator[Finding]:
@@ -149,8 +146,7 @@ class Files:
         )
 
     def _left(self) -> list[Path]:
-        new = StoreFile(self._file.beside("-new"))
-        return [*sorted(leftovers(self._file.path.parent, self._is_mine)), *new.files()]
+        return sorted(leftovers(self._file.path.parent, self._is_mine))
 
     def _is_mine(self, name: str) -> bool:
         return name.startswith(self._file.path.name)
@@ -185,9 +181,6 @@ class Files:
     def _sweep(self) -> bool:
         """Remove what is left over; tell whether that was done."""
         try:
-            if StoreFile(self._file.beside("-new")).files():
-                with self._builder.alone():
-                    self._builder.clear()
             with writing_in(self._file.path.parent, self._is_mine):
                 return not self._left()
         except OSError:
