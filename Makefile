@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint type cover torture test-browser chromium test-lowest format clean
+.PHONY: setup demo test lint type cover torture test-browser chromium test-lowest docs format clean
 
 setup: $(VENV)/ready
 
@@ -31,7 +31,7 @@ type: setup
 
 cover: setup
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --cov --cov-report=term --numprocesses 2 --dist worksteal
 
 # What takes minutes: many rounds of the race, processes that are killed at work, made-up data by the
 # thousand. SEED=… repeats one.
@@ -59,9 +59,17 @@ test-lowest:
 	@mkdir -p .venv-lowest
 	$(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(re.sub(r">=", "==", d) for d in (*p["project"]["dependencies"], *sum(p["project"]["optional-dependencies"].values(), []))), sep="\n")' > $@
 
+# The site, into site/. Warnings are errors.
+docs: $(VENV)/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+$(VENV)/docs-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-* dist build .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* dist build site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
 
-SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
+# Of tests that run in several processes, all have to have the same names.
+_run_id = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+SEED = int(os.environ.get("SEED") or random.Random(_run_id).randrange(10**6))
 LONGEST = 0.05  # seconds that somebody works before the next is killed, or all
 
 _context = multiprocessing.get_context("forkserver")

@@ -264,7 +264,7 @@ def test_what_cannot_be_shown_ends_it(world: World, changes: dict[str, Any]) -> 
         (Answer.redirect("http://elsewhere.example/"), ClientRejectedError),
         (began(device_code=None), TransientRefreshError),
     ],
-    ids=repr,
+    ids=lambda case: repr(case).partition(" at 0x")[0],
 )
 def test_a_provider_that_gives_no_code_is_told_like_any_other_answer(
     world: World, step: Any, expected: type[Exception]

@@ -100,7 +100,7 @@ def test_nothing_is_loaded_of_an_account_that_was_never_saved(manager: TokenMana
         ({"access_token": "a", "x": object()}, "x"),
         ({"access_token": "a", "x": float("nan")}, "x"),
     ],
-    ids=str,
+    ids=lambda case: str(case).partition(" at 0x")[0],
 )
 def test_what_is_no_token_set_is_refused_and_changes_nothing(
     manager: TokenManager, tokens: Any, field: str

@@ -86,8 +86,11 @@ def name_of(provider: str | Provider | None) -> str | None:
 
 def _shown(account_name: object) -> str | None:
     """Return what may be logged of an account name: one line, and no token set given for it."""
-    if account_name is None or isinstance(account_name, str):
-        return account_name and re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", account_name)
+    if account_name is None:
+        return None
+    if isinstance(account_name, str):
+        line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", account_name)
+        return line.encode("utf-8", "backslashreplace").decode()  # a damaged one is no text
     return f"<{_kind(account_name)}>"
 
 

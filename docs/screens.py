@@ -1,0 +1,129 @@
+"""Make docs/status.svg: what ``tokenstore status`` shows of accounts that are made up.
+
+    python docs/screens.py [FILE]
+
+It is the program's own output, of a store whose accounts were refreshed at a strict server on
+loopback. The clock stands still, so that the picture is the same each time; a test makes it again
+and compares.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+_NOW = 1_800_000_000.0
+_HOUR, _DAY = 3600.0, 86400.0
+_COLUMNS = 116
+_PROVIDERS = """\
+[google]
+token_endpoint = "{endpoint}"
+client_id = "tokenstore"
+client_secret_env = "SCREENS_SECRET"
+
+[acme]
+token_endpoint = "{endpoint}"
+client_id = "tokenstore"
+client_secret_env = "SCREENS_SECRET"
+refresh_token_idle = 2592000
+"""
+
+
+class _Clock:
+    """The only clock of this process: it shows what it was last set to."""
+
+    now = _NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def main(target: Path) -> None:
+    """Write the picture to *target*."""
+    time.time = clock = _Clock()  # before tokenstore is imported, which looks it up
+    with tempfile.TemporaryDirectory() as directory:
+        database = Path(directory) / "tokens.db"
+        _fill(database, clock)
+        clock.now = _NOW
+        target.write_text(_picture(_shown(database)), "utf-8")
+
+
+def _fill(database: Path, clock: _Clock) -> None:
+    from tokenstore import TokenManager
+    from tokenstore.testing import Answer, AuthorizationServer
+
+    with AuthorizationServer() as server, TokenManager(database) as manager:
+        os.environ["SCREENS_SECRET"] = server.provider().client_secret or ""
+        providers = database.with_name("providers.toml")
+        providers.write_text(_PROVIDERS.format(endpoint=server.token_endpoint), "utf-8")
+
+        def sign_in(name: str, provider: str, ago: float) -> None:
+            clock.now = _NOW - ago
+            manager.save_tokens(name, server.sign_in(name), provider=provider)
+
+        def use(name: str, ago: float) -> None:
+            clock.now = _NOW - ago
+            manager.get_valid_token(name)
+
+        sign_in("alice@example.com", "google", 40 * _DAY)
+        use("alice@example.com", 0.4 * _HOUR)
+        sign_in("bob@example.com", "google", 12 * _DAY)
+        use("bob@example.com", 2 * _HOUR)
+        sign_in("billing@acme.example", "acme", 30 * _DAY)
+        use("billing@acme.example", 27 * _DAY)
+        sign_in("carol@acme.example", "acme", 0.3 * _HOUR)
+        sign_in("dave@example.com", "google", 90 * _DAY)
+        use("dave@example.com", 5 * _HOUR)
+        sign_in("erin@acme.example", "acme", 9 * _DAY)
+        use("erin@acme.example", 8 * _DAY)
+
+        server.revoke("dave@example.com")
+        use("dave@example.com", 3 * _HOUR)
+        busy = Answer(503, headers={"Retry-After": "900"})
+        server.script(busy, subject="erin@acme.example")
+        use("erin@acme.example", 60)
+
+
+def _shown(database: Path) -> str:
+    """Return what a person sees on a terminal, with its colours."""
+    code = "from tokenstore.cli import app, output; output.demonstrate(); app.run(['status'])"
+    before = f"import time; time.time = lambda: {_NOW}; "
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environment |= {
+        "TOKENSTORE_DATABASE": str(database),
+        "COLUMNS": str(_COLUMNS),
+        "FORCE_COLOR": "1",
+        "TERM": "xterm-256color",
+        "COLORTERM": "truecolor",
+    }
+    done = subprocess.run(  # noqa: S603 - this Python
+        [sys.executable, "-c", before + code],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    return done.stdout.rstrip()
+
+
+def _picture(shown: str) -> str:
+    from rich.console import Console
+    from rich.text import Text
+
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        console = Console(record=True, width=_COLUMNS, file=nowhere, force_terminal=True)
+        console.print(Text("$ tokenstore status", style="bold"))
+        console.print(Text.from_ansi(shown))
+    svg = console.export_svg(title="tokenstore status", unique_id="status")
+    # A font of the machine that shows it: none is fetched.
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).with_name("status.svg"))

@@ -1,0 +1,439 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+from storing import ROOT, SOON
+
+import tokenstore
+from tokenstore import TokenManager, TokenRepository, testing
+from tokenstore.cli.app import run
+from tokenstore.jsonfiles import import_accounts
+from tokenstore.providerfile import _KEYS, provider_of
+from tokenstore.testing import AuthorizationServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOCS = ROOT / "docs"
+ONE_PROGRAM = "<!-- one program -->"  # the blocks of such a page follow each other
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page as it is written, with what it includes put in."""
+
+    path: Path
+    text: str = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Page:
+        text = path.read_text("utf-8")
+        included = re.sub(r'--8<-- "(.+?)"', lambda m: (ROOT / m[1]).read_text("utf-8"), text)
+        return cls(path, included)
+
+    @property
+    def name(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+    @property
+    def blocks(self) -> list[tuple[str, str]]:
+        return re.findall(r"^```(\w+)\n(.*?)^```", self.text, re.MULTILINE | re.DOTALL)
+
+    @property
+    def prose(self) -> str:
+        return re.sub(r"^```.*?^```", "", self.text, flags=re.MULTILINE | re.DOTALL)
+
+    @property
+    def anchors(self) -> set[str]:
+        return {slug(title) for title in re.findall(r"^#+ (.+)$", self.prose, re.MULTILINE)}
+
+    @property
+    def programs(self) -> list[list[tuple[str, str | None]]]:
+        """Return the programs, each a list of blocks with what they print, None if it is not told.
+
+        A text block that directly follows a Python block is what that prints.
+        """
+        found = re.findall(
+            r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```$)?",
+            self.text,
+            re.MULTILINE | re.DOTALL,
+        )
+        blocks = [(code, printed or None) for code, printed in found]
+        return [blocks] if ONE_PROGRAM in self.text else [[block] for block in blocks]
+
+
+def slug(title: str) -> str:
+    """Return the anchor of a heading, as Python-Markdown makes it."""
+    title = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title)
+    text = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", text).strip().lower())
+
+
+def cells(page: str, heading: str) -> list[str]:
+    """Return the first cell of every row of the table below a heading."""
+    _, _, rest = Page.read(DOCS / page).text.partition(f"## {heading}\n")
+    rows = re.findall(r"^\| (.+?) \|", rest.partition("\n## ")[0], re.MULTILINE)
+    return [row for row in rows[1:] if row != "---"]
+
+
+PAGES = [Page.read(path) for path in sorted(DOCS.rglob("*.md"))]
+PROGRAMS = [
+    pytest.param(page, program, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, program in enumerate(page.programs)
+]
+LINKS = [
+    (page, target)
+    for page in [*PAGES, Page.read(ROOT / "README.md")]
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.prose)
+    if not target.startswith(("http:", "https:"))
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty directory, with nothing configured, and hang no log handler up for good."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith(("TOKENSTORE_", "GOOGLE_", "MS_")):
+            monkeypatch.delenv(name)
+    logger = logging.getLogger("tokenstore")
+    before = logger.handlers[:]
+    yield tmp_path
+    logger.handlers[:] = before
+
+
+# -- what runs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("page", "blocks"), PROGRAMS)
+def test_every_program_runs_and_prints_what_the_page_says(
+    page: Page, blocks: list[tuple[str, str | None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if ONE_PROGRAM not in page.text:  # that one begins with nothing
+        with TokenManager("tokens.db") as manager:
+            manager.save_tokens("alice@example.com", {"access_token": "a", "expires_in": 3600})
+    names: dict[str, object] = {}
+
+    for code, told in blocks:
+        exec(code, names)
+        printed = capsys.readouterr().out
+        assert told in {None, printed}
+
+
+def test_programs_are_found_with_what_they_print() -> None:
+    page = Page(DOCS / "x.md", "```python\na\n```\n\n```text\nb\n```\n\n```python\nc\n```\n")
+
+    assert page.programs == [[("a\n", "b\n")], [("c\n", None)]]
+    assert sum(len(page.programs) for page in PAGES) > 10
+
+
+# -- commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def program() -> click.Group:
+    from tokenstore.cli import app
+
+    run(["--version"])  # the commands register themselves
+    return app.app
+
+
+def told_commands() -> set[str]:
+    """Return the command lines of the pages: in blocks, and in the middle of sentences."""
+    line = re.compile(r"\btokenstore [^\n|)>;&#`]+")
+    found = set()
+    for page in PAGES:
+        for language, block in page.blocks:
+            if language != "python":
+                found |= set(line.findall(block))
+        for code in re.findall(r"`([^`\n]+)`", page.prose):
+            found |= set(line.findall(code))
+    return found
+
+
+def wrong_with(words: list[str], command: click.Command) -> str | None:
+    """Say which of the words the program does not know; None if it knows all."""
+    while words:
+        word = words.pop(0)
+        name, _, value = word.partition("=")
+        if word == "--":
+            return None
+        if word.startswith("-"):
+            option = next((p for p in command.params if name in p.opts), None)
+            if option is None and name not in {"-h", "--help"}:
+                return f"{command.name} has no {name}"
+            if isinstance(option, click.Option) and not option.is_flag and not value:
+                words.pop(0)
+        elif isinstance(command, click.Group):
+            if word not in command.commands:
+                return f"there is no {word}"
+            return wrong_with(words, command.commands[word])
+    return None
+
+
+@pytest.mark.parametrize("line", sorted(told_commands()))
+def test_every_command_and_option_exists(line: str, program: click.Group) -> None:
+    assert wrong_with(shlex.split(line)[1:], program) is None
+
+
+@pytest.mark.parametrize(
+    "line", ["nonsense", "status --nonsense", "db nonsense", "--database x.db status --fix"]
+)
+def test_what_does_not_exist_is_noticed(line: str, program: click.Group) -> None:
+    assert wrong_with(line.split(), program)
+
+
+def test_command_lines_are_found_wherever_they_stand() -> None:
+    told = {shlex.split(line)[1] for line in told_commands()}
+
+    assert told >= {"import", "token", "refresh", "doctor", "backup", "db", "--database"}
+
+
+# -- links and names --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "target"), LINKS, ids=[f"{page.name}-{target}" for page, target in LINKS]
+)
+def test_every_link_and_anchor_resolves(page: Page, target: str) -> None:
+    file, _, anchor = target.partition("#")
+    path = (page.path.parent / file).resolve() if file else page.path
+
+    assert path.exists()
+    if anchor:
+        assert anchor in Page.read(path).anchors
+
+
+def test_links_are_found() -> None:
+    assert len(LINKS) > 30
+    assert [target for _, target in LINKS if "#" in target]
+
+
+def test_an_anchor_is_what_the_site_makes_of_a_heading() -> None:
+    assert slug("Forks: gunicorn, *uwsgi*, `x_y`") == "forks-gunicorn-uwsgi-x_y"
+
+
+def referred_to() -> list[str]:
+    text = Page.read(DOCS / "reference" / "python.md").text
+    return re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", referred_to())
+def test_every_name_of_the_reference_exists(name: str) -> None:
+    assert pkgutil.resolve_name(name).__doc__
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    helpers = {n for n, v in vars(testing).items() if isinstance(v, type)}
+    public = {f"tokenstore.{name}" for name in tokenstore.__all__}
+
+    assert public | {f"tokenstore.testing.{name}" for name in helpers} <= set(referred_to())
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+
+    listed = re.findall(r"[\w/-]+\.md", navigation)
+    assert sorted(listed) == [str(page.path.relative_to(DOCS)) for page in PAGES]
+
+
+# -- what the program would say otherwise -----------------------------------------------------
+
+
+def test_the_reference_has_what_every_command_prints_for_help(
+    monkeypatch: pytest.MonkeyPatch, program: click.Group, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    monkeypatch.setenv("COLUMNS", "80")
+    import generate
+
+    markdown = generate.on_page_markdown(Page.read(DOCS / "reference" / "command.md").text)
+
+    block = re.compile(r"^#+ (tokenstore[^\n]*)\n\n```text\n(.*?)```", re.MULTILINE | re.DOTALL)
+    texts = dict(block.findall(markdown))
+    assert set(texts) >= {f"tokenstore {name}" for name in program.commands}
+    assert "tokenstore db upgrade" in texts
+    for line, text in texts.items():
+        run([*line.split()[1:], "--help"])
+        assert text == capsys.readouterr().out
+
+
+def test_every_key_of_a_provider_is_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    import generate
+
+    markdown = generate.on_page_markdown(Page.read(DOCS / "reference" / "providers.md").text)
+
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| .* \| (.+) \|$", markdown, re.MULTILINE)
+    assert {key for key, _, _ in rows} == set(_KEYS)
+    assert "| `body_format` | a string | `form` | `form`, as RFC 6749 has it" in markdown
+
+
+def test_a_page_that_loads_something_from_elsewhere_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    import generate
+
+    class At:
+        src_uri = "x.md"
+        file: Any = None
+
+    At.file = At
+    generate.on_post_page('<a href="https://a.example">a</a><img src="x.svg">', page=At)
+    assert not caplog.records
+    generate.on_post_page('<script async src="https://cdn.example/x.js">', page=At)
+    assert len(caplog.records) == 1
+
+
+def toml_blocks() -> list[str]:
+    return [block for page in PAGES for language, block in page.blocks if language == "toml"]
+
+
+@pytest.mark.parametrize("text", toml_blocks(), ids=range(len(toml_blocks())))
+def test_every_providers_file_is_understood(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACME_CLIENT_SECRET", "x")
+    monkeypatch.setenv("GOOGLE_CLIENT_ID", "x")
+    monkeypatch.setenv("GOOGLE_CLIENT_SECRET", "x")
+    Path("providers.toml").write_text(text, "utf-8")
+    manager = TokenManager("tokens.db")
+
+    for name in tomllib.loads(text):
+        manager._providers.get(name)
+
+
+def test_every_setting_for_a_provider_with_ways_of_its_own_is_understood() -> None:
+    _, _, rest = Page.read(DOCS / "how-to" / "providers.md").text.partition("ways of its own\n")
+    settings = re.findall(r"`([^`\n]+ = [^`\n]+)`", rest.partition("\n## ")[0])
+
+    assert len(settings) > 8
+    for line in settings:
+        given = tomllib.loads(f'client_id = "x"\nissuer = "https://a.example"\n{line}')
+        given.setdefault("client_secret", "x")
+        if given.get("token_endpoint_auth_method") == "none":
+            del given["client_secret"]
+        provider_of("acme", given, None, base=None).require_usable()
+
+
+def test_every_check_of_the_doctor_is_explained() -> None:
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "tokenstore/doctor").glob("*.py"))
+    checks = set(re.findall(r'(?:\bFinding|\bok)\(\s*"([a-z ]+)"', code))
+
+    assert "shared tokens" in checks
+    assert {cell.strip("`") for cell in cells("operations.md", "What the doctor finds")} == checks
+
+
+@pytest.mark.parametrize("message", cells("operations.md", "What messages mean"))
+def test_every_message_that_is_explained_is_one_of_the_program(message: str) -> None:
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "tokenstore").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # a text over several lines is one
+
+    assert message in code
+
+
+def shape(value: Any) -> Any:
+    """Return which fields there are, and not what is in them."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [shape(value[0])]
+    return None
+
+
+def test_the_json_of_every_command_has_the_fields_that_the_page_shows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("old").mkdir()
+    shown = re.findall(
+        r"^## (\w+)\n\n```json\n(.*?)^```",
+        Page.read(DOCS / "reference" / "json.md").text,
+        re.MULTILINE | re.DOTALL,
+    )
+    lines = {
+        "import": "import --provider test old",
+        "refresh": "refresh alice",
+        "status": "status",
+        "history": "history",
+        "export": "export new",
+        "backup": "backup copy.db",
+        "doctor": "doctor",
+        "logout": "logout --keep alice",
+        "delete": "delete alice",
+    }
+    found = {}
+    with AuthorizationServer(client_secret=None) as server:
+        Path("providers.toml").write_text(
+            f'[test]\ntoken_endpoint = "{server.token_endpoint}"\nclient_id = "tokenstore"\n'
+        )
+        Path("old/alice.json").write_text(json.dumps(server.sign_in("alice")))
+        for name, line in lines.items():
+            run(["--database", "tokens.db", *line.split(), "--json"])
+            found[name] = shape(json.loads(capsys.readouterr().out))
+    found["login"] = found["logout"]  # it needs a browser, and prints what logout does
+
+    assert found == {name: shape(json.loads(block)) for name, block in shown}
+
+
+def test_every_command_that_prints_json_is_on_the_page(program: click.Group) -> None:
+    titles = Page.read(DOCS / "reference" / "json.md").anchors - {
+        slug("JSON that the command prints")
+    }
+
+    assert titles == {
+        name
+        for name, command in program.commands.items()
+        if any("--json" in parameter.opts for parameter in command.params)
+    }
+
+
+def test_the_file_that_the_reference_shows_can_be_imported() -> None:
+    [block] = [b for lang, b in Page.read(DOCS / "reference/files.md").blocks if lang == "json"]
+    Path("file.json").write_text(block, "utf-8")
+
+    with TokenRepository("tokens.db") as repository:
+        [result] = import_accounts(repository, "file.json")
+        stored = repository.load("alice@example.com") or {}
+
+    assert (result.outcome, result.reason) == ("imported", None)
+    assert stored["access_token"] == "ya29.a0…"
+    assert "tokenstore" not in stored
+
+
+# -- pictures ---------------------------------------------------------------------------------
+
+
+def test_the_picture_of_the_status_is_what_the_program_shows(elsewhere: Path) -> None:
+    made = elsewhere / "status.svg"
+    environment = {**os.environ, "TZ": "PST8PDT", "NO_COLOR": "1", "COLUMNS": "40"}
+
+    subprocess.run(
+        [sys.executable, DOCS / "screens.py", made], check=True, timeout=SOON, env=environment
+    )
+
+    assert made.read_text("utf-8") == (DOCS / "status.svg").read_text("utf-8"), (
+        "run: python docs/screens.py"
+    )
+
+
+@pytest.mark.parametrize("picture", sorted(DOCS.rglob("*.svg")), ids=lambda path: path.name)
+def test_a_picture_has_no_script_and_fetches_nothing(picture: Path) -> None:
+    text = re.sub(r"<!--.*?-->", "", picture.read_text("utf-8"), flags=re.DOTALL)
+
+    assert "<script" not in text
+    assert set(re.findall(r"https?://[^\"'\s)]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"@import|url\((?!#)|href=\"(?!#)", text)
