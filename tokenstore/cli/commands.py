@@ -76,6 +76,8 @@ def export(store: Store, *, directory: str, as_json: bool) -> int:
 
     A refresh token may be in use in one place only: do not go on with the files and the database
     at the same time.
+
+    Example: tokenstore export backup/
     """
     from tokenstore.jsonfiles import export_accounts
 
@@ -177,6 +179,8 @@ def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> 
     """Show the last refreshes, of ACCOUNT or of all: when, why, by whom, and how they ended.
 
     The last 50 of each account are remembered. Tokens are shown as fingerprints.
+
+    Example: tokenstore history alice@example.com --limit 10
     """
     with store.manager() as manager:
         entries = list(islice(manager.history(account), limit))
@@ -194,7 +198,10 @@ def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> 
 @json_option
 @pass_store
 def delete(store: Store, *, account: str, as_json: bool) -> int:
-    """Remove ACCOUNT and its tokens from the database. The provider is not told."""
+    """Remove ACCOUNT and its tokens from the database. The provider is not told: see logout.
+
+    Example: tokenstore delete alice@example.com
+    """
     with store.manager() as manager:
         if not manager.delete_tokens(account):
             require_account(manager, account)

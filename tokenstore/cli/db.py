@@ -27,7 +27,10 @@ def db(context: click.Context, *, x: tuple[str, ...]) -> None:
 @click.argument("revision", default="head")
 @pass_store
 def upgrade(store: Store, *, revision: str) -> int:
-    """Upgrade to REVISION (default: head), after a backup; create the database if need be."""
+    """Upgrade to REVISION (default: head), after a backup; create the database if need be.
+
+    Example: tokenstore --database tokens.db db upgrade
+    """
     from tokenstore import migrate
 
     migrate.upgrade(store.locate(), revision)
