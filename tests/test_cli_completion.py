@@ -60,6 +60,14 @@ def test_a_shell_completes(database: Path, words: str, expected: list[str]) -> N
     assert complete(database, words) == expected
 
 
+def test_a_name_that_a_shell_would_obey_is_not_suggested(database: Path) -> None:
+    with TokenRepository(database) as repository:
+        for name in ("al$(touch pwned)", "al;ls", "al ice", "al`x`", "-al", "al'"):
+            repository.save(name, {"access_token": "a"})
+
+    assert complete(database, "tokenstore token al") == ["alfred", "alice@example.com"]
+
+
 def test_the_database_may_be_named_on_the_line(database: Path, tmp_path: Path) -> None:
     assert complete(tmp_path / "other.db", f"tokenstore --database {database} token b") == ["bob"]
 

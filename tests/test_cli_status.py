@@ -82,7 +82,7 @@ def test_it_says_what_to_do_and_why(database: Path) -> None:
     assert "sign in again: provider 'google' answered HTTP 400 invalid_grant" in rows["dead"]
     assert "sign in again: there is no refresh token" in rows["lost"]
     assert "wait: HTTP 503" in rows["waits"]
-    assert "sign in within 24 h" in rows["dying"]
+    assert "sign in again within 24 h" in rows["dying"]
     assert rows["due"].split()[-1] == rows["alive"].split()[-1] == "-"
     assert " in 2 d " in rows["alive"]
     assert " 60 min ago " in rows["due"] or " 1 h ago " in rows["due"]

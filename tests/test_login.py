@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import sys
 from socket import create_server
@@ -216,6 +217,35 @@ def test_another_refresh_token_is_not_kept(tmp_path: Path, why: str) -> None:
         assert "refresh_token" not in tokens
 
 
+def test_a_refresh_token_of_another_client_is_not_kept(tmp_path: Path) -> None:
+    with World(tmp_path, offline_access=True) as world:
+        manager = world.manager()
+        first = manager.login("alice", "test", scope="offline_access", prompt=Visitor(world))
+        manager.save_tokens("alice", first | {"client_id": "another"})
+        assert "refresh_token" not in manager.login("alice", prompt=Visitor(world))
+
+
+def test_a_sign_in_waits_for_a_refresh_that_spends_the_token_it_would_keep(tmp_path: Path) -> None:
+    with World(tmp_path, offline_access=True) as world:
+        manager = world.manager()
+        manager.login("alice", "test", scope="offline_access", prompt=Visitor(world))
+        hold = world.hold()
+        refreshing = Call(manager.refresh_token, "alice")
+        assert hold.arrived.wait(SOON)
+        signing_in = Call(manager.login, "alice", prompt=Visitor(world)).waits()
+        hold.release.set()
+        assert refreshing.result()
+        assert signing_in.result()["refresh_token"] == world.tokens()[1]
+        assert manager.refresh_token("alice")
+        assert world.server.reuses == 0
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan, 1e300])
+def test_a_time_that_nobody_waits_is_refused(world: World, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        world.manager().login("alice", "test", timeout=timeout, prompt=Visitor(world))
+
+
 # -- the right person -----------------------------------------------------------------------------
 
 
@@ -249,6 +279,13 @@ def test_somebody_who_is_known_under_another_name_stays_signed_in(world: World) 
     assert isinstance(refused(world, Visitor(world, "bob")), WrongAccountError)
     assert world.server.requests_at("/revoke") == []
     assert world.server.is_live(bob["access_token"])
+
+
+def test_nothing_is_revoked_while_an_account_may_be_that_person(world: World) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    world.sign_in("bob")  # nothing says who that is
+    assert isinstance(refused(world, Visitor(world, "bob")), WrongAccountError)
+    assert world.server.requests_at("/revoke") == []
 
 
 def test_a_provider_that_cannot_revoke_refuses_somebody_else_all_the_same(world: World) -> None:

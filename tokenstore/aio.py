@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from itertools import islice
-from threading import Lock
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tokenstore.errors import TokenStoreError
@@ -20,7 +21,6 @@ from tokenstore.workers import Workers
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Mapping
-    from concurrent.futures import Future
     from pathlib import Path
 
     from sqlalchemy.engine import URL
@@ -134,9 +134,10 @@ class AsyncTokenManager:
     ) -> dict[str, Any]:
         """Let a person sign an account in, return its tokens: see `TokenManager.login`.
 
-        *prompt* and *wait* are called in a thread. A sign-in has a thread of its own.
+        *prompt* and *wait* are called in a thread. A sign-in has a thread of its own, which `close`
+        does not wait for.
         """
-        return await asyncio.to_thread(
+        login = partial(
             self.manager.login,
             account_name,
             provider,
@@ -148,10 +149,14 @@ class AsyncTokenManager:
             prompt=prompt,
             wait=wait,
         )
+        work: Future[dict[str, Any]] = Future()
+        Thread(target=_fulfil, args=(work, login), daemon=True).start()
+        return await _outcome(work)
 
     async def logout(self, account_name: str, *, keep: bool = False) -> bool:
         """Revoke an account's tokens and remove it: see `TokenManager.logout`."""
-        return await asyncio.to_thread(self.manager.logout, account_name, keep=keep)
+        logout = partial(self.manager.logout, account_name, keep=keep)
+        return await _outcome(self._waiting.run(logout))
 
     def accounts(self) -> AsyncGenerator[Account, None]:
         """Yield every account, without any secret: see `TokenManager.accounts`."""
@@ -272,6 +277,13 @@ async def _ended(work: Future[Any]) -> None:
 
     work.add_done_callback(tell_loop)
     await ended.wait()
+
+
+def _fulfil(work: Future[T], call: Callable[[], T]) -> None:
+    try:
+        work.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - it is raised where the outcome is awaited
+        work.set_exception(error)
 
 
 async def _outcome(work: Future[T]) -> T:

@@ -252,7 +252,8 @@ class TokenManager:
         from tokenstore.signin.signin import SignIn
         from tokenstore.signin.wish import Wish
 
-        _require_seconds(timeout=timeout)
+        if not 0 < timeout <= _LONGEST:
+            raise ValueError(f"timeout: a number of seconds is needed, up to {_LONGEST:.0f}")
         wish = Wish(
             scope=scope,
             device=device,
@@ -264,6 +265,7 @@ class TokenManager:
         )
         with Operation("login", account_name, provider) as operation:
             name = normalize_account_name(account_name)
+            self._refresher.store_unsaved()
             sign_in = SignIn(
                 self._repository,
                 self._providers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ from tokenstore.cli.app import DONE, app
 from tokenstore.errors import TokenStoreError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+# bash puts what is suggested on the line as it is, and would obey what is in another name.
+_PLAIN = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
 _MOST = 200  # names that are suggested; nobody reads more
 
 
@@ -47,7 +50,7 @@ def _accounts(context: click.Context, _: click.Parameter, incomplete: str) -> li
     # Whoever completes wants no error in the middle of the line.
     try:
         with TokenRepository(context.find_root().params.get("database")) as repository:
-            return repository.names(incomplete, limit=_MOST)
+            return list(filter(_PLAIN.fullmatch, repository.names(incomplete, limit=_MOST)))
     except (TokenStoreError, ValueError):
         return []
 
@@ -62,4 +65,4 @@ def _providers(context: click.Context, _: click.Parameter, incomplete: str) -> l
         names = Providers(None, parameters.get("providers") or file, required=required).names()
     except (TokenStoreError, ValueError):
         return []
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)]

@@ -26,7 +26,6 @@ _STYLES = {"sign_in": "bold red", "retry_later": "yellow", "due": "cyan", "valid
 _NAMES = {"sign_in": "sign in", "retry_later": "retry later", "due": "due", "valid": "valid"}
 _URGENCY = {state: place for place, state in enumerate(_STYLES)}
 _SHOWN = 50  # accounts that a person is shown; the rest is counted
-_SOON = 7 * 86400.0  # seconds; a sign-in that is needed within them is told
 _WIDE = 100  # characters; a narrower terminal is shown fewer columns
 
 
@@ -162,9 +161,7 @@ def _advice(account: Account, now: float) -> str:
         return "sign in again"
     if account.state == "retry_later":
         return "wait"
-    if dies_at is not None and dies_at <= now + _SOON:
-        return f"sign in with{output.span(dies_at, now)}"
-    return "-"
+    return "-" if dies_at is None else f"sign in again with{output.span(dies_at, now)}"
 
 
 def _reason(account: Account) -> str:

@@ -146,7 +146,7 @@ class SignIn:
             default_expires_in=attempt.provider.default_expires_in,
         )
         try:
-            stored, before = self._store(attempt, tokens, who, wish)
+            stored, before = self._store_alone(attempt, tokens, who, wish)
         except WrongAccountError:
             self._drop(attempt, tokens, who)
             raise
@@ -161,8 +161,29 @@ class SignIn:
         warn(attempt, granted, who, stored, before)
         return (stored, before), None if who is None else who.shown
 
-    def _store(
+    def _store_alone(
         self, attempt: Attempt, tokens: TokenSet, who: Identity | None, wish: Wish
+    ) -> tuple[Record, Record | None]:
+        """Store the tokens; while nobody refreshes, if the refresh token from before may stay.
+
+        A refresh that is under way has spent it, and brings the next one.
+        """
+        if tokens.refresh_token is not None:
+            return self._store(attempt, tokens, who, wish, keep=False)
+        try:
+            with self._repository.refresh_lock(attempt.account_name, timeout=3 * self._timeout):
+                return self._store(attempt, tokens, who, wish, keep=True)
+        except TimeoutError:
+            return self._store(attempt, tokens, who, wish, keep=False)
+
+    def _store(
+        self,
+        attempt: Attempt,
+        tokens: TokenSet,
+        who: Identity | None,
+        wish: Wish,
+        *,
+        keep: bool,
     ) -> tuple[Record, Record | None]:
         name = attempt.account_name
         with self._repository.transaction():
@@ -176,7 +197,7 @@ class SignIn:
                     provider=attempt.provider.name,
                 )
             same = who is not None and was is not None and not who.differs_from(was)
-            if same and before is not None and before.provider == attempt.provider.name:
+            if keep and same and before is not None and _is_of(before, attempt.provider):
                 tokens = _with_refresh_token(tokens, before)
             self._repository.put(name, tokens, provider=attempt.provider.name)
             stored = self._repository.record(name)
@@ -189,7 +210,9 @@ class SignIn:
         Some providers end all that the person allowed this client, whichever token is revoked.
         """
         with suppress(TokenStoreError):
-            if attempt.provider.revocation_endpoint is None or who is None or self._is_known(who):
+            if attempt.provider.revocation_endpoint is None or who is None:
+                return
+            if self._may_be_known(who, attempt):
                 return
             revoke(
                 attempt.provider,
@@ -199,13 +222,23 @@ class SignIn:
                 session=self._session,
             )
 
-    def _is_known(self, who: Identity) -> bool:
-        """Tell whether an account of this store is that person."""
+    def _may_be_known(self, who: Identity, attempt: Attempt) -> bool:
+        """Tell whether an account of this store is that person, or may be for all it says."""
         for record in self._repository.records():
-            was = who_it_was(record.tokens.extra) if isinstance(record, Record) else None
+            if not isinstance(record, Record):
+                return True
+            was = who_it_was(record.tokens.extra)
             if was is not None and not who.differs_from(was):
                 return True
+            if was is None and record.provider in {None, attempt.provider.name}:
+                return True
         return False
+
+
+def _is_of(record: Record, provider: Provider) -> bool:
+    """Tell whether the tokens of a record were issued to this client of this provider."""
+    client_id = record.tokens.extra.get("client_id")
+    return record.provider == provider.name and client_id in {None, "", provider.client_id}
 
 
 def _with_refresh_token(tokens: TokenSet, before: Record) -> TokenSet:

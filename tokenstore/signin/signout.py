@@ -127,7 +127,8 @@ class SignOut:
 
 def _without_tokens(tokens: TokenSet) -> TokenSet:
     """Return what is kept: whose the account is, and what else was saved with it."""
-    return TokenSet(extra={k: v for k, v in tokens.extra.items() if k != "expires_in"})
+    gone = {"expires_in", "client_secret", "token_response"}  # the last two of imported files
+    return TokenSet(extra={k: v for k, v in tokens.extra.items() if k not in gone})
 
 
 def _kept(error: TokenRefreshError, name: str) -> TokenRefreshError:
