@@ -14,7 +14,7 @@ $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenstore needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[cli,google,httpx,login]' --group dev $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --editable '.[cli,google,httpx,login,postgresql]' --group dev $(CONSTRAINTS)
 	@touch $@
 
 demo: setup

@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenstore.database import Database
 from tokenstore.schema import REVISION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tokenstore import TokenRepository
 
 ROOT = Path(__file__).resolve().parent.parent
 LATER = 4_000_000_000.0
@@ -249,3 +252,12 @@ def newer_checkout(directory: Path, migration: str = NEXT_MIGRATION) -> Path:
     )
     schema.write_text(text)
     return copy
+
+
+def driver_in_use(repository: TokenRepository) -> sqlite3.Connection:
+    """Return the driver's connection that the calling thread uses."""
+    database = repository._database
+    assert isinstance(database, Database)
+    driver = database._threads.mine().driver
+    assert driver is not None
+    return driver

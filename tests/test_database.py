@@ -14,6 +14,7 @@ import pytest
 from storing import (
     SOON,
     Process,
+    driver_in_use,
     is_sound,
     journal_mode_of,
     mode,
@@ -34,8 +35,9 @@ from tokenstore import (
 )
 from tokenstore import statements as sql
 from tokenstore.database import Database, JournalMode
+from tokenstore.query import Query
 from tokenstore.schema import REVISION, VERSION_TABLE, accounts
-from tokenstore.sqlite import Query, driver_of
+from tokenstore.sqlite import driver_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -620,8 +622,7 @@ except StorageError as error:
 def test_a_database_that_may_not_grow_keeps_what_it_has(path: Path) -> None:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
-        driver = repository._database._threads.mine().driver
-        assert driver is not None
+        driver = driver_in_use(repository)
         pages = driver.execute("PRAGMA page_count").fetchone()[0]
         driver.execute(f"PRAGMA max_page_count = {pages}")
 
@@ -644,8 +645,7 @@ def test_an_error_that_ends_a_transaction_ends_all_of_it(path: Path) -> None:
 
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
-        driver = repository._database._threads.mine().driver
-        assert driver is not None
+        driver = driver_in_use(repository)
         driver.execute("PRAGMA max_page_count = 1")
 
         with pytest.raises(StorageError, match="ended this transaction"):

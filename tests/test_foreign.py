@@ -370,7 +370,7 @@ def test_a_database_of_ours_is_refused_with_what_to_do_and_keeps_its_locks(
         files = sorted(p for p in tmp_path.iterdir() if p.is_file())
         with repository.transaction():
             results = [(p.name, account) for p in files for account in read(p)]
-            locked = is_locked(repository.path)
+            locked = is_locked(Path(repository.name))
         again = list(import_accounts(repository, files))
 
     told = {name: getattr(account, "reason", "") for name, account in results}

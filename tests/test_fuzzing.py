@@ -323,7 +323,7 @@ def check_refused(manager: TokenManager, name: Any) -> None:
 
 def check_files(manager: TokenManager, another: TokenRepository, expected: dict[str, Any]) -> None:
     """Check that each account has a file of its own, and all come back from there."""
-    with tempfile.TemporaryDirectory(dir=another.path.parent) as target:
+    with tempfile.TemporaryDirectory(dir=Path(another.name).parent) as target:
         exported = list(export_accounts(manager._repository, target))
         assert [(r.account_name, r.outcome) for r in exported] == [
             (name, "exported") for name in sorted(expected)
@@ -489,7 +489,7 @@ def fields_of(content: bytes) -> dict[str, Any]:
 def test_whatever_is_in_a_file_it_is_imported_or_reported(
     another: TokenRepository, content: bytes
 ) -> None:
-    file = another.path.with_name("alice.json")
+    file = Path(another.name).with_name("alice.json")
     file.write_bytes(content)
     [result] = import_accounts(another, file)
     accounts = [account.name for account in another.accounts()]
@@ -535,7 +535,7 @@ def test_what_was_imported_once_comes_back_from_every_export(
 ) -> None:
     first = manager._repository
     clear(first)
-    with tempfile.TemporaryDirectory(dir=another.path.parent) as directory:
+    with tempfile.TemporaryDirectory(dir=Path(another.name).parent) as directory:
         old, new, newer = (Path(directory) / name for name in ("old", "new", "newer"))
         old.mkdir()
         for number, data in enumerate(files):

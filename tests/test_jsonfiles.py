@@ -596,7 +596,7 @@ def test_nothing_is_exported_from_a_store_without_accounts(
 
     assert list(export_accounts(repository, target)) == []
     assert list(target.iterdir()) == []
-    assert repository.path.exists() is existing
+    assert Path(repository.name).exists() is existing
 
 
 UMASKS = [0o000, 0o022, 0o077]
@@ -694,7 +694,7 @@ def test_an_export_that_is_killed_before_its_end_leaves_the_old_file(
     repository.save("alice", {"access_token": "new"})
     repository.close()
 
-    arguments = [str(repository.path), str(target), "os.rename"]
+    arguments = [str(Path(repository.name)), str(target), "os.rename"]
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
 
     assert killed.returncode == -9

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from tokenstore.location import locate, providers_file
+from tokenstore.location import locate, providers_file, shown
 
 SECRET = "pw-canary-33d8"
 
@@ -72,6 +72,7 @@ def test_locating_makes_nothing(home: Path) -> None:
 def test_without_a_name_it_is_in_the_users_data_directory(home: Path) -> None:
     place = locate(None)
 
+    assert isinstance(place, Path)
     assert place.is_relative_to(home)
     assert (place.parent.name, place.name) == ("tokenstore", "tokens.db")
 
@@ -90,8 +91,24 @@ def test_an_empty_setting_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TOKENSTORE_DATABASE", "")
     monkeypatch.setenv("TOKENSTORE_PROVIDERS", "")
 
-    assert locate(None).parent.name == "tokenstore"
+    assert Path(str(locate(None))).parent.name == "tokenstore"
     assert providers_file(home / "t.db") == (home / "providers.toml", False)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+def test_a_postgresql_url_is_shown_without_its_secrets(scheme: str, home: Path) -> None:
+    place = locate(f"{scheme}://user:{SECRET}@host:5/db?sslpassword={SECRET}&schema=mail")
+
+    assert isinstance(place, URL)
+    assert place.password == SECRET
+    assert shown(place) == "postgresql+psycopg://user@host:5/db?schema=mail"
+    assert providers_file(place) == (home / "share" / "tokenstore" / "providers.toml", False)
+
+
+def test_an_empty_password_is_not_shown_either() -> None:
+    place = locate("postgresql://user:@/db?host=/run")
+
+    assert shown(place) == "postgresql+psycopg://user@/db?host=%2Frun"
 
 
 REFUSED = {
@@ -107,7 +124,11 @@ REFUSED = {
     "two slashes and a directory": "sqlite://tokens/t.db",
     "user": f"sqlite://user:{SECRET}@/t.db",
     "query": "sqlite:///t.db?mode=ro",
-    "other system": f"postgresql+psycopg://user:{SECRET}@host/db",
+    "other system": f"mysql://user:{SECRET}@host/db",
+    "other PostgreSQL driver": f"postgresql+psycopg2://user:{SECRET}@host/db",
+    "no schema": f"postgresql://user:{SECRET}@host/db?schema=a;drop",
+    "the server's schema": "postgresql://host/db?schema=pg_catalog",
+    "two schemas": "postgresql://host/db?schema=a&schema=b",
     "other driver": "sqlite+aiosqlite:///t.db",
     "no URL": "://t.db",
     "not a port": f"postgresql://user:p@ss:{SECRET}@host/db",

@@ -12,7 +12,7 @@ from storing import LATER, holding, python, raw, tokens
 
 from tokenstore import InvalidTokenError, StorageError, TokenRepository, statements
 from tokenstore.accounts import Failure
-from tokenstore.sqlite import Query
+from tokenstore.query import Query
 from tokenstore.tokens import TokenSet
 
 if TYPE_CHECKING:
@@ -619,15 +619,15 @@ QUERIES = {name: query for name, query in vars(statements).items() if isinstance
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_statement_scans_a_table(repository: TokenRepository, path: Path, name: str) -> None:
     repository.save("alice", tokens())
-    query = QUERIES[name]
+    sql, constants = QUERIES[name].sqlite
 
     with raw(path) as connection:
-        values = {**dict.fromkeys(parameters_of(connection, query.sql), 1), **query.constants}
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {query.sql}", values).fetchall()
+        values = {**dict.fromkeys(parameters_of(connection, sql), 1), **constants}
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
 
     steps = [step for *_, step in plan]
     assert not [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step]
-    assert steps or query.sql.startswith("INSERT")
+    assert steps or sql.startswith("INSERT")
 
 
 def parameters_of(connection: sqlite3.Connection, sql: str) -> set[str]:

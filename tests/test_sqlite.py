@@ -13,9 +13,9 @@ from sqlalchemy.pool import NullPool
 from storing import raw, tokens
 
 from tokenstore import InsecureStorageError, StorageError, TokenRepository
+from tokenstore.query import Query
 from tokenstore.schema import APPLICATION_ID, accounts
 from tokenstore.sqlite import (
-    Query,
     driver_of,
     error_name,
     make_engine,
@@ -153,8 +153,8 @@ def test_a_query_carries_its_constants_and_names_its_parameters() -> None:
         )
     )
 
-    assert set(query.constants.values()) == {7}
-    assert ":name" in query.sql
+    assert set(query.sqlite.constants.values()) == {7}
+    assert ":name" in query.sqlite.sql
 
 
 def test_an_error_of_sqlalchemy_shows_no_parameter(connection: sa.Connection) -> None:

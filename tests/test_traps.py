@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 from storing import (
     ROOT,
     Process,
+    driver_in_use,
     mode,
     names,
     newer_checkout,
@@ -58,12 +59,6 @@ def repository(path: Path) -> Iterator[TokenRepository]:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
         yield repository
-
-
-def driver_in_use(repository: TokenRepository) -> sqlite3.Connection:
-    driver = repository._database._threads.mine().driver
-    assert driver is not None
-    return driver
 
 
 def test_t01_read_check_and_write_are_one_transaction(path: Path) -> None:

@@ -152,7 +152,7 @@ def revision_of(connection: Connection, path: Path) -> str | None:
     return row[0] if row else None
 
 
-def too_new(path: Path, revision: str) -> SchemaTooNewError:
+def too_new(path: object, revision: str) -> SchemaTooNewError:
     """Return the error that *path* has a schema which this code does not know."""
     return SchemaTooNewError(
         f"{path} has schema {revision}, this tokenstore knows up to {REVISION}; upgrade tokenstore",

@@ -1,11 +1,11 @@
-"""The database: read and written by many threads, in transactions that we own."""
+"""A SQLite database: read and written by many threads, in transactions that we own."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.building import JournalMode
 from tokenstore.errors import StorageError
@@ -14,8 +14,6 @@ from tokenstore.sqlite import (
     BUSY_TIMEOUT,
     DRIVER_ERRORS,
     ERRORS,
-    Query,
-    Row,
     decode_what_can_be,
     is_undecodable,
     not_writable,
@@ -31,15 +29,16 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from tokenstore.query import Query, Row
     from tokenstore.storefile import Identity
+
+T = TypeVar("T")
 
 __all__ = ["Database", "JournalMode"]
 
 
 class Database:
-    """A token database, shared by threads and processes. It does no I/O before its first use.
-
-    Reading never creates it; the first transaction does.
+    """A token database in a SQLite file, shared by threads and processes (see `Storage`).
 
     Args:
         path: The SQLite file.
@@ -60,6 +59,7 @@ class Database:
         if journal_mode not in {"wal", "delete"}:
             raise ValueError("journal_mode: 'wal' or 'delete' is needed")
         self.path = path
+        self.name = str(path)
         self._opener = Opener(path, migrate, journal_mode=journal_mode, upgrade=upgrade)
         self.locks = self._opener.locks
         self._threads = ThreadConnections(path)
@@ -88,8 +88,9 @@ class Database:
     def _fetch(
         self, driver: sqlite3.Connection, query: Query, parameters: dict[str, Any]
     ) -> list[Row]:
+        sql, constants = query.sqlite
         try:
-            return driver.execute(query.sql, query.constants | parameters).fetchall()
+            return driver.execute(sql, constants | parameters).fetchall()
         except DRIVER_ERRORS as error:
             if not is_undecodable(error):
                 raise storage_error(self.path, error) from None
@@ -97,7 +98,7 @@ class Database:
         driver.text_factory = decode_what_can_be
         try:
             with translated(self.path):
-                return driver.execute(query.sql, query.constants | parameters).fetchall()
+                return driver.execute(sql, constants | parameters).fetchall()
         finally:
             driver.text_factory = str
 
@@ -106,16 +107,21 @@ class Database:
         thread = self._threads.mine()
         if not thread.in_transaction:
             raise RuntimeError("execute() is for inside a transaction()")
+        sql, constants = query.sqlite
         with translated(self.path):
-            driver = self._in_transaction(thread)
-            return driver.execute(query.sql, query.constants | parameters).rowcount
+            return self._in_transaction(thread).execute(sql, constants | parameters).rowcount
+
+    def run(self, work: Callable[[], T], *, where: object = None) -> T:
+        """Do *work* in one durable transaction, or in the one that this thread is in."""
+        with self.transaction(where=where):
+            return work()
 
     @contextmanager
-    def transaction(self, *, file: Identity | None = None) -> Iterator[None]:
+    def transaction(self, *, where: object = None) -> Iterator[None]:
         """Make what this thread does inside one durable transaction; nested ones join it.
 
         Args:
-            file: The file that has to be there still (see `file`); None: any, made if missing.
+            where: The file that has to be there still (see `identity`); None: any, made if missing.
 
         Raises:
             StorageError: The database cannot be written, or the commit failed; then nothing of
@@ -127,7 +133,7 @@ class Database:
         process = os.getpid()
         with self._threads.writing() as thread:
             try:
-                self._begin(thread, file)
+                self._begin(thread, where)
                 thread.in_transaction = True
                 yield
                 if os.getpid() == process:  # a child forked inside has no part in it
@@ -147,7 +153,7 @@ class Database:
         """
         self._scrub_is_due = True
 
-    def file(self) -> Identity | None:
+    def identity(self) -> Identity | None:
         """Return which file this thread works on."""
         return self._threads.mine().identity
 
@@ -181,11 +187,11 @@ class Database:
         """Close the connections of all threads; whoever goes on using it opens a new one."""
         self._threads.close()
 
-    def _begin(self, thread: ThreadConnection, file: Identity | None) -> sqlite3.Connection:
-        if thread.driver is None and file is None:
+    def _begin(self, thread: ThreadConnection, where: object) -> sqlite3.Connection:
+        if thread.driver is None and where is None:
             self._opener.builder.create_if_missing()
         driver, connection = self._ready(thread), thread.connection
-        if driver is None or connection is None or file not in {None, thread.identity}:
+        if driver is None or connection is None or where not in {None, thread.identity}:
             raise self._opener.gone(thread.log)
         if thread.immutable:
             thread.close()

@@ -18,10 +18,12 @@ from tokenstore.tokens import TokenSet, fingerprint, normalize_account_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokenstore.database import Database
-    from tokenstore.storefile import Identity
+    from tokenstore.storage import Storage
 
 Reason = Literal["due", "forced", "rejected"]
+
+LOCK_LOST = "lock_lost"
+"""The journal's ``error`` of a refresh during which somebody else could refresh the account."""
 
 _PAGE = 500  # rows a query
 
@@ -34,13 +36,15 @@ class Refresh:
         id: Its number; of two refreshes of an account, the later has the higher one.
         started_at: When it began, in UTC epoch seconds.
         record: What was stored when it began.
-        file: The database file that it was written down in.
+        where: The database that it was written down in (`Storage.identity`).
+        lock_lost: Whether somebody else could refresh the account at the same time.
     """
 
     id: int
     started_at: float
     record: Record
-    file: Identity | None
+    where: object
+    lock_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Journal:
 
     def __init__(
         self,
-        database: Database,
+        database: Storage,
         record: Callable[[str], Record | None],
         clock: Callable[[], float],
     ) -> None:
@@ -104,63 +108,73 @@ class Journal:
         """
         now = self._clock()
         account = {"account_name": record.account_name}
-        with self._database.transaction():
+        begun = {
+            "provider": provider,
+            "reason": reason,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": now,
+            "sent": _fingerprint(record.tokens),
+        }
+
+        def begin() -> Refresh:
             self._database.execute(sql.CLOSE_INTERRUPTED, account | {"finished_at": now})
-            ids = self._database.fetch_all(
-                sql.BEGIN_REFRESH,
-                account
-                | {
-                    "provider": provider,
-                    "reason": reason,
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "started_at": now,
-                    "sent": _fingerprint(record.tokens),
-                },
-            )
-            file = self._database.file()
-        return Refresh(int(ids[0][0]), now, record, file)
+            ((number,),) = self._database.fetch_all(sql.BEGIN_REFRESH, account | begun)
+            return Refresh(int(number), now, record, self._database.identity())
+
+        return self._database.run(begin)
 
     def finish(
-        self, refresh: Refresh, outcome: TokenSet | Failure, *, provider: str
+        self,
+        refresh: Refresh,
+        outcome: TokenSet | Failure,
+        *,
+        provider: str,
     ) -> Record | None:
         """Store the outcome and close the journal's entry, in one transaction.
 
         If the row changed since the refresh began, by a sign-in, an import or a delete, it is
-        left as it is, and the journal says ``superseded``.
+        left as it is, and the journal says ``superseded``. It may be called again when it is not
+        known whether it has stored anything.
+
+        Args:
+            refresh: What `begin` returned.
+            outcome: The new tokens, or why there are none.
+            provider: Who gave them.
 
         Returns:
             What is stored now, None if the account is gone.
         """
-        name, now = refresh.record.account_name, self._clock()
-        with self._database.transaction(file=refresh.file):
-            if isinstance(outcome, TokenSet):
-                applied = self._database.execute(
-                    sql.STORE_TOKENS,
-                    {
-                        "name": name,
-                        "read_version": refresh.record.version,
-                        "version": new_version(),
-                        "provider": provider,
-                        "refreshed_at": refresh.started_at,
-                        "refresh_id": refresh.id,
-                        **to_columns(name, outcome),
-                    },
-                )
-                self._database.scrub_after_commit()
-            else:
-                applied = self._database.execute(
-                    sql.STORE_FAILURE,
-                    {
-                        "name": name,
-                        "read_version": refresh.record.version,
-                        "refresh_id": refresh.id,
-                        "failure": outcome.to_json(),
-                    },
-                )
-            stored = self._record(name)
-            self._close(refresh, outcome, stored, applied=bool(applied), now=now)
-        return stored
+        now = self._clock()
+
+        def finish() -> Record | None:
+            applied = self._apply(refresh, outcome, provider)
+            stored = self._record(refresh.record.account_name)
+            applied = applied or (stored is not None and stored.refresh_id == refresh.id)
+            self._close(refresh, outcome, stored, applied=applied, now=now)
+            return stored
+
+        return self._database.run(finish, where=refresh.where)
+
+    def _apply(self, refresh: Refresh, outcome: TokenSet | Failure, provider: str) -> bool:
+        """Store the outcome if nothing has changed since the refresh began; tell whether."""
+        name = refresh.record.account_name
+        row = {
+            "name": name,
+            "read_version": refresh.record.version,
+            "refresh_id": refresh.id,
+        }
+        if isinstance(outcome, Failure):
+            failure = {"failure": outcome.to_json()}
+            return self._database.execute(sql.STORE_FAILURE, row | failure) > 0
+        row |= {
+            "version": new_version(),
+            "provider": provider,
+            "refreshed_at": refresh.started_at,
+            **to_columns(name, outcome),
+        }
+        self._database.scrub_after_commit()
+        return self._database.execute(sql.STORE_TOKENS, row) > 0
 
     def _close(
         self,
@@ -181,7 +195,7 @@ class Journal:
                 "outcome": told if applied else "superseded",
                 "received": None if stored is None else _fingerprint(stored.tokens),
                 "status_code": failure and failure.status_code,
-                "error": failure and failure.error,
+                "error": (failure and failure.error) or (LOCK_LOST if refresh.lock_lost else None),
                 "maybe_spent": bool(failure and failure.maybe_spent),
             },
         )

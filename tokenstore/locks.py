@@ -1,66 +1,24 @@
-"""Locks between threads and processes that the operating system releases when their holder dies."""
+"""Locks beside a SQLite file, which the operating system releases when their holder dies."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from tokenstore.errors import InsecureStorageError, StorageError
+from tokenstore.turns import Hold, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _POLL = 0.02  # seconds between two looks at a lock that another process holds
-
-
-class _Turn:
-    """Whose turn it is among the threads of this process, so that only one of them polls."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-
-_turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
-_turns_lock = threading.Lock()
-
-
-def _forget_turns() -> None:
-    """A child of fork starts with no lock held: the threads that held them are not in it."""
-    global _turns, _turns_lock  # noqa: PLW0603
-    _turns = WeakValueDictionary()
-    _turns_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_turns)
-
-
-class Hold:
-    """A lock that is held. It ends with its block, unless what it protects goes on after that."""
-
-    def __init__(self, lock: BaseFileLock, turn: _Turn) -> None:
-        self._lock = lock
-        self._turn = turn
-        self.kept = False
-
-    def keep(self) -> None:
-        """Go on holding after the block; whoever says so has to `release`, in any thread."""
-        self.kept = True
-
-    def release(self) -> None:
-        """Let the next one have it."""
-        try:
-            self._lock.release()
-        finally:
-            self._turn.lock.release()
 
 
 class Locks:
@@ -108,16 +66,9 @@ class Locks:
     def _hold(self, name: str, timeout: float) -> Iterator[Hold]:
         path = str(self.directory / name)
         deadline = time.monotonic() + timeout
-        with _turns_lock:
-            turn = _turns.setdefault(path, _Turn())
-        if not turn.lock.acquire(timeout=timeout):
-            raise TimeoutError
-        try:
+        with turn(path, timeout=timeout) as mine:
             lock = self._acquire(path, max(0.0, deadline - time.monotonic()))
-        except BaseException:
-            turn.lock.release()
-            raise
-        hold = Hold(lock, turn)
+            hold = Hold(mine, lock.release, lambda: False)
         try:
             yield hold
         finally:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.accounts import Account, HistoryEntry, Record
-    from tokenstore.database import JournalMode
+    from tokenstore.building import JournalMode
     from tokenstore.errors import ReauthorizationRequired
     from tokenstore.providers import Provider
     from tokenstore.signin.prompt import Prompt
@@ -100,7 +100,7 @@ class TokenManager:
         self._serve_stale = serve_stale
         self._clock = clock
         self._cache = TokenCache(cache_ttl, clock)
-        file, required = providers_file(self._repository.path)
+        file, required = providers_file(self._repository.location)
         self._providers = Providers(providers, file, required=required)
         self._timeout, self._session = timeout, session
         self._hooks = Hooks(on_refreshed, on_reauthorization_required, on_recovered)

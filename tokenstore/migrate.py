@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tokenstore.building import too_new
-from tokenstore.database import Database
 from tokenstore.errors import StorageError
-from tokenstore.location import locate
+from tokenstore.location import shown
 from tokenstore.schema import VERSION_TABLE
+from tokenstore.stores import storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,10 +50,10 @@ def upgrade(database: str | os.PathLike[str] | URL | None = None, revision: str 
     Raises:
         StorageError: The database cannot be opened or changed, or the revision is unknown.
     """
-    store = Database(locate(database), to_head)
+    store = storage(database, to_head)
     with store.migration() as connection:
         store.back_up_before_upgrade(connection)
-        _run(store.path, lambda command, config: command.upgrade(config, revision), connection)
+        _run(store.name, lambda command, config: command.upgrade(config, revision), connection)
 
 
 def downgrade(
@@ -70,9 +70,9 @@ def downgrade(
     Raises:
         StorageError: As for `upgrade`, or the downgrade was refused.
     """
-    store = Database(locate(database), to_head)
+    store = storage(database, to_head)
     with store.migration() as connection:
-        _run(store.path, lambda command, config: command.downgrade(config, revision), connection, x)
+        _run(store.name, lambda command, config: command.downgrade(config, revision), connection, x)
 
 
 def current(
@@ -102,14 +102,17 @@ def check(
 
 def to_head(connection: Connection) -> None:
     """Run every migration that the database of *connection* lacks, in its transaction."""
-    path = Path(str(connection.engine.url.database))
-    _run(path, lambda command, config: command.upgrade(config, "head"), connection)
+    _run(
+        shown(connection.engine.url),
+        lambda command, config: command.upgrade(config, "head"),
+        connection,
+    )
 
 
 @contextmanager
 def open_database(database: str | None) -> Iterator[Connection]:
     """Open *database* for alembic's own command line, in one transaction (see env.py)."""
-    with Database(locate(database), to_head).migration() as connection:
+    with storage(database, to_head).migration() as connection:
         yield connection
 
 
@@ -133,13 +136,13 @@ def _look(
     act: Callable[[Any, Config], object],
     stdout: TextIO | None,
 ) -> None:
-    store = Database(locate(database), to_head)
+    store = storage(database, to_head)
     with store.inspection() as connection:
-        _run(store.path, act, connection, stdout=stdout)
+        _run(store.name, act, connection, stdout=stdout)
 
 
 def _run(
-    path: Path,
+    name: str,
     act: Callable[[Any, Config], object],
     connection: Connection,
     x: Sequence[str] = (),
@@ -162,5 +165,5 @@ def _run(
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
             unknown = getattr(error.__cause__, "argument", None)
             if unknown in context.get_current_heads():
-                raise too_new(path, unknown) from error
-            raise StorageError(f"{path}: {error}", path) from error
+                raise too_new(name, unknown) from error
+            raise StorageError(f"{name}: {error}", name) from error

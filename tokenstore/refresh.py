@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from tokenstore.accounts import Record
     from tokenstore.hooks import Hooks
     from tokenstore.journal import Reason, Refresh
-    from tokenstore.locks import Hold
     from tokenstore.providers import Provider
     from tokenstore.registry import Providers
     from tokenstore.repository import TokenRepository
     from tokenstore.tokens import TokenSet
+    from tokenstore.turns import Hold
 
 _STORE_ATTEMPTS = 3
 _BUSY = 30.0  # seconds that a holder of the lock may spend on the database, besides its requests
@@ -212,6 +212,9 @@ class Refresher:
             record, provider=chosen.name, reason=call.demand.reason
         )
         answer = self._ask(call, chosen, refresh)
+        if call.hold is not None and call.hold.is_lost():
+            _log.warning("%s: the connection that held its lock was lost meanwhile", call.name)
+            refresh = replace(refresh, lock_lost=True)
         if isinstance(answer, TokenRefreshError):
             return self._failed(call, refresh, chosen, answer)
         stored = self._store(refresh, self._merge(refresh, chosen, answer), chosen.name)
@@ -385,7 +388,7 @@ class Refresher:
             f"{refresh.record.account_name}: the provider gave new tokens and they could not be "
             f"stored: {failure}. They are in this error's .tokens and are stored as soon as that "
             "is possible; do not refresh the account elsewhere",
-            self._repository.path,
+            self._repository.name,
             errno=failure.errno if failure else None,
             tokens=tokens.to_dict(),
         )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore import statements as sql
 from tokenstore.accounts import Account, Record, due_at, state_of, went_back
-from tokenstore.database import Database, JournalMode
 from tokenstore.errors import StorageError
 from tokenstore.journal import Journal
 from tokenstore.location import locate
@@ -28,6 +27,7 @@ from tokenstore.rows import (
     to_tokens,
 )
 from tokenstore.sealed import sealed
+from tokenstore.stores import storage
 from tokenstore.tokens import TokenSet, normalize_account_name
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
-    from tokenstore.locks import Hold
-    from tokenstore.sqlite import Query, Row
+    from tokenstore.building import JournalMode
+    from tokenstore.query import Query, Row
+    from tokenstore.turns import Hold
 
 Existing = Literal["replace", "keep", "keep_newer"]
 
@@ -69,9 +70,10 @@ class TokenRepository:
         journal_mode: JournalMode = "wal",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = locate(database)
+        self.location = locate(database)
         self._clock = clock
-        self._database = Database(self.path, to_head, journal_mode=journal_mode, upgrade=upgrade)
+        self._database = storage(self.location, to_head, journal_mode=journal_mode, upgrade=upgrade)
+        self.name = self._database.name
         self.journal = Journal(self._database, self.record, clock)
 
     def __enter__(self) -> TokenRepository:
@@ -130,11 +132,14 @@ class TokenRepository:
         name = {"account_name": normalize_account_name(account_name)}
         if self._database.fetch_one(sql.EXISTS, name) is None:
             return False
-        with self._database.transaction():
+
+        def remove() -> bool:
             deleted = self._database.execute(sql.DELETE, name)
             self._database.execute(sql.FORGET_REFRESHES, name)
             self._database.scrub_after_commit()
-        return deleted > 0
+            return deleted > 0
+
+        return self._database.run(remove)
 
     @sealed
     def accounts(
@@ -204,12 +209,15 @@ class TokenRepository:
             **to_columns(name, tokens),
         }
         token = {"account_name": name, "refresh_token": tokens.refresh_token}
-        with self._database.transaction():
+
+        def store() -> bool:
             rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, token)
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
                 self._database.scrub_after_commit()
-        return stored
+            return stored
+
+        return self._database.run(store)
 
     def access(self, account_name: str) -> tuple[str | None, float | None, float | None] | None:
         """Return access token, ``expires_at`` and ``refreshed_at``, None without an account.
@@ -265,9 +273,9 @@ class TokenRepository:
 
     def _damaged(self, account_name: str) -> StorageError:
         return StorageError(
-            f"{self.path}: what is stored of {account_name!a} is damaged; keep this file and "
+            f"{self.name}: what is stored of {account_name!a} is damaged; keep what is there and "
             "restore a backup, or sign that account in again",
-            self.path,
+            self.name,
             errno=errno.EIO,
         )
 

@@ -16,7 +16,7 @@ from tokenstore.accounts import Failure, HistoryEntry, Record
 from tokenstore.tokens import TokenSet
 
 if TYPE_CHECKING:
-    from tokenstore.sqlite import Row
+    from tokenstore.query import Row
 
 TOKEN_COLUMNS = (
     "access_token",

@@ -35,11 +35,15 @@ metadata = MetaData(
     }
 )
 
+# In PostgreSQL, names are in the order of their code points, as everywhere else here.
+_Name = String(512).with_variant(String(512, collation="C"), "postgresql")
+_Number = BigInteger().with_variant(Integer(), "sqlite")  # as SQLite's autoincrement needs it
+
 # All times are UTC epoch seconds. A row with a failure keeps its tokens: a verdict deletes nothing.
 accounts = Table(
     "accounts",
     metadata,
-    Column("account_name", String(512), primary_key=True),
+    Column("account_name", _Name, primary_key=True),
     Column("provider", Text),
     Column("access_token", Text),
     Column("refresh_token", Text),
@@ -48,7 +52,7 @@ accounts = Table(
     # Drawn anew whenever the tokens change, also after a delete: equal means untouched.
     Column("version", BigInteger, nullable=False),
     Column("refreshed_at", Float(53)),  # when the tokens came from our refresh, else NULL
-    Column("refresh_id", Integer),  # the refresh that these tokens or this failure came from
+    Column("refresh_id", _Number),  # the refresh that these tokens or this failure came from
     Column("failure", Text),  # JSON: why the last refresh failed, NULL if it did not
     Column("refresh_token_obtained_at", Float(53)),
     Column("refresh_token_expires_at", Float(53)),  # NULL if the provider did not say
@@ -63,8 +67,8 @@ accounts = Table(
 refreshes = Table(
     "refreshes",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("account_name", String(512), nullable=False),
+    Column("id", _Number, primary_key=True),
+    Column("account_name", _Name, nullable=False),
     Column("provider", Text, nullable=False),
     Column("reason", Text, nullable=False),  # due, forced or rejected
     Column("host", Text, nullable=False),

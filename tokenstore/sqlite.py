@@ -10,21 +10,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from tokenstore.errors import InsecureStorageError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from sqlalchemy.sql import ClauseElement
-
-Row = tuple[Any, ...]
 
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for somebody else's transaction."""
@@ -34,26 +28,6 @@ DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 ERRORS = (*DRIVER_ERRORS, DBAPIError)
 """What SQLite's errors arrive as, whether or not they came through SQLAlchemy."""
-
-_DIALECT = SQLiteDialect_pysqlite(paramstyle="named")
-
-
-class Query:
-    """A Core statement, compiled once and run on the driver's own cursor.
-
-    SQLAlchemy's execution takes several times as long as SQLite itself takes for statements this
-    small, and its errors carry the parameters.
-
-    Attributes:
-        sql: The statement's text, its parameters by name.
-        constants: The parameters whose values the statement itself has.
-    """
-
-    def __init__(self, statement: ClauseElement) -> None:
-        compiled = statement.compile(dialect=_DIALECT)
-        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
-        self.sql = str(compiled)
-        self.constants = {n: b.value for n, b in compiled.binds.items() if not b.required}
 
 
 def make_engine(path: Path, options: str = "mode=rw") -> Engine:

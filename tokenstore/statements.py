@@ -1,15 +1,15 @@
-"""Every statement that is run on the tables, compiled when this module is imported."""
+"""Every statement that is run on the tables."""
 
 from __future__ import annotations
 
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
-from sqlalchemy import Text, and_, bindparam, case, delete, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Text, and_, bindparam, case, delete, func, insert, or_, select, update
 
+from tokenstore.query import Query
 from tokenstore.rows import CHECKSUMS, TOKEN_COLUMNS
 from tokenstore.schema import accounts, refreshes
-from tokenstore.sqlite import Query
 
 HISTORY: Final = 50
 """Refreshes that are remembered of an account."""
@@ -74,36 +74,40 @@ PAGE_OF_ACCOUNTS = Query(
 )
 
 _stored = (*TOKEN_COLUMNS, *CHECKSUMS)
-_given = ("account_name", "provider", "version", *_stored)
-_insert = insert(accounts).values({name: bindparam(name) for name in _given})
-_same = accounts.c.refresh_token == _insert.excluded.refresh_token
-_replaced = {
-    **{c.name: _insert.excluded[c.name] for c in accounts.c if not c.primary_key},
-    "provider": func.coalesce(_insert.excluded.provider, accounts.c.provider),
-    # Saving a refresh token once more makes it no younger.
-    **{
-        c.name: case(
-            (_same, func.coalesce(c, _insert.excluded[c.name])), else_=_insert.excluded[c.name]
-        )
-        for c in (accounts.c.refresh_token_obtained_at, accounts.c.refresh_token_expires_at)
-    },
+_given: dict[str, Any] = {
+    n: bindparam(n) for n in ("account_name", "provider", "version", *_stored)
 }
 
-INSERT = Query(_insert.on_conflict_do_nothing())
-REPLACE = Query(_insert.on_conflict_do_update(index_elements=["account_name"], set_=_replaced))
-REPLACE_OLDER = Query(
-    _insert.on_conflict_do_update(
-        index_elements=["account_name"],
-        set_=_replaced,
-        where=and_(
-            _insert.excluded.expires_at.is_not(None),
-            or_(
-                accounts.c.expires_at.is_(None),
-                accounts.c.expires_at < _insert.excluded.expires_at,
-            ),
-        ),
+
+def _insert(insert: Any) -> Any:
+    return insert(accounts).values(_given).on_conflict_do_nothing()
+
+
+def _replace(insert: Any, *, older: bool = False) -> Any:
+    statement = insert(accounts).values(_given)
+    new = statement.excluded
+    same = accounts.c.refresh_token == new.refresh_token
+    replaced = {
+        **{c.name: new[c.name] for c in accounts.c if not c.primary_key},
+        "provider": func.coalesce(new.provider, accounts.c.provider),
+        # Saving a refresh token once more makes it no younger.
+        **{
+            c.name: case((same, func.coalesce(c, new[c.name])), else_=new[c.name])
+            for c in (accounts.c.refresh_token_obtained_at, accounts.c.refresh_token_expires_at)
+        },
+    }
+    expires_at = accounts.c.expires_at
+    is_older = and_(
+        new.expires_at.is_not(None), or_(expires_at.is_(None), expires_at < new.expires_at)
     )
-)
+    return statement.on_conflict_do_update(
+        index_elements=["account_name"], set_=replaced, where=is_older if older else None
+    )
+
+
+INSERT = Query(_insert)
+REPLACE = Query(_replace)
+REPLACE_OLDER = Query(partial(_replace, older=True))
 DELETE = Query(delete(accounts).where(_this))
 
 _unchanged = and_(

@@ -11,11 +11,14 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+name = sa.String(512).with_variant(sa.String(512, collation="C"), "postgresql")
+number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
         "accounts",
-        sa.Column("account_name", sa.String(512), nullable=False),
+        sa.Column("account_name", name, nullable=False),
         sa.Column("provider", sa.Text()),
         sa.Column("access_token", sa.Text()),
         sa.Column("refresh_token", sa.Text()),
@@ -23,14 +26,14 @@ def upgrade() -> None:
         sa.Column("extra", sa.Text(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("refreshed_at", sa.Float(53)),
-        sa.Column("refresh_id", sa.Integer()),
+        sa.Column("refresh_id", number),
         sa.Column("failure", sa.Text()),
         sa.PrimaryKeyConstraint("account_name", name="pk_accounts"),
     )
     op.create_table(
         "refreshes",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("account_name", sa.String(512), nullable=False),
+        sa.Column("id", number, nullable=False),
+        sa.Column("account_name", name, nullable=False),
         sa.Column("provider", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),

@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -20,6 +21,8 @@ from tokenstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from sqlalchemy.engine import URL
 
     from tokenstore.manager import TokenManager
     from tokenstore.repository import TokenRepository
@@ -43,8 +46,8 @@ class Store:
     def __init__(self, database: str | None) -> None:
         self.database = database
 
-    def locate(self) -> Path:
-        """Return the path of the database."""
+    def locate(self) -> Path | URL:
+        """Return the path or the URL of the database."""
         from tokenstore.location import locate
 
         return _usage(locate, self.database)
@@ -88,6 +91,11 @@ def app(context: click.Context, database: str | None, providers: str | None) -> 
     """
     if providers is not None:
         os.environ["TOKENSTORE_PROVIDERS"] = providers
+    if database is not None and _names_a_password(database):
+        raise click.UsageError(
+            "--database: a password on the command line is seen by everybody on this machine; put "
+            "it into ~/.pgpass or $PGPASSWORD, or the whole URL into $TOKENSTORE_DATABASE"
+        )
     context.obj = Store(database)
 
 
@@ -150,8 +158,17 @@ def _complain(message: str, code: int, error: click.ClickException | None = None
 def _usage(make: Callable[[str | None], _T], database: str | None) -> _T:
     try:
         return make(database)
+    except ModuleNotFoundError as error:
+        raise click.ClickException(str(error)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _names_a_password(database: str) -> bool:
+    if "://" not in database:
+        return False
+    address = urlsplit(database)
+    return bool(address.password) or "password=" in address.query
 
 
 class _Warnings(logging.Handler):

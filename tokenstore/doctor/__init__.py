@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenstore import migrate
@@ -13,7 +14,7 @@ from tokenstore.doctor.files import Files
 from tokenstore.doctor.finding import Finding, Severity
 from tokenstore.doctor.logins import Logins, interrupted
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.location import locate, providers_file
+from tokenstore.location import locate, providers_file, shown
 from tokenstore.manager import TokenManager
 from tokenstore.opening import Opener
 from tokenstore.registry import Providers
@@ -22,7 +23,6 @@ from tokenstore.sealed import sealed
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from sqlalchemy.engine import URL
 
@@ -53,6 +53,8 @@ def examine(
         clock: The time, in UTC epoch seconds.
     """
     path = locate(database)
+    if not isinstance(path, Path):
+        return [Finding("database", "info", f"{shown(path)} is no file: nothing is looked at")]
     findings: list[Finding] = []
     try:
         for finding in _examine(path, providers, clock, online=online, fix=fix):

@@ -14,9 +14,10 @@ from tokenstore import migrate
 from tokenstore.building import revision_of
 from tokenstore.doctor.finding import Finding, counted, ok
 from tokenstore.errors import StorageError
+from tokenstore.query import Query, Row
 from tokenstore.rows import TOKEN_COLUMNS, Damaged, is_text, to_tokens
 from tokenstore.schema import REVISION, accounts, refreshes
-from tokenstore.sqlite import Query, Row, decode_what_can_be, driver_of, error_name, pragma
+from tokenstore.sqlite import decode_what_can_be, driver_of, error_name, pragma
 from tokenstore.tokens import fingerprint
 
 if TYPE_CHECKING:
@@ -183,8 +184,7 @@ class Contents:
 
     def _rows(self, statement: ClauseElement) -> Iterator[Row]:
         """Yield the rows, past SQLAlchemy, whose log would show them."""
-        query = Query(statement)
-        yield from self._driver.execute(query.sql, query.constants)
+        yield from self._driver.execute(*Query(statement).sqlite)
 
     def _faults(self) -> list[str]:
         faults = []

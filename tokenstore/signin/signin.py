@@ -154,7 +154,7 @@ class SignIn:
             raise TokenPersistError(
                 f"{attempt.account_name}: the sign-in succeeded and could not be stored: {error}. "
                 "Its tokens are in this error's .tokens",
-                self._repository.path,
+                self._repository.name,
                 errno=error.errno,
                 tokens=tokens.to_dict(),
             ) from None

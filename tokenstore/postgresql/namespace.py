@@ -1,0 +1,192 @@
+"""The schema of a PostgreSQL database that holds the store: created, migrated, looked at."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from tokenstore.errors import SchemaOutdatedError, SchemaTooNewError, StorageError
+from tokenstore.postgresql.connections import BUSY_TIMEOUT
+from tokenstore.postgresql.errors import (
+    ERRORS,
+    MISSING,
+    foreign,
+    sqlstate,
+    storage_error,
+    translated,
+)
+from tokenstore.schema import REVISION, VERSION_TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection, RootTransaction
+
+    from tokenstore.postgresql.connections import Connections
+
+_TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates
+
+
+class Namespace:
+    """The store's own schema inside a database that others may use, too.
+
+    Args:
+        name: What to call the database.
+        schema: The schema.
+        connections: Connections to the database.
+        migrate: Brings the database of a connection to the newest revision.
+        upgrade: Migrate an older one in place of refusing it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        connections: Connections,
+        migrate: Callable[[Connection], None],
+        *,
+        upgrade: bool,
+    ) -> None:
+        self.name = name
+        self._schema = schema
+        self._connections = connections
+        self._migrate = migrate
+        self._upgrade = upgrade
+
+    def find(self, *, create: bool) -> int | None:
+        """Return what tells this store from another in its place, None if there is none.
+
+        Raises:
+            SchemaOutdatedError: It is older than this code.
+            SchemaTooNewError: It is newer.
+            InsecureStorageError: The schema is in use for something else.
+        """
+        revision, identity = self._look()
+        if revision is None:
+            if not create:
+                return None
+            self._bring_to_head()
+        elif revision > REVISION:
+            raise SchemaTooNewError(
+                f"{self.name} has schema {revision}, this tokenstore knows up to {REVISION}; "
+                "upgrade tokenstore",
+                self.name,
+            )
+        elif revision != REVISION:
+            if not self._upgrade:
+                raise SchemaOutdatedError(
+                    f"{self.name} has schema {revision}, this tokenstore needs {REVISION}; "
+                    f"run: tokenstore --database '{self.name}' db upgrade",
+                    self.name,
+                )
+            self._bring_to_head()
+        else:
+            return identity
+        return self._look()[1]
+
+    @contextmanager
+    def migration(self) -> Iterator[Connection]:
+        """Yield a connection inside one transaction, the only one of all that migrate this store.
+
+        The schema is created if it is missing. If nothing is put into it, it is not.
+        """
+        with self._transaction() as (connection, transaction):
+            self._be_alone(connection)
+            is_new = not _exists(connection, self._schema)
+            if is_new:
+                connection.exec_driver_sql(f"CREATE SCHEMA {self._schema}")
+            elif not self._is_ours(connection):
+                raise foreign(self.name, self._schema)
+            self._work_in_schema(connection)
+            yield connection
+            if is_new and self._revision_of(connection) is None:
+                transaction.rollback()
+
+    @contextmanager
+    def inspection(self) -> Iterator[Connection]:
+        """Yield a connection for migration commands that only look; it creates nothing."""
+        with self._transaction() as (connection, transaction):
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            self._work_in_schema(connection)
+            yield connection
+            transaction.rollback()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[tuple[Connection, RootTransaction]]:
+        with (
+            self._connections.migrating() as connection,
+            translated(self.name),
+            connection.begin() as transaction,
+        ):
+            yield connection, transaction
+
+    def _look(self) -> tuple[str | None, int | None]:
+        """Return the revision of the store, and what tells it from another in its place."""
+        version_table = f"{self._schema}.{VERSION_TABLE}"
+        identity = f"'{version_table}'::regclass::oid::bigint"
+        query = f"SELECT version_num, {identity} FROM {version_table}"  # noqa: S608 - a name
+        with self._connections.lent() as driver:
+            try:
+                row = driver.execute(query.encode()).fetchone()
+            except ERRORS as error:
+                if sqlstate(error) in MISSING:
+                    return None, None
+                raise storage_error(self.name, error) from None
+            encoding = driver.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise StorageError(
+                f"{self.name}: the database's encoding is {encoding}, in which not every account "
+                "name can be stored; create one with ENCODING 'UTF8'",
+                self.name,
+            )
+        return (None, None) if row is None else (row[0], row[1])
+
+    def _bring_to_head(self) -> None:
+        with self.migration() as connection:
+            if self._revision_of(connection) != REVISION:  # no other process was faster
+                self._migrate(connection)
+
+    def _be_alone(self, connection: Connection) -> None:
+        digest = hashlib.sha256(f"{self._schema} is migrated".encode()).digest()
+        key = int.from_bytes(digest[:8], signed=True)
+        milliseconds = round(_TIMEOUT * 1000)
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+        try:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({key})")
+        except ERRORS as error:
+            raise StorageError(
+                f"{self.name} is being created or migrated by another process for more than "
+                f"{_TIMEOUT:.0f} s; find out which and try again ({sqlstate(error)})",
+                self.name,
+                errno=errno.EBUSY,
+            ) from None
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(BUSY_TIMEOUT * 1000)}")
+
+    def _work_in_schema(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL search_path = {self._schema}")
+        # Where SQLAlchemy looks for tables that name no schema.
+        connection.dialect.default_schema_name = self._schema
+
+    def _is_ours(self, connection: Connection) -> bool:
+        """Tell whether what is in the schema is a store's, or nothing is."""
+        if self._revision_of(connection) is not None:
+            return True
+        query = text("SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema)")
+        found = set(connection.scalars(query, {"schema": self._schema}))
+        return not found or VERSION_TABLE in found
+
+    def _revision_of(self, connection: Connection) -> str | None:
+        table = f"{self._schema}.{VERSION_TABLE}"
+        if connection.scalar(text("SELECT to_regclass(:table)"), {"table": table}) is None:
+            return None
+        revision = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - a name
+        return None if revision is None else str(revision)
+
+
+def _exists(connection: Connection, schema: str) -> bool:
+    query = text("SELECT to_regnamespace(:schema) IS NOT NULL")
+    return bool(connection.scalar(query, {"schema": schema}))
