@@ -23,6 +23,7 @@ from tokenstore.accounts import Account
 from tokenstore.fleet import _WINDOW, Fleet, RefreshResult
 from tokenstore.registry import Providers
 from tokenstore.testing import Answer
+from tokenstore.tokens import TokenSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -102,6 +103,36 @@ def test_every_due_account_is_refreshed_once(world: World, manager: TokenManager
 
 def test_an_empty_store_has_nothing_to_refresh(manager: TokenManager) -> None:
     assert list(manager.refresh_all()) == []
+
+
+def test_only_what_may_be_due_is_read_the_most_urgent_first(
+    world: World, manager: TokenManager
+) -> None:
+    now = world.clock.now
+    with manager._repository.transaction():
+        for number in range(1200):
+            manager.save_tokens(f"fresh {number}", {"access_token": "a", "expires_at": now + 9000})
+            manager.save_tokens(
+                f"due {number:04}", {"access_token": "a", "expires_at": now - 1 - number // 3}
+            )
+    manager.save_tokens("undated", {"access_token": "a"})
+    kept = TokenSet(access_token=None, refresh_token="r", expires_at=now + 9000)
+    manager._repository.put("tokenless", kept)
+
+    found = manager._repository.may_be_due(before=now, expiry_buffer=0.0, client_of=lambda _: None)
+
+    due = sorted((-1 - number // 3, f"due {number:04}") for number in range(1200))
+    assert [a.name for a in found] == [*(name for _, name in due), "undated", "tokenless"]
+
+
+def test_a_clock_that_was_set_back_hides_nothing_that_is_due(
+    world: World, manager: TokenManager
+) -> None:
+    world.sign_in("alice")
+    assert manager.get_valid_token("alice")
+    world.clock.now -= 86_400
+
+    assert [r.outcome for r in manager.refresh_all()] == ["refreshed"]
 
 
 def test_one_account_that_fails_stops_nothing(world: World, manager: TokenManager) -> None:

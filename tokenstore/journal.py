@@ -80,6 +80,11 @@ class Journal:
         row = self._database.fetch_one(sql.LAST_REFRESH, {"account_name": account_name})
         return 0 if row is None else int(row[0] or 0)
 
+    def last_begun_at(self) -> float | None:
+        """Return when the last refresh of any account began, in UTC epoch seconds."""
+        row = self._database.fetch_one(sql.LAST_BEGUN, {})
+        return None if row is None else row[0]
+
     def suspicion(self, refresh: Refresh) -> Suspicion | None:
         """Return the last earlier use of the same refresh token whose outcome nobody knows."""
         row = self._database.fetch_one(

@@ -366,7 +366,7 @@ class TokenManager:
         idle = unused_for is not None
         chosen = (
             account
-            for account in self.accounts()
+            for account in (self.accounts() if idle else self._may_be_due(within))
             if provider in {None, account.provider}
             and (self._is_idle(account, unused_for) if idle else self._is_due(account, within))
         )
@@ -536,6 +536,17 @@ class TokenManager:
             return usable and now < due and not went_back(record.refreshed_at, now)
 
         return fresh
+
+    def _may_be_due(self, within: float) -> Iterator[Account]:
+        now = self._clock()
+        if went_back(self._repository.journal.last_begun_at(), now):
+            yield from self.accounts()  # whatever they say of when they expire
+            return
+        yield from self._repository.may_be_due(
+            before=now + max(self._expiry_buffer, within),
+            expiry_buffer=self._expiry_buffer,
+            client_of=Outlook(self._providers).client_of,
+        )
 
     def _is_due(self, account: Account, within: float) -> bool:
         due = self._due_at(account.expires_at, account.refreshed_at, within)

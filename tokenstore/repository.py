@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,7 +156,7 @@ class TokenRepository:
             client_of: Returns the `Provider.client` of a provider's name as it is configured now,
                 or None: what was remembered of another one does not count.
         """
-        for row in self._pages(sql.PAGE_OF_ACCOUNTS):
+        for row in self._pages(sql.PAGE_OF_ACCOUNTS, _name_of, after=""):
             yield self._account(row, expiry_buffer, client_of)
 
     @contextmanager
@@ -253,11 +254,41 @@ class TokenRepository:
 
         One that is damaged is told as such and stops nothing.
         """
-        for row in self._pages(sql.PAGE_OF_RECORDS):
+        for row in self._pages(sql.PAGE_OF_RECORDS, _name_of, after=""):
             try:
                 yield to_record(row)
             except Damaged as damaged:
                 yield damaged
+
+    def may_be_due(
+        self,
+        *,
+        before: float,
+        expiry_buffer: float,
+        client_of: Callable[[str | None], str | None],
+    ) -> Iterator[Account]:
+        """Yield the accounts whose token expires by a moment, and those that have none.
+
+        The most urgent come first. It costs what they are, not what all accounts are.
+
+        Args:
+            before: The moment, in UTC epoch seconds.
+            expiry_buffer: As for `accounts`.
+            client_of: As for `accounts`.
+        """
+        scans = (
+            self._pages(
+                sql.PAGE_OF_EXPIRING,
+                _expiry_of,
+                horizon=before,
+                after_expiry=_FIRST_MOMENT,
+                after="",
+            ),
+            self._pages(sql.PAGE_OF_UNDATED, _name_of, after=""),
+            self._pages(sql.PAGE_OF_TOKENLESS, _name_of, horizon=before, after=""),
+        )
+        for row in chain(*scans):
+            yield self._account(row, expiry_buffer, client_of)
 
     @contextmanager
     def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
@@ -279,19 +310,32 @@ class TokenRepository:
             errno=errno.EIO,
         )
 
-    def _pages(self, query: Query) -> Iterator[Row]:
-        """Yield rows in the order of names; a name that is damaged hides no other."""
-        after = ""
+    def _pages(
+        self, query: Query, place_of: Callable[[Row], dict[str, Any]], **first: Any
+    ) -> Iterator[Row]:
+        """Yield rows page by page; a name that is damaged hides no other.
+
+        Args:
+            query: The query of one page.
+            place_of: Returns the parameters with which a page begins after a row.
+            first: Those of the first page, and all that are the same for every page.
+        """
+        place = first
         told: set[object] = set()
-        while rows := self._database.fetch_all(query, {"after": after, "page": _PAGE}):
+        while rows := self._database.fetch_all(query, {**place, "page": _PAGE}):
             yield from (row for row in rows if row[0] not in told)
             told = {row[0] for row in rows}
-            last = max((str(name) for name in told if is_text(name)), default="")
-            if last <= after:  # damaged names alone are left
+            last = max(
+                (row for row in rows if is_text(row[0])),
+                key=lambda row: tuple(place_of(row).values()),
+                default=None,
+            )
+            following = place if last is None else {**first, **place_of(last)}
+            if following == place:  # damaged names alone are left
                 if len(rows) == _PAGE:
                     raise self._damaged(str(rows[0][0]))
                 return
-            after = last
+            place = following
 
     def _account(
         self, row: Row, expiry_buffer: float, client_of: Callable[[str | None], str | None]
@@ -328,4 +372,14 @@ class TokenRepository:
         )
 
 
+def _name_of(row: Row) -> dict[str, Any]:
+    return {"after": row[0]}
+
+
+def _expiry_of(row: Row) -> dict[str, Any]:
+    return {"after_expiry": row[_EXPIRES_AT], "after": row[0]}
+
+
+_EXPIRES_AT = 5  # of the columns of `Account`s
+_FIRST_MOMENT = float("-inf")
 _PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}

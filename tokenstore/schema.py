@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The newest migration, which is the schema that this code reads and writes."""
 
 VERSION_TABLE: Final = "tokenstore_alembic_version"
@@ -60,6 +60,13 @@ accounts = Table(
     # stored before there were any.
     Column("access_checksum", BigInteger),
     Column("checksum", BigInteger),
+    Index(None, "expires_at", "account_name"),  # what is due, the most urgent first
+)
+Index(
+    "ix_accounts_tokenless",
+    accounts.c.account_name,
+    sqlite_where=accounts.c.access_token.is_(None),
+    postgresql_where=accounts.c.access_token.is_(None),
 )
 
 # Journal and history in one: a refresh is written down before its request and closed after it.

@@ -5,7 +5,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Text, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Float,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from tokenstore.query import Query
 from tokenstore.rows import CHECKSUMS, TOKEN_COLUMNS
@@ -71,6 +84,23 @@ PAGE_OF_RECORDS = Query(
 )
 PAGE_OF_ACCOUNTS = Query(
     _listed.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
+)
+
+# What may be due: a token that expires by a moment, one of unknown expiry, or none at all.
+_expiry, _name = accounts.c.expires_at, accounts.c.account_name
+_after_expiry = tuple_(bindparam("after_expiry", type_=Float), bindparam("after", type_=Text))
+PAGE_OF_EXPIRING = Query(
+    _listed.where(_expiry <= bindparam("horizon"), tuple_(_expiry, _name) > _after_expiry)
+    .order_by(_expiry, _name)
+    .limit(bindparam("page"))
+)
+PAGE_OF_UNDATED = Query(
+    _listed.where(_expiry.is_(None), _after).order_by(_name).limit(bindparam("page"))
+)
+PAGE_OF_TOKENLESS = Query(
+    _listed.where(accounts.c.access_token.is_(None), _expiry > bindparam("horizon"), _after)
+    .order_by(_name)
+    .limit(bindparam("page"))
 )
 
 _stored = (*TOKEN_COLUMNS, *CHECKSUMS)
@@ -140,6 +170,8 @@ STORE_FAILURE = Query(
 _begun = ("account_name", "provider", "reason", "host", "pid", "started_at", "sent")
 _finished = ("finished_at", "outcome", "received", "status_code", "error", "maybe_spent")
 
+_last = select(func.max(refreshes.c.id)).scalar_subquery()
+LAST_BEGUN = Query(select(refreshes.c.started_at).where(refreshes.c.id == _last))
 LAST_REFRESH = Query(select(func.max(refreshes.c.id)).where(_its))
 BEGIN_REFRESH = Query(
     insert(refreshes).values({n: bindparam(n) for n in _begun}).returning(refreshes.c.id)
