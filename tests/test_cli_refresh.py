@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from refreshing import SOON, Call, World
+from refreshing import SOON, Call, World, until
 from test_cli import COMMAND, on_a_terminal
 
 from tokenstore.cli.app import run
@@ -327,3 +328,110 @@ def test_the_history_of_nobody_and_of_nothing(world: World, command: Command) ->
     assert "did you mean 'alice'?" in err
     assert command("history", "--limit", "0")[0] == 2
     assert "no refreshes yet" in command.shown("history")
+
+
+# -- refresh --every ----------------------------------------------------------------------------
+
+
+class Worker:
+    """``tokenstore refresh --all --every …`` in a process of its own."""
+
+    def __init__(self, command: Command, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "--database", str(command.world.path), "refresh", "--all", *arguments],
+            env={**os.environ, **command.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        """Let it end; return its exit code and what it had printed."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=SOON)
+        return self.process.returncode, out, err
+
+
+def test_every_goes_on_with_what_becomes_due(world: World, command: Command) -> None:
+    world.sign_in("alice")
+    worker = Worker(command, "--every", "0.2s", "--json")
+    until(lambda: world.outcomes("alice") == ["refreshed"])
+    world.sign_in("bob")
+    until(lambda: world.outcomes("bob") == ["refreshed"])
+
+    code, out, err = worker.stop()
+
+    assert (code, err) == (0, "")
+    told = [result for line in out.splitlines() for result in json.loads(line)["results"]]
+    assert [(r["account_name"], r["outcome"]) for r in told] == [
+        ("alice", "refreshed"),
+        ("bob", "refreshed"),
+    ]
+    assert world.posts == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_worker_that_is_stopped_finishes_what_it_began_and_begins_nothing(
+    world: World, command: Command, number: signal.Signals
+) -> None:
+    for name in ("alice", "bob"):
+        world.sign_in(name)
+    hold = world.hold()
+    worker = Worker(command, "--every", "1h", "--jobs", "1")
+    assert hold.arrived.wait(SOON)
+    worker.process.send_signal(number)
+    hold.release.set()
+
+    out, err = worker.process.communicate(timeout=SOON)
+
+    assert worker.process.returncode == 0
+    assert (out.count("refreshed"), err) == (1, "1 refreshed\n")
+    outcomes = [*world.outcomes("alice"), *world.outcomes("bob")]
+    assert outcomes == ["refreshed"]
+
+
+def test_a_worker_outlives_a_store_that_is_away_for_a_while(world: World, command: Command) -> None:
+    world.sign_in("alice", expires_in=5 * HOUR)
+    away = world.path.with_name("away")
+    worker = Worker(command, "--every", "0.1s")
+    world.path.rename(away)
+    assert worker.process.stderr is not None
+    told = worker.process.stderr.readline()
+    away.rename(world.path)
+    world.sign_in("bob")
+    until(lambda: world.outcomes("bob") == ["refreshed"])
+
+    assert worker.stop()[0] == 0
+    assert str(world.path) in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["--all", "--every", "0s"], id="no time"),
+        pytest.param(["--all", "--every", "60s", "--dry-run"], id="nothing to do"),
+        pytest.param(["alice", "--every", "60s"], id="one account"),
+    ],
+)
+def test_every_is_for_a_fleet(command: Command, arguments: list[str]) -> None:
+    assert command("refresh", *arguments)[0] == 2
+
+
+def test_a_result_is_told_before_the_next_is_known(world: World, command: Command) -> None:
+    for name in ("alice", "bob"):
+        world.sign_in(name)
+    world.server.script(Transform(dict))
+    hold = world.hold()
+    process = subprocess.Popen(
+        [*COMMAND, "--database", str(world.path), "refresh", "--all", "--jobs", "1"],
+        env={**os.environ, **command.environment, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    hold.release.set()
+    rest, _ = process.communicate(timeout=SOON)
+
+    assert first.startswith("refreshed")
+    assert rest.startswith("refreshed")

@@ -430,7 +430,7 @@ def test_a_run_that_is_left_early_finishes_what_it_began_and_begins_nothing(
     results = manager.refresh_all(jobs=2)
     first = next(results)
     assert first.outcome == "refreshed"
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert none_at_work()
     assert 1 <= world.posts <= 2
     assert [request.status for request in world.server.requests] == [200] * world.posts

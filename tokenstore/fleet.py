@@ -13,7 +13,7 @@ from tokenstore.errors import ProviderConfigurationError, TokenStoreError
 from tokenstore.sealed import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from tokenstore.accounts import Account
     from tokenstore.registry import Providers
@@ -56,7 +56,7 @@ class Fleet:
         self._limits: dict[str | None, int] = {}
         self._running: dict[Future[RefreshResult], str | None] = {}
 
-    def run(self, accounts: Iterator[Account]) -> Iterator[RefreshResult]:
+    def run(self, accounts: Iterator[Account]) -> Generator[RefreshResult]:
         """Refresh *accounts*; yield a result as each is done."""
         waiting: list[Account] = []
         with ThreadPoolExecutor(self._jobs, "tokenstore-refresh") as pool:

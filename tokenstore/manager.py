@@ -22,7 +22,7 @@ from tokenstore.tokens import expiry_of, normalize_account_name
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
     import requests
@@ -344,7 +344,7 @@ class TokenManager:
         provider: str | None = None,
         jobs: int = 16,
         dry_run: bool = False,
-    ) -> Iterator[RefreshResult]:
+    ) -> Generator[RefreshResult]:
         """Refresh every account that is due; yield a result as each is done, in no order.
 
         Accounts that need a sign-in, and those whose provider is to be left alone for a while,

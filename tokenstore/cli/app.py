@@ -106,6 +106,7 @@ def run(arguments: Sequence[str]) -> int:
         completion,
         db,
         demo,
+        refresh,
         signin,
         status,
         upkeep,

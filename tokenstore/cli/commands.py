@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,18 +16,16 @@ from tokenstore.cli.app import (
     NO_ACCOUNT,
     Store,
     app,
-    exit_code,
     json_option,
     pass_store,
 )
 from tokenstore.cli.completion import account_argument, provider_option
 from tokenstore.cli.durations import duration
-from tokenstore.errors import ReauthorizationRequired, TokenStoreError
+from tokenstore.errors import ReauthorizationRequired
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tokenstore.fleet import RefreshResult
     from tokenstore.jsonfiles import FileResult
     from tokenstore.manager import TokenManager
 
@@ -107,69 +106,6 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
     return DONE
 
 
-@app.command("refresh")
-@account_argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
-@click.option("--all", "every", is_flag=True, help="All that are due and not known to be dead.")
-@click.option("--within", type=duration, metavar="1h", help="... or become due within this time.")
-@click.option(
-    "--unused-for",
-    type=duration,
-    metavar="30d",
-    help="All whose refresh token was not used for so long, to keep it alive.",
-)
-@click.option("--jobs", type=click.IntRange(min=1), default=16, help="So many at a time (16).")
-@provider_option("Of several: only those of this provider. Of one: whom to ask.")
-@click.option("--dry-run", is_flag=True, help="Only tell which of them it would be.")
-@json_option
-@pass_store
-def refresh(
-    store: Store,
-    *,
-    accounts: tuple[str, ...],
-    every: bool,
-    within: float | None,
-    unused_for: float | None,
-    jobs: int,
-    provider: str | None,
-    dry_run: bool,
-    as_json: bool,
-) -> int:
-    """Refresh the named accounts now, whether or not they are due; or --all that are due.
-
-    Several runs at once share the work. For cron: tokenstore refresh --all --within 1h
-    """
-    fleet = every or unused_for is not None
-    if bool(accounts) == fleet:
-        raise click.UsageError("name accounts, or use --all or --unused-for")
-    if not fleet and (dry_run or within is not None):
-        raise click.UsageError("--within and --dry-run go with --all or --unused-for")
-    if unused_for is not None and within is not None:
-        raise click.UsageError("--within and --unused-for exclude each other")
-    with store.manager() as manager:
-        if fleet:
-            results = manager.refresh_all(
-                within=within or 0.0,
-                unused_for=unused_for,
-                provider=provider,
-                jobs=jobs,
-                dry_run=dry_run,
-            )
-        else:
-            if len(accounts) == 1:
-                require_account(manager, accounts[0])
-            results = (_refresh(manager, name, provider) for name in accounts)
-        done = list(output.progress(results, "refreshing", len(accounts) or None))
-    if as_json:
-        output.print_results((r.account_name, r.outcome, r.reason) for r in done)
-    else:
-        for result in done:
-            output.print_result(result.outcome, result.account_name, result.reason)
-    failed = [result.error for result in done if result.error]
-    if len(accounts) == 1 and failed:
-        return exit_code(failed[0])
-    return FAILED if failed else DONE
-
-
 @app.command("history")
 @account_argument("account", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="So many at most (50).")
@@ -206,7 +142,7 @@ def delete(store: Store, *, account: str, as_json: bool) -> int:
         if not manager.delete_tokens(account):
             require_account(manager, account)
     if as_json:
-        output.print_results([(account, "deleted", None)])
+        output.print_results([{"account_name": account, "outcome": "deleted", "reason": None}])
     else:
         output.print_result("deleted", account)
     return DONE
@@ -227,26 +163,23 @@ def require_account(manager: TokenManager, account: str) -> None:
     raise _NoAccountError(f"there is no account {account!r}{hint}")
 
 
-def _refresh(manager: TokenManager, name: str, provider: str | None) -> RefreshResult:
-    from tokenstore.fleet import RefreshResult
-
-    try:
-        manager.refresh_token(name, provider)
-    except TokenStoreError as error:
-        return RefreshResult(name, "failed", str(error), error)
-    return RefreshResult(name, "refreshed")
-
-
 def _report_files(results: Iterator[FileResult], *, as_json: bool) -> int:
-    done = list(results)
+    counts: Counter[str] = Counter()
+
+    def told() -> Iterator[FileResult]:
+        for result in results:
+            counts[result.outcome] += 1
+            yield result
+
     if as_json:
         names = ("account_name", "path", "outcome", "reason")
-        shown = [{n: getattr(result, n) for n in names} for result in done]
-        for facts in shown:
-            facts["path"] = output.printable(str(facts["path"]))
-        output.print_json({"results": shown})
+        output.print_results(
+            {name: getattr(result, name) for name in names}
+            | {"path": output.printable(str(result.path))}
+            for result in told()
+        )
     else:
-        for result in done:
+        for result in told():
             output.print_result(result.outcome, result.account_name, result.path, result.reason)
-        output.summarize(result.outcome for result in done)
-    return FAILED if any(result.outcome == "failed" for result in done) else DONE
+        output.summarize(counts)
+    return FAILED if counts["failed"] else DONE

@@ -13,7 +13,7 @@ import click
 from tokenstore.tokens import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tokenstore.accounts import HistoryEntry
     from tokenstore.doctor import Finding
@@ -41,9 +41,13 @@ def for_terminal() -> bool:
 
 def print_json(value: object) -> None:
     """Print *value* as JSON on stdout."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    click.echo(_json(value, 2))
+
+
+def _json(value: object, indent: int | None) -> str:
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     # A file name may hold bytes that are no text.
-    click.echo(text.encode("utf-8", "backslashreplace").decode())
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def print_history(entries: Iterable[HistoryEntry]) -> None:
@@ -70,13 +74,26 @@ def print_history(entries: Iterable[HistoryEntry]) -> None:
     show(rows, "no refreshes yet")
 
 
-def print_results(results: Iterable[tuple[str, str, object]]) -> None:
-    """Print what became of accounts, as JSON."""
-    shown = [
-        {"account_name": name, "outcome": outcome, "reason": reason and str(reason)}
-        for name, outcome, reason in results
-    ]
-    print_json({"results": shown})
+def print_results(
+    results: Iterable[dict[str, object]], key: str = "results", *, on_one_line: bool = False
+) -> None:
+    """Print what becomes of accounts as JSON, each as soon as it is known.
+
+    Args:
+        results: One object for each.
+        key: What they are called together.
+        on_one_line: Print a line, for a reader of lines; nothing if there are no results.
+    """
+    indent, line, two = (None, "", "") if on_one_line else (2, "\n", "\n  ")
+    before = opening = f'{{{two}"{key}": ['
+    for result in results:
+        text = line + _json(result, indent)
+        click.echo(before + text.replace("\n", "\n    "), nl=False)
+        before = "," if line else ", "
+    if before != opening:
+        click.echo(f"{two}]{line}}}")
+    elif not on_one_line:
+        print_json({key: []})
 
 
 def print_result(outcome: str, *facts: object) -> None:
@@ -118,11 +135,8 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def summarize(outcomes: Iterable[str]) -> None:
+def summarize(counts: Mapping[str, int]) -> None:
     """Print how often each outcome occurred, on stderr."""
-    counts: dict[str, int] = {}
-    for outcome in outcomes:
-        counts[outcome] = counts.get(outcome, 0) + 1
     click.echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()) or "nothing", err=True)
 
 

@@ -105,7 +105,7 @@ def logout(store: Store, *, account: str, keep: bool, as_json: bool) -> int:
 
 def _done(account: str, outcome: str, *, as_json: bool) -> int:
     if as_json:
-        output.print_results([(account, outcome, None)])
+        output.print_results([{"account_name": account, "outcome": outcome, "reason": None}])
     else:
         output.print_result(outcome, account)
     return DONE
