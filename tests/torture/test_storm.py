@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import random
 import sqlite3
 import sys
@@ -19,6 +18,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 import pytest
+from crashing import SEED
 from refreshing import SOON, World
 from test_concurrency import race
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
     from pathlib import Path
 
-SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
 ROUNDS = 50
 ACCOUNTS = [f"account-{number:03}" for number in range(150)]
 REFRESHES = 15  # of each account, until it is done
