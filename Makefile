@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint type cover torture test-browser chromium test-lowest docs format clean
+.PHONY: setup demo test lint type cover torture test-browser chromium test-provider test-lowest docs format clean
 
 setup: $(VENV)/ready
 
@@ -41,7 +41,17 @@ torture: setup
 
 # A real browser goes through a sign-in.
 test-browser: setup chromium
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest tests/browser --ignore tests/browser/test_provider.py
+
+# The same at somebody else's provider, which runs on Node.js.
+test-provider: setup chromium $(VENV)/oidc-provider/ready
+	$(BIN)/python -m pytest tests/browser/test_provider.py
+
+$(VENV)/oidc-provider/ready: Makefile | setup
+	@{ command -v node && command -v npm; } >/dev/null \
+	|| { echo "make: these tests need node and npm; install Node.js 22 or newer, then try again" >&2; exit 1; }
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/oidc-provider oidc-provider@9.13.3
+	@touch $@
 
 chromium:
 	@{ command -v chromium && command -v chromedriver; } >/dev/null \

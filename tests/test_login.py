@@ -331,6 +331,19 @@ def test_stored_fields_tell_where_there_is_no_id_token(world: World, known: dict
     assert world.manager().login("alice", prompt=Visitor(world))
 
 
+def test_a_known_person_is_not_replaced_by_an_unknown_one(world: World) -> None:
+    manager = world.manager()
+    before = manager.login("alice", "test", prompt=Visitor(world))
+    nameless = Transform(lambda answer: {k: v for k, v in answer.items() if k != "id_token"})
+    world.server.script(nameless)
+    error = refused(world, Visitor(world, "bob"))
+    assert type(error) is SignInError
+    assert "no id_token" in str(error)
+    assert manager.load_tokens("alice") == before
+    world.server.script(nameless)
+    assert manager.login("alice", prompt=Visitor(world), force=True) != before
+
+
 def test_it_is_said_when_it_cannot_be_told_who_it_is(world: World) -> None:
     world.sign_in("alice")  # without an id_token
     with Told() as told:
@@ -747,3 +760,13 @@ def test_a_provider_that_echoes_the_code_is_not_quoted(world: World) -> None:
     page = echo.page
     assert "[redacted]" in str(error)
     assert echo.code not in str(error) + page.text + repr(vars(error))
+
+
+def test_a_refresh_renews_the_scope_that_was_granted_to_a_sign_in(world: World) -> None:
+    provider = world.server.provider(scope="mail")
+    manager = world.manager(providers={"test": provider})
+    world.server.script(Transform(lambda body: {**body, "scope": None}))
+    stored = manager.login("alice", "test", scope="calendar", prompt=Visitor(world))
+    assert "calendar" in stored["scope"].split()
+    manager.refresh_token("alice")
+    assert "scope" not in world.server.requests[-1].params

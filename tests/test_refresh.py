@@ -54,6 +54,28 @@ def refused_by(manager: TokenManager, account: str = "alice", **more: Any) -> To
     return caught.value
 
 
+# -- the scope -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("granted", "sent"),
+    [
+        pytest.param(None, "mail read", id="unknown"),
+        pytest.param("read mail", "mail read", id="the same"),
+        pytest.param("mail read openid", None, id="more"),
+        pytest.param("mail", None, id="less"),
+    ],
+)
+def test_a_refresh_asks_for_no_other_scope_than_was_granted(
+    world: World, granted: str | None, sent: str | None
+) -> None:
+    manager = world.manager(providers={"test": world.server.provider(scope="mail read")})
+    tokens = world.server.sign_in("alice", scope=granted or "mail read")
+    manager.save_tokens("alice", {**tokens, "scope": granted, "expires_in": -1}, provider="test")
+    assert manager.get_valid_token("alice")
+    assert world.server.requests[-1].params.get("scope") == sent
+
+
 # -- the good case --------------------------------------------------------------------------------
 
 

@@ -229,7 +229,7 @@ class Refresher:
         record = refresh.record
         try:
             return refresh_grant(
-                self._with_endpoint(provider, record),
+                _without_other_scope(self._with_endpoint(provider, record), record),
                 record.tokens.refresh_token or "",
                 account_name=record.account_name,
                 timeout=self._timeout,
@@ -442,6 +442,18 @@ class Refresher:
 def _tell(news: list[Callable[[], None]]) -> None:
     for tell in news:
         tell()
+
+
+def _without_other_scope(provider: Provider, record: Record) -> Provider:
+    """Return *provider*, which asks for no scope if another was granted (RFC 6749 section 6).
+
+    Without one, all that was granted is renewed. One that was not granted is refused, and one that
+    lacks a part loses it.
+    """
+    granted = record.tokens.extra.get("scope")
+    if not isinstance(granted, str) or set(granted.split()) == set((provider.scope or "").split()):
+        return provider
+    return replace(provider, scope=None)
 
 
 def _may_try_again(error: TokenRefreshError) -> bool:

@@ -140,8 +140,11 @@ class SignIn:
     ) -> tuple[tuple[Record, Record | None], str | None]:
         """Look who signed in, then store it; return what is to be told."""
         who = who_signed_in(attempt, granted)
+        answer = granted.answer
+        if attempt.scope and not answer.get("scope"):  # then it is what was asked for
+            answer = answer | {"scope": attempt.scope}
         tokens = TokenSet().merge(
-            granted.answer,
+            answer,
             now=granted.asked_at,
             default_expires_in=attempt.provider.default_expires_in,
         )
@@ -195,6 +198,13 @@ class SignIn:
                     "stored. Sign in as before, or use force if the account is to change hands",
                     account_name=name,
                     provider=attempt.provider.name,
+                )
+            unsaid = who is None and "openid" in attempt.scope.split()
+            if unsaid and was is not None and not wish.force:
+                raise attempt.failed(
+                    f"the provider did not say who signed in (no id_token), and before it was "
+                    f"{was.shown}; nothing was stored. Sign in again, or use force if you know "
+                    "that it is the right person"
                 )
             same = who is not None and was is not None and not who.differs_from(was)
             if keep and same and before is not None and _is_of(before, attempt.provider):

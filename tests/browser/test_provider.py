@@ -1,0 +1,150 @@
+"""A browser signs in at somebody else's provider: "oidc-provider", certified for OpenID."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+from refreshing import SOON, Call
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tokenstore import Provider, ReauthorizationRequired, TokenManager, WrongAccountError
+from tokenstore.integrations.requests import TokenAuth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from selenium.webdriver import Chrome
+
+    from tokenstore import Prompt
+
+pytest_plugins = ["browsing"]
+
+ACCOUNT = "alice@example.com"
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[str]:
+    """The provider, which ends with its stdin, and so with us."""
+    installed = os.environ.get("TOKENSTORE_OIDC_PROVIDER", f"{sys.prefix}/oidc-provider")
+    script = Path(__file__).with_name("provider") / "server.mjs"
+    with subprocess.Popen(
+        ["node", str(script), installed],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        lines = (line.strip() for line in server.stdout)
+        yield next((line for line in lines if line.startswith("http://127.0.0.1:")), "")
+        server.kill()
+
+
+@pytest.fixture
+def manager(issuer: str, tmp_path: Path) -> Iterator[TokenManager]:
+    acme = Provider(
+        "acme",
+        None,
+        "app",
+        issuer=issuer,
+        scope="email offline_access",
+        authorization_params={"prompt": "consent"},
+    )
+    with TokenManager(tmp_path / "tokens.db", providers={"acme": acme}) as manager:
+        yield manager
+
+
+def press(browser: Chrome) -> None:
+    """Press the button of a page of the provider, and wait for what follows."""
+    button = browser.find_element(By.CSS_SELECTOR, "button[type=submit]")
+    address = browser.current_url
+    button.click()
+    WebDriverWait(browser, SOON).until(lambda driver: driver.current_url != address)
+
+
+def agree(browser: Chrome, url: str, person: str) -> None:
+    """Sign in and consent on the provider's own pages."""
+    browser.delete_all_cookies()
+    browser.get(url)
+    name = browser.find_element(By.NAME, "login")
+    name.clear()  # it has the login_hint
+    name.send_keys(person)
+    browser.find_element(By.NAME, "password").send_keys("any")
+    press(browser)
+    press(browser)
+
+
+def login(manager: TokenManager, browser: Chrome, person: str = "alice") -> Call[dict[str, Any]]:
+    prompts: SimpleQueue[Prompt] = SimpleQueue()
+    call = Call(manager.login, ACCOUNT, "acme", prompt=prompts.put)
+    agree(browser, prompts.get(timeout=SOON).url, person)
+    return call
+
+
+def test_a_login_lives_dies_at_the_provider_and_lives_again(
+    issuer: str, manager: TokenManager, chromium: Chrome
+) -> None:
+    first = login(manager, chromium).result()
+    assert chromium.find_element(By.TAG_NAME, "h1").text == "Signed in"
+
+    second = manager.refresh_token(ACCOUNT)
+    assert second["refresh_token"] != first["refresh_token"]  # it rotates
+    with requests.Session() as session:
+        session.auth = TokenAuth(manager, ACCOUNT)
+        answer = session.get(f"{issuer}/me", timeout=SOON)
+        assert answer.json() == {"sub": "alice", "email": ACCOUNT}
+
+    sent = {"token": second["refresh_token"], "client_id": "app"}
+    requests.post(f"{issuer}/token/revocation", data=sent, timeout=SOON).raise_for_status()
+    with pytest.raises(ReauthorizationRequired):
+        manager.refresh_token(ACCOUNT)
+    assert [account.state for account in manager.accounts()] == ["sign_in"]
+
+    third = login(manager, chromium).result()
+    assert [account.state for account in manager.accounts()] == ["valid"]
+    fourth = manager.refresh_token(ACCOUNT)
+    assert fourth["access_token"] != third["access_token"]
+
+    assert manager.logout(ACCOUNT)
+    headers = {"Authorization": f"Bearer {fourth['access_token']}"}
+    assert requests.get(f"{issuer}/me", headers=headers, timeout=SOON).status_code == 401
+    assert manager.load_tokens(ACCOUNT) is None
+
+
+def test_somebody_else_is_refused(manager: TokenManager, chromium: Chrome) -> None:
+    tokens = login(manager, chromium).result()
+    error = login(manager, chromium, "bob").error()
+
+    assert isinstance(error, WrongAccountError)
+    assert chromium.find_element(By.TAG_NAME, "h1").text == "Somebody else signed in"
+    assert manager.load_tokens(ACCOUNT) == tokens
+
+
+def test_a_device_is_let_in(manager: TokenManager, chromium: Chrome) -> None:
+    prompts: SimpleQueue[Prompt] = SimpleQueue()
+    hold: SimpleQueue[None] = SimpleQueue()
+    call = Call(
+        manager.login,
+        ACCOUNT,
+        "acme",
+        device=True,
+        prompt=prompts.put,
+        wait=lambda _: hold.get(timeout=SOON),
+    )
+    chromium.delete_all_cookies()
+    chromium.get(str(prompts.get(timeout=SOON).url_complete))
+    press(chromium)
+    chromium.find_element(By.NAME, "login").send_keys("alice")
+    chromium.find_element(By.NAME, "password").send_keys("any")
+    press(chromium)
+    press(chromium)
+    hold.put(None)
+    assert call.result()["access_token"]
