@@ -31,12 +31,10 @@ class TokenCache:
     def get(self, name: str) -> str | None:
         """Return the token of *name*; a clock that was set back finds none."""
         try:
-            entry = self._entries.get(name)
-        except TypeError:  # no name at all: whoever looks it up in the store says so
+            token, since, until = self._entries[name]
+        except (KeyError, TypeError):  # the latter is no name: whoever looks it up says so
             return None
-        if entry is not None and entry[1] <= self._clock() < entry[2]:
-            return entry[0]
-        return None
+        return token if since <= self._clock() < until else None
 
     def put(self, name: str, token: str, *, until: float, epoch: int) -> None:
         """Remember what was read in *epoch*, until it is due."""

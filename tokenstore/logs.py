@@ -10,6 +10,7 @@ from tokenstore.providers import Provider
 
 LOGGER = logging.getLogger("tokenstore")
 LOGGER.addHandler(logging.NullHandler())  # an application that wants no log gets none
+is_told = LOGGER.isEnabledFor  # looked up once: it is asked for every token from memory
 
 
 class Operation:
@@ -48,7 +49,7 @@ class Operation:
         self._tell(logging.WARNING, outcome, f" ({error})")
 
     def _tell(self, level: int, outcome: str, details: str = "") -> None:
-        if LOGGER.isEnabledFor(level):
+        if is_told(level):
             tell(level, self._name, self._account_name, self.provider, outcome, details)
 
 

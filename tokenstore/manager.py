@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
+from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.accounts import due_at, went_back
@@ -12,7 +12,7 @@ from tokenstore.errors import TokenRefreshError
 from tokenstore.fleet import Fleet, RefreshResult
 from tokenstore.hooks import Hooks
 from tokenstore.location import providers_file
-from tokenstore.logs import LOGGER, Operation, name_of, tell
+from tokenstore.logs import Operation, is_told, name_of, tell
 from tokenstore.outlook import Outlook
 from tokenstore.refresh import Demand, Refresher
 from tokenstore.registry import Providers
@@ -439,8 +439,8 @@ class TokenManager:
         """
         token = self._cache.get(account_name)
         if token is not None:
-            if LOGGER.isEnabledFor(logging.DEBUG):
-                tell(logging.DEBUG, "get_valid_token", account_name, provider, "cached")
+            if is_told(DEBUG):
+                tell(DEBUG, "get_valid_token", account_name, provider, "cached")
             return token
         return self._get_valid_token(account_name, provider)
 
