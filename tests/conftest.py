@@ -46,3 +46,22 @@ def zone(request: pytest.FixtureRequest, set_zone: Callable[[str], None]) -> str
     """Run the test in each of three local time zones."""
     set_zone(request.param)
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL that this process has for itself."""
+    from postgres import server
+
+    with server() as url:
+        yield url
+
+
+@pytest.fixture
+def schema(postgresql: str) -> Iterator[str]:
+    """The URL of a schema that is not there yet."""
+    from postgres import connect, in_schema
+
+    yield in_schema(postgresql, "test")
+    with connect(postgresql) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS test CASCADE")

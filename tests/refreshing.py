@@ -29,9 +29,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool], patience: float = SOON) -> None:
     """Return as soon as *condition* holds, which nothing tells of."""
-    deadline = time.monotonic() + SOON
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)  # leaves the interpreter to those who are watched
