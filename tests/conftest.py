@@ -9,6 +9,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 # What takes minutes (`make torture`), and what needs a browser (`make test-browser`).
 collect_ignore = ["torture", "browser"]
@@ -60,8 +61,35 @@ def postgresql() -> Iterator[str]:
 @pytest.fixture
 def schema(postgresql: str) -> Iterator[str]:
     """The URL of a schema that is not there yet."""
-    from postgres import connect, in_schema
+    from postgres import in_schema, without
 
-    yield in_schema(postgresql, "test")
-    with connect(postgresql) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS test CASCADE")
+    yield in_schema(postgresql, "new")
+    without(postgresql, "new")
+
+
+@pytest.fixture(scope="session")
+def migrated(postgresql: str) -> str:
+    """The URL of a schema for the tests of this process, one after the other."""
+    from postgres import in_schema
+
+    from tokenstore import migrate
+
+    url = in_schema(postgresql, "tests")
+    migrate.upgrade(url)
+    return url
+
+
+ENGINES = ["sqlite", "postgresql"]
+
+
+@pytest.fixture(params=ENGINES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | str]:
+    """A store of each kind, empty: the path of a file that is not there yet, or a URL."""
+    from postgres import empty
+
+    if request.param == "sqlite":
+        yield tmp_path / "tokens.db"
+        return
+    url = request.getfixturevalue("migrated")
+    yield url
+    empty(url)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import psycopg
 
@@ -53,9 +51,23 @@ def connect(url: str) -> psycopg.Connection[Any]:
 
 def in_schema(url: str, schema: str) -> str:
     """Return *url* with a schema."""
-    return f"{url}{'&' if '?' in url else '?'}schema={quote(schema)}"
+    return f"{url}{'&' if '?' in url else '?'}schema={schema}"
 
 
-def worker() -> str:
-    """Return what tells this process of a test run from the others."""
-    return os.environ.get("PYTEST_XDIST_WORKER", "main")
+def schema_of(url: str) -> str:
+    """Return the schema that *url* names."""
+    return url.rpartition("schema=")[2]
+
+
+def without(url: str, schema: str) -> None:
+    """Remove a schema and all that is in it."""
+    with connect(url) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
+
+
+def empty(url: str) -> None:
+    """Remove all that is in a store; fail if somebody still is at work on it."""
+    with connect(url) as connection:
+        tables = ", ".join(f"{schema_of(url)}.{name}" for name in ("accounts", "refreshes"))
+        connection.execute("SET lock_timeout = '20s'")
+        connection.execute(f"TRUNCATE {tables} RESTART IDENTITY".encode())

@@ -14,7 +14,11 @@ from queue import SimpleQueue
 from socket import SHUT_RDWR, create_server
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+import pytest
+from postgres import connect, schema_of
+
 from tokenstore import TokenManager
+from tokenstore.schema import accounts
 from tokenstore.testing import Answer, AuthorizationServer, Hold
 
 if TYPE_CHECKING:
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
 SOON = 20.0  # seconds; nothing here takes so long unless it hangs
+
+of_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For a test of what only a file has."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -168,12 +175,13 @@ def _request(connection: socket) -> bytes:
 
 
 class World:
-    """A strict server, a database, and managers whose clock stands still."""
+    """A strict server, a database of either kind, and managers whose clock stands still."""
 
-    def __init__(self, directory: Path, **server: Any) -> None:
+    def __init__(self, directory: Path, database: Path | str | None = None, **server: Any) -> None:
         self.clock = Clock()
         self.server = AuthorizationServer(clock=lambda: self.clock.now, **server)
-        self.path = directory / "tokens.db"
+        self.path = directory / "tokens.db"  # of the one that is a file
+        self.database = self.path if database is None else database
         self._exit = ExitStack()
         self._exit.enter_context(self.server)
 
@@ -191,7 +199,7 @@ class World:
             "clock": self.clock,
             **options,
         }
-        manager = TokenManager(self.path, **settings)
+        manager = TokenManager(self.database, **settings)
         self._exit.callback(manager._repository.close)
         return manager
 
@@ -216,16 +224,21 @@ class World:
         return len(self.server.requests)
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Run a statement on a connection of its own and commit it."""
+        """Run a statement, with ``?`` for parameters, on a connection of its own and commit it."""
+        if isinstance(self.database, str):
+            with connect(self.database) as server:
+                server.execute(f"SET search_path = {schema_of(self.database)}".encode())
+                ran = server.execute(statement.replace("?", "%s").encode(), parameters or None)
+                return ran.fetchall() if ran.description else []
         with closing(sqlite3.connect(self.path, timeout=SOON)) as connection, connection:
             return connection.execute(statement, parameters).fetchall()
 
     def row(self, account: str = "alice") -> dict[str, Any]:
         """Return all that is stored of an account."""
-        with closing(sqlite3.connect(self.path, timeout=SOON)) as connection:
-            connection.row_factory = sqlite3.Row
-            query = "SELECT * FROM accounts WHERE account_name = ?"
-            return dict(connection.execute(query, (account,)).fetchone())
+        names = [column.name for column in accounts.c]
+        query = f"SELECT {', '.join(names)} FROM accounts WHERE account_name = ?"
+        [row] = self.sql(query, account)
+        return dict(zip(names, row, strict=True))
 
     def tokens(self, account: str = "alice") -> tuple[str | None, str | None, float | None]:
         """Return the stored access token, refresh token and expiry."""
@@ -237,13 +250,25 @@ class World:
         query = "SELECT outcome FROM refreshes WHERE account_name = ? ORDER BY id"
         return [outcome for (outcome,) in self.sql(query, account)]
 
-    def refuse(self, write: str) -> None:
-        """Let SQLite refuse a kind of write, such as ``UPDATE ON accounts``."""
-        self.sql(f"CREATE TRIGGER refusal BEFORE {write} BEGIN SELECT RAISE(ABORT, 'refused'); END")
+    def refuse(self, write: str, when: str = "true") -> None:
+        """Let the database refuse a kind of write, such as ``UPDATE ON accounts``."""
+        self.accept()
+        if isinstance(self.database, str):
+            body = "$$BEGIN RAISE EXCEPTION 'refused'; END$$"
+            self.sql(f"CREATE FUNCTION refusal() RETURNS trigger LANGUAGE plpgsql AS {body}")
+            what = f"FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refusal()"
+            self.sql(f"CREATE TRIGGER refusal BEFORE {write} {what}")
+            self._exit.callback(self.accept)  # its tables are not this test's alone
+        else:
+            body = "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            self.sql(f"CREATE TRIGGER refusal BEFORE {write} WHEN {when} {body}")
 
     def accept(self) -> None:
         """Take back what `refuse` did."""
-        self.sql("DROP TRIGGER refusal")
+        if isinstance(self.database, str):
+            self.sql("DROP FUNCTION IF EXISTS refusal CASCADE")
+        else:
+            self.sql("DROP TRIGGER IF EXISTS refusal")
 
 
 def denied(error: str = "invalid_grant", status: int = 400, **headers: str) -> Answer:

@@ -21,8 +21,8 @@ WAITS = [None, None, None, 5, 10, 20, 40, 80, 160, 300, 300, 300]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
+def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
+    with World(tmp_path, database) as world:
         yield world
 
 
@@ -113,7 +113,7 @@ for moment in (float(now), float(now) + 5):
     except TransientRefreshError as error:
         print(error.retry_after)
 """
-    arguments = [str(world.path), world.server.token_endpoint, str(world.clock.now)]
+    arguments = [str(world.database), world.server.token_endpoint, str(world.clock.now)]
     done = run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["5.0", "10.0"]
     assert world.posts == posts + 1

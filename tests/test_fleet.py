@@ -34,8 +34,8 @@ DAY = 24 * HOUR
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
+def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
+    with World(tmp_path, database) as world:
         yield world
 
 
@@ -337,7 +337,7 @@ with TokenRepository(sys.argv[1]).refresh_lock("alice", timeout=10):
     tell("held")
     wait()
 """
-    with Process(holding, world.path) as process:
+    with Process(holding, world.database) as process:
         assert process.line() == "held"
         results = {result.account_name: result for result in manager.refresh_all()}
         process.go()

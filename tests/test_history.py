@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
+def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
+    with World(tmp_path, database) as world:
         yield world
 
 
@@ -151,7 +151,7 @@ if not child:
 tell(child)
 os.waitpid(child, 0)
 """
-    pid = int(python(code, world.path))
+    pid = int(python(code, world.database))
     (running,) = manager.history()
     assert (running.outcome, running.pid) == (None, pid)
     assert manager.get_valid_token("alice") is not None

@@ -5,7 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from refreshing import World
+from refreshing import World, of_sqlite
 from storing import raw
 
 from tokenstore import SchemaOutdatedError, TokenRepository, migrate
@@ -24,8 +24,8 @@ FIELDS = ["refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_exp
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
+def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
+    with World(tmp_path, database) as world:
         yield world
 
 
@@ -146,7 +146,7 @@ def test_an_import_tells_the_age_if_the_file_does(world: World, tmp_path: Path, 
     began = world.clock.now - 5 * DAY
     tokens = {"access_token": "a", "refresh_token": "r", "refresh_token_expires_in": 7 * DAY}
     (tmp_path / "alice.json").write_text(json.dumps({**tokens, field: began}))
-    with TokenRepository(world.path, clock=world.clock) as repository:
+    with TokenRepository(world.database, clock=world.clock) as repository:
         list(import_accounts(repository, [tmp_path / "alice.json"], provider="test"))
     found = account(world)
     assert found.refresh_token_obtained_at == began
@@ -156,7 +156,7 @@ def test_an_import_tells_the_age_if_the_file_does(world: World, tmp_path: Path, 
 def test_an_import_of_unknown_age_stays_of_unknown_age(world: World, tmp_path: Path) -> None:
     tokens = {"access_token": "a", "refresh_token": "r", "refresh_token_expires_in": 7 * DAY}
     (tmp_path / "alice.json").write_text(json.dumps(tokens))
-    with TokenRepository(world.path, clock=world.clock) as repository:
+    with TokenRepository(world.database, clock=world.clock) as repository:
         list(import_accounts(repository, [tmp_path / "alice.json"], provider="test"))
     found = account(world, refresh_token_lifetime=DAY, refresh_token_idle=DAY)
     assert (found.refresh_token_obtained_at, found.refresh_token_expires_at) == (None, None)
@@ -204,6 +204,7 @@ def test_a_provider_that_nobody_knows_spoils_no_list(world: World) -> None:
 # -- the migration ----------------------------------------------------------------------------
 
 
+@of_sqlite
 def test_revision_0002_keeps_every_row_down_and_up(world: World) -> None:
     world.sign_in("alice", refresh_expires_in=7 * DAY, kept={"nested": [1, None]})
     world.sign_in("bob", refresh_token=None, provider=None)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from refreshing import SOON, Call, Raw, Told, World, denied, until
+from refreshing import SOON, Call, Raw, Told, World, denied, of_sqlite, until
 
 from tokenstore import (
     ClientRejectedError,
@@ -27,6 +27,7 @@ from tokenstore import (
     TransientRefreshError,
 )
 from tokenstore.jsonfiles import import_accounts
+from tokenstore.schema import refreshes
 from tokenstore.testing import Answer, Drip, Drop, Hold, Transform
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
+def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
+    with World(tmp_path, database) as world:
         yield world
 
 
@@ -123,7 +124,7 @@ def test_an_imported_account_without_an_access_token_is_refreshed(
 ) -> None:
     file = tmp_path / "alice.json"
     file.write_text(json.dumps({"refresh_token": world.server.sign_in()["refresh_token"]}))
-    with TokenRepository(world.path) as repository:
+    with TokenRepository(world.database) as repository:
         (result,) = import_accounts(repository, file, provider="test")
     assert result.outcome == "imported"
     for rejected in ("anything", None):
@@ -158,7 +159,7 @@ def test_saving_binds_and_rebinds_and_otherwise_leaves_the_binding(
 def test_an_import_binds(world: World, manager: TokenManager, tmp_path: Path) -> None:
     file = tmp_path / "alice.json"
     file.write_text(json.dumps({**world.server.sign_in(), "expires_in": None}))
-    with TokenRepository(world.path) as repository:
+    with TokenRepository(world.database) as repository:
         list(import_accounts(repository, file, provider="test"))
     assert isinstance(
         refused_by(manager, provider=world.server.provider("other")), ProviderConfigurationError
@@ -252,7 +253,7 @@ def test_an_account_that_is_not_there_needs_a_sign_in(manager: TokenManager, wor
         with pytest.raises(ReauthorizationRequired, match="bob: no tokens are stored") as caught:
             call("bob", "test")
         assert caught.value.account_name == "bob"
-    assert not world.path.exists()
+    assert world.database != world.path or not world.path.exists()
 
 
 # -- forced refreshes -----------------------------------------------------------------------------
@@ -562,11 +563,10 @@ def test_a_refresh_is_written_down_before_its_request(world: World, manager: Tok
     hold = world.hold()
     call = Call(manager.get_valid_token, "alice")
     assert hold.arrived.wait(SOON)
-    with closing(sqlite3.connect(world.path, timeout=0)) as other:
-        other.row_factory = sqlite3.Row
-        begun = dict(other.execute("SELECT * FROM refreshes").fetchone())
-        other.execute("BEGIN IMMEDIATE")  # no transaction is open meanwhile
-        other.rollback()
+    names = [column.name for column in refreshes.c]
+    [row] = world.sql(f"SELECT {', '.join(names)} FROM refreshes")
+    begun = dict(zip(names, row, strict=True))
+    world.manager().save_tokens("bob", {"access_token": "b"})  # no transaction is open meanwhile
     assert begun == {
         **dict.fromkeys(begun),
         "id": 1,
@@ -619,13 +619,14 @@ def test_a_store_that_cannot_be_written_spends_no_token(
     with pytest.raises(StorageError) as caught:
         getattr(manager, call)("alice")
     assert type(caught.value) is StorageError
-    assert caught.value.path == str(world.path)
+    assert caught.value.path == manager._repository.name
     assert world.posts == 0
     assert world.row() == before
     world.accept()
     assert manager.get_valid_token("alice") is not None
 
 
+@of_sqlite
 def test_locks_that_cannot_be_taken_spend_no_token(world: World, manager: TokenManager) -> None:
     world.sign_in()
     locks = world.path.with_name("tokens.db-locks")
@@ -640,7 +641,7 @@ def test_locks_that_cannot_be_taken_spend_no_token(world: World, manager: TokenM
 
 def interrupt(world: World) -> None:
     """Leave a refresh behind as a process does that dies during its request."""
-    with TokenRepository(world.path, clock=world.clock) as repository:
+    with TokenRepository(world.database, clock=world.clock) as repository:
         record = repository.record("alice")
         assert record is not None
         repository.journal.begin(record, provider="test", reason="due")
@@ -727,7 +728,7 @@ def test_what_cannot_be_stored_is_in_the_error(
     assert error.tokens["refresh_token"] != old["refresh_token"]
     assert error.tokens["expires_at"] == world.clock.now + HOUR
     assert error.tokens["kept"] == "yes"
-    assert error.path == str(world.path)
+    assert error.path == manager._repository.name
     for text in (str(error), repr(error)):
         assert error.tokens["access_token"] not in text
         assert error.tokens["refresh_token"] not in text
@@ -794,7 +795,7 @@ def test_closing_tries_every_account(world: World, manager: TokenManager) -> Non
     for account in ("alice", "bob"):
         persist_error(manager.get_valid_token, account)
     world.accept()
-    world.refuse("UPDATE ON accounts WHEN old.account_name = 'alice'")
+    world.refuse("UPDATE ON accounts", "old.account_name = 'alice'")
     before = world.tokens("bob")
     assert "alice" in str(persist_error(manager.close))
     assert world.tokens("bob") != before
@@ -804,7 +805,7 @@ def test_a_new_sign_in_meanwhile_wins_over_what_could_not_be_stored(
     world: World, manager: TokenManager
 ) -> None:
     world.sign_in()
-    world.refuse("UPDATE OF refreshed_at ON accounts WHEN new.refreshed_at IS NOT NULL")
+    world.refuse("UPDATE OF refreshed_at ON accounts", "new.refreshed_at IS NOT NULL")
     persist_error(manager.get_valid_token, "alice")
     saved = world.sign_in(expires_in=HOUR)
     world.accept()
@@ -999,6 +1000,7 @@ def test_a_token_is_not_sent_again_while_its_request_is_unanswered(world: World)
     assert (world.posts, world.server.reuses) == (1, 0)
 
 
+@of_sqlite
 def test_an_interrupt_between_answer_and_commit_loses_nothing(world: World) -> None:
     world.sign_in()
     hold = world.hold()
@@ -1028,6 +1030,7 @@ def test_an_interrupt_between_answer_and_commit_loses_nothing(world: World) -> N
     assert (world.posts, world.server.reuses) == (2, 0)
 
 
+@of_sqlite
 @pytest.mark.parametrize("replaced", [False, True])
 def test_an_answer_for_a_database_that_was_taken_away_is_kept(
     world: World, manager: TokenManager, replaced: bool

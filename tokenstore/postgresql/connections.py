@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import psycopg
 from sqlalchemy import create_engine
@@ -71,6 +71,7 @@ class Connections:
                 pool_use_lifo=True,  # so that those of a rush get old and are closed
                 **self._sizes,
             )
+            finalize(self, self._engine.dispose)
         return self._engine
 
     @contextmanager
@@ -88,8 +89,9 @@ class Connections:
 
     def take(self) -> PoolProxiedConnection:
         """Take a connection, for `give_back`."""
+        pool = self.engine.pool
         try:
-            return self.engine.raw_connection()
+            pooled = self.engine.raw_connection()
         except PoolTimeoutError:
             raise StorageError(
                 f"{self._name}: this process has no connection left and none became free within "
@@ -98,6 +100,8 @@ class Connections:
             ) from None
         except ERRORS as error:
             raise connection_error(self._name, error, self._url.password) from None
+        pooled.info["pool"] = pool
+        return pooled
 
     def give_back(self, pooled: PoolProxiedConnection) -> None:
         """Take a connection back; if it is lost, those that are as old are probably lost too."""
@@ -106,8 +110,9 @@ class Connections:
             pooled.invalidate()
             self.engine.dispose()
             return
-        if driver.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            pooled.invalidate()  # nobody ended what was begun on it
+        ended = driver.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        if not ended or pooled.info["pool"] is not self.engine.pool:
+            pooled.invalidate()  # nobody ended what was begun on it, or `close` was called
             return
         pooled.close()
 

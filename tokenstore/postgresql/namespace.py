@@ -56,6 +56,9 @@ class Namespace:
         self._connections = connections
         self._migrate = migrate
         self._upgrade = upgrade
+        there, version_table = f"to_regnamespace('{schema}')", f"'{schema}.{VERSION_TABLE}'"
+        something = f"EXISTS (SELECT FROM pg_class WHERE relnamespace = {there})"
+        self._is_foreign = f"SELECT {something} AND to_regclass({version_table}) IS NULL"
 
     def find(self, *, create: bool) -> int | None:
         """Return what tells this store from another in its place, None if there is none.
@@ -99,7 +102,7 @@ class Namespace:
             is_new = not _exists(connection, self._schema)
             if is_new:
                 connection.exec_driver_sql(f"CREATE SCHEMA {self._schema}")
-            elif not self._is_ours(connection):
+            elif connection.exec_driver_sql(self._is_foreign).scalar():
                 raise foreign(self.name, self._schema)
             self._work_in_schema(connection)
             yield connection
@@ -133,9 +136,11 @@ class Namespace:
             try:
                 row = driver.execute(query.encode()).fetchone()
             except ERRORS as error:
-                if sqlstate(error) in MISSING:
-                    return None, None
-                raise storage_error(self.name, error) from None
+                if sqlstate(error) not in MISSING:
+                    raise storage_error(self.name, error) from None
+                if driver.execute(self._is_foreign.encode()).fetchone() == (True,):
+                    raise foreign(self.name, self._schema) from None
+                return None, None
             encoding = driver.info.parameter_status("server_encoding")
         if encoding != "UTF8":
             raise StorageError(
@@ -171,14 +176,6 @@ class Namespace:
         # Where SQLAlchemy looks for tables that name no schema.
         connection.dialect.default_schema_name = self._schema
 
-    def _is_ours(self, connection: Connection) -> bool:
-        """Tell whether what is in the schema is a store's, or nothing is."""
-        if self._revision_of(connection) is not None:
-            return True
-        query = text("SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema)")
-        found = set(connection.scalars(query, {"schema": self._schema}))
-        return not found or VERSION_TABLE in found
-
     def _revision_of(self, connection: Connection) -> str | None:
         table = f"{self._schema}.{VERSION_TABLE}"
         if connection.scalar(text("SELECT to_regclass(:table)"), {"table": table}) is None:
@@ -188,5 +185,6 @@ class Namespace:
 
 
 def _exists(connection: Connection, schema: str) -> bool:
-    query = text("SELECT to_regnamespace(:schema) IS NOT NULL")
+    # Not to_regnamespace(), which may answer from before the wait for others.
+    query = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :schema)")
     return bool(connection.scalar(query, {"schema": schema}))
