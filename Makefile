@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint type cover torture test-browser chromium test-provider test-lowest docs format clean
+.PHONY: setup demo test lint type cover torture pgbouncer test-browser chromium test-provider test-lowest docs format clean
 
 setup: $(VENV)/ready
 
@@ -29,7 +29,7 @@ lint: setup
 type: setup
 	$(BIN)/mypy
 
-cover: setup
+cover: setup pgbouncer
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term --numprocesses 2 --dist worksteal
 
@@ -52,6 +52,13 @@ $(VENV)/oidc-provider/ready: Makefile | setup
 	|| { echo "make: these tests need node and npm; install Node.js 22 or newer, then try again" >&2; exit 1; }
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/oidc-provider oidc-provider@9.13.3
 	@touch $@
+
+pgbouncer:
+	@test -x /usr/sbin/pgbouncer \
+	|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	     apt-get install -qq --no-install-recommends pgbouncer; } \
+	|| { echo "make: these tests need /usr/sbin/pgbouncer, which apt-get could not install;" \
+	     "install Debian's package pgbouncer, then try again" >&2; exit 1; }
 
 chromium:
 	@{ command -v chromium && command -v chromedriver; } >/dev/null \
