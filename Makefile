@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint type cover torture pgbouncer test-browser chromium test-provider test-lowest docs format clean
+.PHONY: setup demo test lint type cover torture pgbouncer test-browser chromium test-provider test-lowest bench-scale docs format clean
 
 setup: $(VENV)/ready
 
@@ -75,6 +75,10 @@ test-lowest:
 .venv-lowest/lowest.txt: pyproject.toml
 	@mkdir -p .venv-lowest
 	$(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(re.sub(r">=", "==", d) for d in (*p["project"]["dependencies"], *sum(p["project"]["optional-dependencies"].values(), []))), sep="\n")' > $@
+
+# What a large store in PostgreSQL takes: bytes, log, statements. Counted, so that it may run anywhere.
+bench-scale: setup
+	$(BIN)/python -m benchmarks.scale
 
 # The site, into site/. Warnings are errors.
 docs: $(VENV)/docs-ready

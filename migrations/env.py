@@ -13,6 +13,7 @@ def run(connection: Connection) -> None:
         target_metadata=metadata,
         version_table=VERSION_TABLE,
         render_as_batch=True,
+        **context.config.attributes.get("options", {}),
     )
     with context.begin_transaction():
         context.run_migrations()

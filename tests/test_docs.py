@@ -21,6 +21,7 @@ from storing import ROOT, SOON
 import tokenstore
 from tokenstore import TokenManager, TokenRepository, testing
 from tokenstore.cli.app import run
+from tokenstore.doctor import examine
 from tokenstore.jsonfiles import import_accounts
 from tokenstore.providerfile import _KEYS, provider_of
 from tokenstore.testing import AuthorizationServer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 DOCS = ROOT / "docs"
 ONE_PROGRAM = "<!-- one program -->"  # the blocks of such a page follow each other
+SERVER = "postgresql+psycopg://myapp@db.example.com/myapp"  # what the pages call a server of ours
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.mark.parametrize(("page", "blocks"), PROGRAMS)
 def test_every_program_runs_and_prints_what_the_page_says(
-    page: Page, blocks: list[tuple[str, str | None]], capsys: pytest.CaptureFixture[str]
+    page: Page,
+    blocks: list[tuple[str, str | None]],
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
+    if any(SERVER in code for code, _ in blocks):
+        url = request.getfixturevalue("schema")
+        blocks = [(code.replace(SERVER, url), told) for code, told in blocks]
     if ONE_PROGRAM not in page.text:  # that one begins with nothing
         with TokenManager("tokens.db") as manager:
             manager.save_tokens("alice@example.com", {"access_token": "a", "expires_in": 3600})
@@ -133,6 +141,40 @@ def test_every_program_runs_and_prints_what_the_page_says(
         exec(code, names)
         printed = capsys.readouterr().out
         assert told in {None, printed}
+
+
+def test_the_sql_lets_an_application_and_a_worker_do_their_work(postgresql: str) -> None:
+    from postgres import connect
+    from sqlalchemy import make_url
+
+    def as_user(user: str) -> str:
+        url = make_url(postgresql).set(username=user, database="myapp")
+        return url.render_as_string(hide_password=False)
+
+    whole, create, worker, *_ = (
+        block
+        for language, block in Page.read(DOCS / "how-to/postgresql.md").blocks
+        if language == "sql"
+    )
+    with connect(postgresql) as admin:
+        admin.execute("CREATE DATABASE myapp")
+    with connect(as_user("postgres")) as admin:
+        admin.execute(whole.encode())
+        with TokenManager(as_user("myapp")) as manager:
+            manager.save_tokens("alice", {"access_token": "a", "refresh_token": "r"})
+        admin.execute(worker.encode())
+        with TokenRepository(as_user("worker")) as repository:
+            record = repository.record("alice")
+            assert record is not None
+            assert repository.journal.begin(record, provider="test", reason="due").id
+        assert not [found for found in examine(as_user("worker")) if found.severity == "error"]
+        for language, block in Page.read(DOCS / "scale.md").blocks:
+            admin.execute(block.encode() if language == "sql" else b"")
+
+        admin.execute("DROP SCHEMA tokenstore CASCADE")
+        admin.execute(create.encode())
+        with TokenManager(as_user("myapp")) as manager:
+            manager.save_tokens("alice", {"access_token": "a"})
 
 
 def test_programs_are_found_with_what_they_print() -> None:
@@ -159,7 +201,7 @@ def told_commands() -> set[str]:
     found = set()
     for page in PAGES:
         for language, block in page.blocks:
-            if language != "python":
+            if language not in {"python", "sql"}:
                 found |= set(line.findall(block))
         for code in re.findall(r"`([^`\n]+)`", page.prose):
             found |= set(line.findall(code))

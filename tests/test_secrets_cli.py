@@ -396,7 +396,7 @@ def test_no_proxy_shows_its_password(world: World, shell: Shell, variable: str) 
 
 
 URLS = {
-    "another database": "postgresql://me:CANARY@db.example/tokens",
+    "another database": "mysql://me:CANARY@db.example/tokens",
     "no port": "postgresql://me:CANARY@db.example:CANARY/tokens",
     "no URL": "://me:CANARY@db.example",
     "host": "sqlite://me:CANARY@db.example/tokens.db",

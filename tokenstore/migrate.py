@@ -17,7 +17,7 @@ from tokenstore.schema import VERSION_TABLE
 from tokenstore.stores import storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from alembic.config import Config
     from sqlalchemy import Connection
@@ -138,7 +138,7 @@ def _look(
 ) -> None:
     store = storage(database, to_head)
     with store.inspection() as connection:
-        _run(store.name, act, connection, stdout=stdout)
+        _run(store.name, act, connection, stdout=stdout, options={"dont_mutate": True})
 
 
 def _run(
@@ -148,6 +148,7 @@ def _run(
     x: Sequence[str] = (),
     *,
     stdout: TextIO | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     from alembic import command
     from alembic.config import Config
@@ -158,6 +159,7 @@ def _run(
     config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
+    config.attributes["options"] = options or {}  # alembic's, for its environment
     with _alembic:
         try:
             act(command, config)

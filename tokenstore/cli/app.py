@@ -73,18 +73,20 @@ pass_store = click.make_pass_decorator(Store)
 @click.option(
     "--database",
     metavar="PATH-OR-URL",
-    help="The database; without it $TOKENSTORE_DATABASE, else tokens.db in your data directory.",
+    help="A SQLite file, or postgresql+psycopg://USER@HOST/DATABASE; without it "
+    "$TOKENSTORE_DATABASE, else tokens.db in your data directory.",
 )
 @click.option(
     "--providers",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False),
-    help="The providers.toml; without it $TOKENSTORE_PROVIDERS, else the one beside the database.",
+    help="The providers.toml; without it $TOKENSTORE_PROVIDERS, else the one beside the database "
+    "file, or in your data directory.",
 )
 @click.version_option(__version__, message="tokenstore %(version)s")
 @click.pass_context
 def app(context: click.Context, database: str | None, providers: str | None) -> None:
-    """Keep many OAuth accounts signed in: one local database, one refresh per token.
+    """Keep many OAuth accounts signed in: one database, one refresh per token.
 
     Exit codes: 0 done, 1 failed or partly failed, 2 usage, 3 a new sign-in is needed,
     4 try again later, 5 no such account.
@@ -122,6 +124,8 @@ def run(arguments: Sequence[str]) -> int:
     except TokenStoreError as error:
         return _complain(str(error), exit_code(error))
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
+            return _complain(str(error), FAILED)  # it says what to install
         if os.environ.get("TOKENSTORE_TRACEBACK"):
             raise
         what = f"{type(error).__name__} in {_place_of(error)}"
@@ -159,8 +163,6 @@ def _complain(message: str, code: int, error: click.ClickException | None = None
 def _usage(make: Callable[[str | None], _T], database: str | None) -> _T:
     try:
         return make(database)
-    except ModuleNotFoundError as error:
-        raise click.ClickException(str(error)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

@@ -27,7 +27,9 @@ def db(context: click.Context, *, x: tuple[str, ...]) -> None:
 @click.argument("revision", default="head")
 @pass_store
 def upgrade(store: Store, *, revision: str) -> int:
-    """Upgrade to REVISION (default: head), after a backup; create the database if need be.
+    """Upgrade to REVISION (default: head); create the tables if need be.
+
+    A SQLite file is copied before that. Of a PostgreSQL database, make a dump yourself.
 
     Example: tokenstore --database tokens.db db upgrade
     """

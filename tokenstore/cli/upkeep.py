@@ -31,6 +31,8 @@ def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
     they are there, and put a copy of FILE in the place of the database. A refresh token that was
     rotated after the backup is dead in it: such an account has to sign in again.
 
+    It is for SQLite files. Back a PostgreSQL database up with pg_dump.
+
     Example: tokenstore backup ~/backups/tokens-$(date +%F).db
     """
     with store.repository() as repository:
@@ -48,7 +50,9 @@ def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
 @json_option
 @pass_store
 def doctor(store: Store, *, online: bool, fix: bool, as_json: bool) -> int:
-    """Look at the database, its files and its accounts, and say what is wrong and what to do.
+    """Look at the database and its accounts, and say what is wrong and what to do.
+
+    Of a SQLite file, at the files beside it, too; of PostgreSQL, at the server and at rights.
 
     Exit codes, for cron: 0 nothing has to be done, 1 something has, 3 only sign-ins are needed.
 

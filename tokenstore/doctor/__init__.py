@@ -6,17 +6,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenstore import migrate
-from tokenstore.database import Database
 from tokenstore.doctor.clock import compare_clocks
-from tokenstore.doctor.contents import Contents
-from tokenstore.doctor.files import Files
 from tokenstore.doctor.finding import Finding, Severity
 from tokenstore.doctor.logins import Logins, interrupted
-from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.location import locate, providers_file, shown
+from tokenstore.doctor.postgresql import PostgreSQLStore
+from tokenstore.doctor.sqlite import SQLiteStore
+from tokenstore.errors import StorageError
+from tokenstore.location import locate, providers_file
 from tokenstore.manager import TokenManager
-from tokenstore.opening import Opener
 from tokenstore.registry import Providers
 from tokenstore.sealed import sealed
 
@@ -42,8 +39,9 @@ def examine(
 ) -> list[Finding]:
     """Examine a store; return what was found, also what is in order.
 
-    Without *fix* nothing is changed, save what everybody does who opens a database: one that is
-    open to others is made private, and SQLite completes what a process that died had begun.
+    Without *fix* nothing is changed, save what everybody does who opens a SQLite file: one that is
+    open to others is made private, and SQLite completes what a process that died had begun. In
+    PostgreSQL nothing is ever changed.
 
     Args:
         database: As for `TokenManager`.
@@ -51,74 +49,57 @@ def examine(
         online: Ask the providers that accounts are bound to for the time, to compare clocks.
         fix: Put right what is safe to: the modes of files, and what processes that died have left.
         clock: The time, in UTC epoch seconds.
+
+    Raises:
+        ModuleNotFoundError: It is in PostgreSQL, and the driver is not installed.
     """
-    path = locate(database)
-    if not isinstance(path, Path):
-        return [Finding("database", "info", f"{shown(path)} is no file: nothing is looked at")]
+    place = locate(database)
+    store = SQLiteStore(place, fix=fix) if isinstance(place, Path) else PostgreSQLStore(place)
     findings: list[Finding] = []
     try:
-        for finding in _examine(path, providers, clock, online=online, fix=fix):
+        for finding in _examine(place, store, providers, clock, online=online):
             findings.append(finding)  # noqa: PERF402 - those before an error are kept
     except StorageError as error:
         findings.append(Finding("database", "error", str(error)))
     except OSError as error:
-        what = f"{path.parent} cannot be looked at: {error.strerror or error}"
+        where = place.parent if isinstance(place, Path) else "what is beside the providers file"
+        what = f"{where} cannot be looked at: {error.strerror or error}"
         cure = "run the doctor as the user that the directory belongs to"
         findings.append(Finding("directory", "error", what, cure))
+    finally:
+        store.close()
     return findings
 
 
 def _examine(
-    path: Path,
+    place: Path | URL,
+    store: SQLiteStore | PostgreSQLStore,
     given: Mapping[str, Provider] | None,
     clock: Callable[[], float],
     *,
     online: bool,
-    fix: bool,
 ) -> Iterator[Finding]:
-    opener = Opener(path, migrate.to_head, journal_mode="wal", upgrade=False)
-    if opener.file.inspect() is None:
-        opener.file.refuse_leftovers()
-        what = f"{path}: there is no database; the first save creates it"
-        yield Finding("database", "warning", what, "check the path, if there should be one")
+    yield from store.examine()
+    if not store.is_readable:
         return
-    store = Database(path, migrate.to_head)
-    try:
-        with store.inspection():
-            pass
-    except InsecureStorageError:  # it is somebody else's: nothing around it is our business
-        raise
-    except StorageError:
-        yield from Files(opener.file, fix=False).permissions(opened=False)
-        raise
-    files = Files(opener.file, fix=fix)
-    yield from files.permissions()
-    yield from files.leftovers()
-    with store.inspection() as connection:
-        contents = Contents(path, connection)
-        yield from files.file_system(contents.journal_mode)
-        yield from contents.examine()
-        if not contents.is_readable:
-            return
-        unanswered = contents.unanswered()
-    yield from _logins(path, given, clock, online=online)
-    idle = {found for found in unanswered if not opener.locks.is_held(found.account_name)}
+    unanswered = store.unanswered()
+    yield from _logins(place, given, clock, online=online)
+    idle = {found for found in unanswered if not store.is_held(found.account_name)}
     if idle:  # some may have ended since they were read
-        with store.inspection() as connection:
-            idle &= Contents(path, connection).unanswered()
+        idle &= store.unanswered()
     yield from interrupted(idle)
 
 
 def _logins(
-    path: Path,
+    place: Path | URL,
     given: Mapping[str, Provider] | None,
     clock: Callable[[], float],
     *,
     online: bool,
 ) -> Iterator[Finding]:
-    with TokenManager(path, providers=given, clock=clock) as manager:
+    with TokenManager(place, providers=given, clock=clock) as manager:
         logins = Logins(manager.accounts(), clock())
-    file, required = providers_file(path)
+    file, required = providers_file(place)
     providers = Providers(given, file, required=required)
     yield from logins.logins()
     yield from logins.providers(providers)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tokenstore.accounts import Account
-    from tokenstore.doctor.contents import Unanswered
+    from tokenstore.doctor.rows import Unanswered
     from tokenstore.registry import Providers
 
 _SOON = 7 * 86400.0  # seconds; a sign-in that is needed within them is told

@@ -136,7 +136,8 @@ class PostgreSQLDatabase:
     def backup(self, target: Path, *, replace: bool) -> None:  # noqa: ARG002 - of the protocol
         """Refuse to: PostgreSQL has its own tools for it."""
         raise StorageError(
-            f"{self.name} is no file to copy; back it up with: pg_dump --schema={self._schema}",
+            f"{self.name} is no file to copy; back it up with: pg_dump --format=custom "
+            f"--file=tokens.dump --schema={self._schema}",
             self.name,
         )
 
