@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,6 @@ from tokenstore.testing import Answer, AuthorizationServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 Run = "Callable[..., Ran]"
 COMMAND = [sys.executable, "-m", "tokenstore"]
@@ -364,6 +365,7 @@ def test_the_exit_code_for_one_account_is_that_of_its_error(
 
     assert ran.code == code
     assert word in ran.out + ran.err
+    assert ran.err.endswith(" login alice\n") == (command == "token" and code == 3)
 
 
 @pytest.mark.parametrize("command", ["token", "refresh", "delete"])
@@ -559,6 +561,20 @@ def test_a_bug_is_told_in_one_line_without_what_it_says(
 
 
 # -- as a process ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_an_output_that_cannot_be_written_is_no_bug(database: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [*COMMAND, "--database", str(database), "status", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    told = f"tokenstore: the output could not be written: {os.strerror(errno.ENOSPC)}\n"
+    assert (ran.returncode, ran.stderr) == (1, told)
 
 
 def test_a_broken_pipe_is_quiet(database: Path, server: AuthorizationServer) -> None:

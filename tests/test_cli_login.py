@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -153,7 +154,10 @@ def test_login_prints_the_address_where_no_browser_shows_up(world: World, comman
     result = {"account_name": "alice", "outcome": "signed_in", "reason": None}
     assert json.loads(out) == {"results": [result]}
     assert "in a browser on this machine" in err
-    assert "Sign in with a code: --device." in err
+    again = ["--scope=mail", "--scope=a b", "--force", "--device", "alice"]
+    store = ["--database", str(world.path)]
+    by_code = shlex.join(["tokenstore", *store, "login", *again])
+    assert f"sign in with a code: {by_code}\n" in err
     assert "warning" not in err
     tokens = world.manager().load_tokens("alice")
     assert tokens
@@ -177,7 +181,7 @@ def test_login_ends_quietly_when_it_is_interrupted(world: World, command: Comman
         code, out, err = login.end()
     assert (code, out) == (130, "")
     assert "Traceback" not in err
-    assert err.replace("^C", "").strip().endswith("--device.")
+    assert err.replace("^C", "").strip().endswith("--provider test --device alice")
 
 
 def test_login_by_device_shows_the_code_and_counts_down(world: World, command: Command) -> None:

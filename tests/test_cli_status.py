@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,9 +57,8 @@ def database(tmp_path: Path) -> Path:
 
 
 def shown(database: Path, *arguments: str, columns: int = 120) -> str:
-    code, text = on_a_terminal(
-        "--database", database, "status", *arguments, NO_COLOR="1", COLUMNS=str(columns)
-    )
+    settings = {"TOKENSTORE_DATABASE": str(database), "NO_COLOR": "1", "COLUMNS": str(columns)}
+    code, text = on_a_terminal("status", *arguments, **settings)
     assert code == 0
     return re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r\n", "\n")
 
@@ -77,15 +78,44 @@ def test_the_most_urgent_is_first_and_all_are_counted(database: Path) -> None:
 
 
 def test_it_says_what_to_do_and_why(database: Path) -> None:
-    rows = {line.split()[0]: line for line in shown(database, columns=160).splitlines() if line}
+    lines = [line.rstrip() for line in shown(database, columns=160).splitlines()]
+    rows = {line.split()[0]: line for line in lines if line}
+    why = {line.split()[0]: below.strip() for line, below in pairwise(lines) if line}
 
-    assert "sign in again: provider 'google' answered HTTP 400 invalid_grant" in rows["dead"]
-    assert "sign in again: there is no refresh token" in rows["lost"]
+    assert rows["dead"].endswith(" tokenstore login dead")
+    assert why["dead"] == "provider 'google' answered HTTP 400 invalid_grant"
+    assert rows["lost"].endswith(" tokenstore login lost")
+    assert why["lost"] == "there is no refresh token"
     assert "wait: HTTP 503" in rows["waits"]
     assert "sign in again within 24 h" in rows["dying"]
     assert rows["due"].split()[-1] == rows["alive"].split()[-1] == "-"
     assert " in 2 d " in rows["alive"]
     assert " 60 min ago " in rows["due"] or " 1 h ago " in rows["due"]
+
+
+def test_the_command_that_it_names_is_one_for_a_shell(tmp_path: Path) -> None:
+    database = tmp_path / "tokens.db"
+    with TokenRepository(database) as repository:
+        repository.save("it's a; name", {"access_token": "a"}, provider="acme")
+        repository.save("-unbound", {"access_token": "a"})
+
+    text = shown(database, columns=160)
+    words = [shlex.split(found[0]) for found in re.finditer("tokenstore login .*[^ \n]", text)]
+    assert words == [
+        ["tokenstore", "login", "--provider=PROVIDER", "--", "-unbound"],
+        ["tokenstore", "login", "it's a; name"],
+    ]
+
+
+@pytest.mark.parametrize("options", [["--database"], ["--database", "--providers"]])
+def test_it_names_the_store_if_that_was_named(database: Path, options: list[str]) -> None:
+    providers = database.with_name("providers.toml")
+    providers.touch()
+    files = {"--database": str(database), "--providers": str(providers)}
+    given = [word for name in options for word in (name, files[name])]
+    for columns in ("999", "60"):
+        _, text = on_a_terminal(*given, "status", "dead", NO_COLOR="1", COLUMNS=columns)
+        assert shlex.join(["tokenstore", *given, "login", "dead"]) in text
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
@@ -94,6 +124,7 @@ def test_a_narrow_terminal_gets_less_and_no_line_is_too_long(database: Path, col
 
     assert listed(text) == ["lost", "dead", "waits", "due", "dying", "alive"]
     assert "PROVIDER" not in text
+    assert text.endswith("\nTo sign in again: tokenstore login ACCOUNT\n")
     table = text.partition("\n\n")[0]
     assert max(len(line.rstrip()) for line in table.splitlines()) <= columns
 

@@ -313,6 +313,7 @@ def test_the_reference_has_what_every_command_prints_for_help(
     for line, text in texts.items():
         run([*line.split()[1:], "--help"])
         assert text == capsys.readouterr().out
+        assert line == "tokenstore" or re.search(r"^  Examples?[:,]", text, re.MULTILINE), line
 
 
 def test_every_key_of_a_provider_is_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

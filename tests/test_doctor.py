@@ -368,6 +368,7 @@ def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) 
     found = only(path)
     assert found.check == "leftovers"
     assert all(name in found.message for name in left)
+    assert foreign.name not in found.message
     assert listing(path.parent) == before
 
     assert not bad(path, fix=True)
@@ -375,6 +376,17 @@ def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) 
     assert after.keys() == before.keys() - left
     assert {name: before[name] for name in after} == after
     assert not any(finding.fixed for finding in look(path, fix=True))
+
+
+def test_what_may_be_of_a_killed_backup_or_export_is_told_and_left(path: Path) -> None:
+    names = [temporary(path.with_name(name)).name for name in ("alice.json", "monday.db")]
+    told = [
+        (found.severity, all(name in found.message for name in names))
+        for found in look(path, fix=True)
+        if found.check == "leftovers"
+    ]
+    assert told == [("ok", False), ("info", True)]
+    assert all(path.with_name(name).exists() for name in names)
 
 
 def test_what_somebody_writes_just_now_is_no_leftover(path: Path) -> None:

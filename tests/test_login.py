@@ -201,6 +201,14 @@ def test_what_is_no_refresh_token_is_none(world: World, given: object) -> None:
     assert world.tokens()[1] is None
 
 
+def test_a_provider_that_wants_consent_for_offline_access_is_told_of(world: World) -> None:
+    world.server.script(Transform(lambda answer: answer | {"refresh_token": None}))
+    with Told() as told:
+        scope = "openid offline_access"
+        assert world.manager().login("alice", "test", scope=scope, prompt=Visitor(world))
+    assert any("only with prompt = consent" in record.getMessage() for record in told.records)
+
+
 @pytest.mark.parametrize("why", ["dead", "somebody else", "another provider"])
 def test_another_refresh_token_is_not_kept(tmp_path: Path, why: str) -> None:
     with World(tmp_path, offline_access=True) as world:
@@ -262,6 +270,8 @@ def test_somebody_else_is_refused_and_their_tokens_are_revoked(world: World) -> 
     page = visitor.page
     assert page.status == 400
     assert "Somebody else signed in" in page.text
+    assert "nothing was stored." in page.text
+    assert "force" not in page.text  # that is for the program
     assert [r.params["token_type_hint"] for r in world.server.requests_at("/revoke")] == [
         "refresh_token",
         "access_token",

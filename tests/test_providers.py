@@ -366,8 +366,8 @@ def test_all_names_are_listed_in_order(file: Path) -> None:
         ("googel", "did you mean 'google'?"),
         ("Microsoft", "did you mean 'microsoft'?"),
         ("our", "did you mean 'ours'?"),
-        ("zzz", "known are google, microsoft, ours"),
-        ("", "known are google, microsoft, ours"),
+        ("zzz", "known are google, microsoft, ours; any other is described in {file}"),
+        ("", "known are google, microsoft, ours; any other is described in {file}"),
     ],
 )
 def test_an_unknown_name_is_answered_with_a_near_one_or_all(
@@ -378,7 +378,7 @@ def test_an_unknown_name_is_answered_with_a_near_one_or_all(
     with pytest.raises(ProviderConfigurationError) as caught:
         Providers(None, file).get(name)
 
-    assert str(caught.value) == f"unknown provider {name!r}; {hint}"
+    assert str(caught.value) == f"unknown provider {name!r}; {hint.format(file=file)}"
     assert caught.value.provider == name
 
 

@@ -58,7 +58,7 @@ def _bound(record: Record, provider: str | Provider | None) -> str | Provider:
     given = provider if provider is None or isinstance(provider, str) else provider.name
     if given is None and record.provider is None:
         raise ProviderConfigurationError(
-            f"{record.account_name} is bound to no provider; name one (provider=…)",
+            f"{record.account_name} is bound to no provider; name one (--provider, or provider=…)",
             account_name=record.account_name,
         )
     if given is not None and record.provider not in {None, given}:

@@ -66,6 +66,8 @@ class Providers:
         names = self.names()
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+        if not near and self._file is not None:
+            hint += f"; any other is described in {self._file}"
         return ProviderConfigurationError(f"unknown provider {name!r}; {hint}", provider=name)
 
     def _tables(self) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 DONE, FAILED, USAGE, SIGN_IN, TRY_LATER, NO_ACCOUNT = range(6)
 
 _CODES: tuple[tuple[type[TokenStoreError], int], ...] = (
@@ -63,6 +66,19 @@ class Store:
         from tokenstore.repository import TokenRepository
 
         return _usage(TokenRepository, self.database)
+
+
+def login_command(account: str, *options: str) -> str:
+    """Return what signs *account* in on the store that this command works on, for a shell."""
+    given = click.get_current_context().find_root().params
+    store = [
+        word
+        for name in ("database", "providers")
+        if given.get(name)
+        for word in (f"--{name}", given[name])
+    ]
+    end = ["--"] if account.startswith("-") else []
+    return shlex.join(["tokenstore", *store, "login", *options, *end, account])
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -128,6 +144,8 @@ def run(arguments: Sequence[str]) -> int:
             return _complain(str(error), FAILED)  # it says what to install
         if os.environ.get("TOKENSTORE_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.errno in _FULL:  # of a file, it is a StorageError
+            return _complain(f"the output could not be written: {error.strerror}", FAILED)
         what = f"{type(error).__name__} in {_place_of(error)}"
         return _complain(
             f"this is a bug: {what}; please report it, with what TOKENSTORE_TRACEBACK=1 shows",

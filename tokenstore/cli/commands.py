@@ -14,9 +14,11 @@ from tokenstore.cli.app import (
     DONE,
     FAILED,
     NO_ACCOUNT,
+    SIGN_IN,
     Store,
     app,
     json_option,
+    login_command,
     pass_store,
 )
 from tokenstore.cli.completion import account_argument, provider_option
@@ -100,9 +102,9 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
     with store.manager() as manager:
         try:
             click.echo(manager.ensure_valid_token(account, provider, min_ttl=min_ttl))
-        except ReauthorizationRequired:
+        except ReauthorizationRequired as error:
             require_account(manager, account)
-            raise
+            raise _SignInNeededError(f"{error}: {login_command(account)}") from None
     return DONE
 
 
@@ -150,6 +152,10 @@ def delete(store: Store, *, account: str, as_json: bool) -> int:
 
 class _NoAccountError(click.ClickException):
     exit_code = NO_ACCOUNT
+
+
+class _SignInNeededError(click.ClickException):
+    exit_code = SIGN_IN
 
 
 def require_account(manager: TokenManager, account: str) -> None:

@@ -34,6 +34,7 @@ def completion(*, shell: str) -> int:
     """Print what makes SHELL complete commands, options and the names of accounts.
 
     \b
+    Examples, one a shell:
     bash: echo 'eval "$(tokenstore completion bash)"' >> ~/.bashrc
     zsh:  echo 'eval "$(tokenstore completion zsh)"' >> ~/.zshrc
     fish: tokenstore completion fish > ~/.config/fish/completions/tokenstore.fish

@@ -19,7 +19,10 @@ _x = click.option(
 @_x
 @click.pass_context
 def db(context: click.Context, *, x: tuple[str, ...]) -> None:
-    """Create, upgrade and inspect the schema of the database."""
+    """Create, upgrade and inspect the schema of the database.
+
+    Example: tokenstore db current
+    """
     context.meta["x"] = x
 
 
@@ -48,6 +51,8 @@ def downgrade(context: click.Context, store: Store, *, revision: str, x: tuple[s
     """Go back to REVISION, keeping every account.
 
     Only base drops the tokens; that needs -x destroy=yes where there are accounts.
+
+    Example: tokenstore db downgrade 0003
     """
     from tokenstore import migrate
 
@@ -58,7 +63,10 @@ def downgrade(context: click.Context, store: Store, *, revision: str, x: tuple[s
 @db.command("current")
 @pass_store
 def current(store: Store) -> int:
-    """Print the revision of the database."""
+    """Print the revision of the database.
+
+    Example: tokenstore --database tokens.db db current
+    """
     from tokenstore import migrate
 
     migrate.current(store.locate())
@@ -68,7 +76,10 @@ def current(store: Store) -> int:
 @db.command("history")
 @pass_store
 def history(store: Store) -> int:
-    """Print all revisions, the newest first."""
+    """Print all revisions, the newest first.
+
+    Example: tokenstore db history
+    """
     from tokenstore import migrate
 
     migrate.history(store.locate())
@@ -78,7 +89,10 @@ def history(store: Store) -> int:
 @db.command("check")
 @pass_store
 def check(store: Store) -> int:
-    """Compare the tables of the database with those that this version expects."""
+    """Compare the tables of the database with those that this version expects.
+
+    Example: tokenstore db check
+    """
     from tokenstore import migrate
 
     migrate.check(store.locate())

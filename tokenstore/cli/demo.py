@@ -33,6 +33,8 @@ def demo() -> int:
     """Show it at work: old files, an import, tokens, a dead login, an export.
 
     The provider is a strict one on loopback; nothing outside a temporary directory is touched.
+
+    Example: tokenstore demo
     """
     from tokenstore.testing import AuthorizationServer
 

@@ -63,9 +63,10 @@ def refresh(
     Several runs at once, on as many machines, share the work. One that goes on with --every ends
     at SIGTERM or Ctrl-C, after the requests that are under way.
 
-    For cron: tokenstore refresh --all --within 1h. As a service: tokenstore refresh --all --every
-    60s
-    """
+    \b
+    Examples: tokenstore refresh --all --within 1h  (from cron)
+              tokenstore refresh --all --every 60s  (as a service)
+    """  # noqa: D301 - click wants the character
     fleet = due or unused_for is not None
     if bool(accounts) == fleet:
         raise click.UsageError("name accounts, or use --all or --unused-for")

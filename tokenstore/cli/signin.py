@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.app import DONE, Store, app, json_option, pass_store
+from tokenstore.cli.app import DONE, Store, app, json_option, login_command, pass_store
 from tokenstore.cli.commands import require_account
 from tokenstore.cli.completion import account_argument, provider_option
 from tokenstore.cli.durations import duration
@@ -65,7 +65,9 @@ def login(
 
     if device and (port is not None or no_browser):
         raise click.UsageError("--device needs neither --port nor --no-browser")
-    pause = _Pause(Terminal(browser=not no_browser, device="--device", port="--port"))
+    options = [*(("--provider", provider) if provider else ()), *(f"--scope={s}" for s in scope)]
+    by_code = login_command(account, *options, *(["--force"] if force else []), "--device")
+    pause = _Pause(Terminal(browser=not no_browser, device=by_code, port="--port"))
     with store.manager() as manager, pause:
         try:
             manager.login(

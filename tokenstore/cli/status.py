@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.app import DONE, Store, app, json_option, pass_store
+from tokenstore.cli.app import DONE, Store, app, json_option, login_command, pass_store
 from tokenstore.cli.commands import require_account
 from tokenstore.cli.completion import account_argument, provider_option
 from tokenstore.tokens import NEVER, normalize_account_name
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _STYLES = {"sign_in": "bold red", "retry_later": "yellow", "due": "cyan", "valid": "green"}
 _NAMES = {"sign_in": "sign in", "retry_later": "retry later", "due": "due", "valid": "valid"}
 _URGENCY = {state: place for place, state in enumerate(_STYLES)}
+_SIGN_IN = "sign in again"
 _SHOWN = 50  # accounts that a person is shown; the rest is counted
 _WIDE = 100  # characters; a narrower terminal is shown fewer columns
 
@@ -118,8 +119,9 @@ def _show(accounts: Iterable[Account], choice: _Choice, limit: int | None) -> No
         if limit is None
         else heapq.nsmallest(limit, accounts, key=_urgency)
     )
-    empty = "no such accounts" if choice.providers else "no accounts yet; save or import some"
-    _print_table(urgent, time.time(), empty)
+    empty = "no such accounts" if choice.providers else "no accounts yet; sign in or import some"
+    wide = _is_wide()
+    _print_table(urgent, time.time(), empty, wide=wide)
     if not urgent:
         return
     total = choice.chosen.total()
@@ -127,6 +129,9 @@ def _show(accounts: Iterable[Account], choice: _Choice, limit: int | None) -> No
     click.echo(f"\n{total} account{'s' * (total != 1)}: {states}")
     if total > len(urgent):
         click.echo(f"The {len(urgent)} most urgent are shown; --all shows every one.")
+    if choice.chosen["sign_in"] and not wide:
+        only = choice.chosen["sign_in"] == 1
+        click.echo(f"To sign in again: {_login(urgent[0]) if only else login_command('ACCOUNT')}")
 
 
 def _urgency(account: Account) -> tuple[int, float, str]:
@@ -134,11 +139,15 @@ def _urgency(account: Account) -> tuple[int, float, str]:
     return _URGENCY[account.state], moment if moment is not None else NEVER, account.name
 
 
-def _print_table(accounts: Iterable[Account], now: float, empty: str) -> None:
+def _is_wide() -> bool:
     from rich.console import Console
+
+    return Console().width >= _WIDE
+
+
+def _print_table(accounts: Iterable[Account], now: float, empty: str, *, wide: bool) -> None:
     from rich.text import Text
 
-    wide = Console().width >= _WIDE
     more = ("PROVIDER", "REFRESHED", "WHAT TO DO") if wide else ("TO DO",)
     table = output.table("ACCOUNT", "STATE", "EXPIRES", *more)
     for account in accounts:
@@ -149,22 +158,37 @@ def _print_table(accounts: Iterable[Account], now: float, empty: str) -> None:
             Text(_NAMES[account.state], style=_STYLES[account.state]),
             Text(output.span(account.expires_at, now)),
             *(Text(fact) for fact in facts if wide),
-            Text(output.printable(_advice(account, now) + (_reason(account) if wide else ""))),
+            Text("\n".join(map(output.printable, _to_do(account, now, wide=wide)))),
         )
     output.show(table, empty)
 
 
+def _to_do(account: Account, now: float, *, wide: bool) -> list[str]:
+    """Say what somebody has to do and why, in lines; with the command, if there is room."""
+    advice = _advice(account, now)
+    if not wide:
+        return [advice]
+    reason = _reason(account)
+    if advice == _SIGN_IN:
+        return [_login(account), *filter(None, [reason])]
+    return [f"{advice}: {reason}" if reason else advice]
+
+
+def _login(account: Account) -> str:
+    options = [] if account.provider else ["--provider=PROVIDER"]
+    return output.printable(login_command(account.name, *options))
+
+
 def _advice(account: Account, now: float) -> str:
-    """Say what somebody has to do."""
     dies_at = account.refresh_token_expires_at
     if account.state == "sign_in" or (dies_at is not None and dies_at <= now):
-        return "sign in again"
+        return _SIGN_IN
     if account.state == "retry_later":
         return "wait"
-    return "-" if dies_at is None else f"sign in again with{output.span(dies_at, now)}"
+    return "-" if dies_at is None else f"{_SIGN_IN} with{output.span(dies_at, now)}"
 
 
 def _reason(account: Account) -> str:
     if account.last_error is not None:
-        return f": {account.last_error.removesuffix('; sign in again')}"
-    return ": there is no refresh token" if account.state == "sign_in" else ""
+        return account.last_error.removesuffix("; sign in again")
+    return "there is no refresh token" if account.state == "sign_in" else ""

@@ -75,6 +75,15 @@ class Files:
                 None if fixed else _FIX,
                 fixed=fixed,
             )
+        others = [] if is_written_in(directory) else self._others()
+        if others:
+            yield Finding(
+                "leftovers",
+                "info",
+                f"{directory}: {', '.join(path.name for path in others)}: named as a backup or an "
+                "export leaves a file when it is killed; tokens may be in it",
+                "remove what no program of yours is writing",
+            )
         backups = self._upgrade_backups()
         if backups:
             yield Finding(
@@ -147,6 +156,11 @@ class Files:
 
     def _left(self) -> list[Path]:
         return sorted(leftovers(self._file.path.parent, self._is_mine))
+
+    def _others(self) -> list[Path]:
+        """Return what is named as if `writing_in` had left it, and may be somebody else's."""
+        directory = self._file.path.parent
+        return sorted(leftovers(directory, lambda name: not self._is_mine(name)))
 
     def _is_mine(self, name: str) -> bool:
         return name.startswith(self._file.path.name)

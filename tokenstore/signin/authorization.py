@@ -141,7 +141,8 @@ def _code_of(attempt: Attempt, params: Mapping[str, str]) -> str:
             "the browser came back without 'iss', which this provider always sends (RFC 9207); "
             "nothing was stored"
         )
-    # Without a known issuer there is nothing to compare with; the redirect is for one provider.
+    # Section 2.4. Without a known issuer there is nothing to compare with; who comes here is told
+    # by port and state, which are of one attempt at one provider.
     if issuer is not None and provider.issuer is not None and issuer != provider.issuer:
         raise attempt.failed(
             f"the browser came back from another provider than {provider.name!r} (its 'iss' is "

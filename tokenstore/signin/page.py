@@ -137,6 +137,8 @@ def success(account_name: str, provider: str, signed_in_as: str | None) -> Page:
 def failure(account_name: str, provider: str, error: TokenStoreError) -> Page:
     """Return the page after a sign-in that came to nothing."""
     what = str(error).removeprefix(f"{account_name}: ").removesuffix("; start again")
+    what, stored, _ = what.partition("nothing was stored")  # what follows is for the program
+    what += stored
     title, advice = "Not signed in", "Go back to the program that opened this page and try again."
     if isinstance(error, WrongAccountError):
         title = "Somebody else signed in"

@@ -72,7 +72,7 @@ class Terminal:
     def _remedy(self, prompt: Prompt) -> str:
         """Return what helps where the browser is on another machine."""
         if prompt.has_device_grant:
-            return f"Sign in with a code: {self._device}."
+            return f"Stop this, and sign in with a code: {self._device}"
         port = urlsplit(prompt.redirect_uri or "").port
         return (
             f"Forward the port to this one first, as in: ssh -L {port}:127.0.0.1:{port} …; "

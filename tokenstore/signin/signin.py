@@ -114,13 +114,14 @@ class SignIn:
         try:
             if wanted is None:
                 raise ProviderConfigurationError(
-                    f"{name} is bound to no provider; name the one to sign in at (provider=…)"
+                    f"{name} is bound to no provider; name the one to sign in at (--provider, or "
+                    "provider=…)"
                 )
             chosen = self._providers.get(wanted)
             if bound not in {None, chosen.name} and not wish.force:
                 raise ProviderConfigurationError(
                     f"{name} is bound to provider {bound!r}, not {chosen.name!r}; to sign it in "
-                    "there all the same, use force",
+                    "there all the same, use force (--force)",
                     provider=chosen.name,
                 )
             return with_endpoints(
@@ -195,7 +196,8 @@ class SignIn:
             if who is not None and was is not None and who.differs_from(was) and not wish.force:
                 raise WrongAccountError(
                     f"{name}: this was {who.shown}, and before it was {was.shown}; nothing was "
-                    "stored. Sign in as before, or use force if the account is to change hands",
+                    "stored. Sign in as before, or use force (--force) if the account is to change "
+                    "hands",
                     account_name=name,
                     provider=attempt.provider.name,
                 )
@@ -203,8 +205,8 @@ class SignIn:
             if unsaid and was is not None and not wish.force:
                 raise attempt.failed(
                     f"the provider did not say who signed in (no id_token), and before it was "
-                    f"{was.shown}; nothing was stored. Sign in again, or use force if you know "
-                    "that it is the right person"
+                    f"{was.shown}; nothing was stored. Sign in again, or use force (--force) if "
+                    "you know that it is the right person"
                 )
             same = who is not None and was is not None and not who.differs_from(was)
             if keep and same and before is not None and _is_of(before, attempt.provider):

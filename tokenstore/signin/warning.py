@@ -10,7 +10,6 @@ from tokenstore.tokens import is_token
 
 if TYPE_CHECKING:
     from tokenstore.accounts import Record
-    from tokenstore.providers import Provider
     from tokenstore.signin.attempt import Attempt, Granted
     from tokenstore.signin.identity import Identity
 
@@ -46,13 +45,18 @@ def warn(
             "%s: the provider gave no refresh token%s; %s",
             name,
             ", so the one before stays" if kept else ", so this ends with the access token",
-            _remedy(attempt.provider),
+            _remedy(attempt),
         )
 
 
-def _remedy(provider: Provider) -> str:
-    if "offline_access" in (provider.sign_in_scope or "").split():
+def _remedy(attempt: Attempt) -> str:
+    if "offline_access" in (attempt.provider.sign_in_scope or "").split():
         return "allow offline access when you sign in"
+    if "offline_access" in attempt.scope.split():
+        return (
+            "it was asked for offline_access, which many allow only with prompt = consent in "
+            "authorization_params"
+        )
     return (
         "ask for the scope offline_access, or set what this provider wants for that in "
         "authorization_params (access_type = offline, prompt = consent)"
