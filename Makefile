@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint type cover torture pgbouncer test-browser chromium test-provider test-lowest bench-scale docs format clean
+.PHONY: setup demo test lint type cover torture pgbouncer test-browser chromium test-provider test-lowest bench bench-scale docs format clean
 
 setup: $(VENV)/ready
 
@@ -79,6 +79,14 @@ test-lowest:
 # What a large store in PostgreSQL takes: bytes, log, statements. Counted, so that it may run anywhere.
 bench-scale: setup
 	$(BIN)/python -m benchmarks.scale
+
+# Every number of docs/performance.md, measured anew beside other libraries, in some minutes.
+bench: $(VENV)/bench-ready
+	$(BIN)/python -m benchmarks --into benchmarks/results
+
+$(VENV)/bench-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
 
 # The site, into site/. Warnings are errors.
 docs: $(VENV)/docs-ready

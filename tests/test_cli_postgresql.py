@@ -92,7 +92,7 @@ def test_a_backup_is_the_servers(schema: str, capsys: pytest.CaptureFixture[str]
 
     told = capsys.readouterr().err
     assert "pg_dump" in told
-    assert "--schema=test" in told
+    assert "--schema=new" in told
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ SOME = {
     "tokenstore token, due",
     "tokenstore db upgrade",
 }
-DAMAGED = "is damaged; (keep this file and )?restore a backup"
+DAMAGED = "is damaged; (keep (this file|what is there) and )?restore a backup"
 LISTS = {"load", "accounts", "tokenstore status", "tokenstore export", "refresh_token"}
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -619,27 +618,15 @@ QUERIES = {name: query for name, query in vars(statements).items() if isinstance
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_statement_scans_a_table(repository: TokenRepository, path: Path, name: str) -> None:
     repository.save("alice", tokens())
-    sql, constants = QUERIES[name].sqlite
+    query = QUERIES[name].sqlite
 
     with raw(path) as connection:
-        values = {**dict.fromkeys(parameters_of(connection, sql), 1), **constants}
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+        values = query.values({**dict.fromkeys(query.order, 1), **query.constants})
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {query.sql}", values).fetchall()
 
     steps = [step for *_, step in plan]
     assert not [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step]
-    assert steps or sql.startswith("INSERT")
-
-
-def parameters_of(connection: sqlite3.Connection, sql: str) -> set[str]:
-    """Return the names that SQLite asks for, one after the other."""
-    found: set[str] = set()
-    while True:
-        try:
-            connection.execute(f"EXPLAIN {sql}", dict.fromkeys(found))
-        except sqlite3.ProgrammingError as error:
-            found.add(str(error).rpartition(":")[2].strip(" .'"))
-        else:
-            return found
+    assert steps or query.sql.startswith("INSERT")
 
 
 def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None:

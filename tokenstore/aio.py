@@ -20,7 +20,15 @@ from tokenstore.workers import Workers
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Mapping
+    from collections.abc import (
+        AsyncGenerator,
+        Callable,
+        Generator,
+        Hashable,
+        Iterable,
+        Iterator,
+        Mapping,
+    )
     from pathlib import Path
 
     from sqlalchemy.engine import URL
@@ -158,9 +166,9 @@ class AsyncTokenManager:
         logout = partial(self.manager.logout, account_name, keep=keep)
         return await _outcome(self._waiting.run(logout))
 
-    def accounts(self) -> AsyncGenerator[Account, None]:
+    def accounts(self, *, names: Iterable[str] | None = None) -> AsyncGenerator[Account, None]:
         """Yield every account, without any secret: see `TokenManager.accounts`."""
-        return _iterate(self._store, self.manager.accounts(), _PAGE)
+        return _iterate(self._store, self.manager.accounts(names=names), _PAGE)
 
     def history(self, account_name: str | None = None) -> AsyncGenerator[HistoryEntry, None]:
         """Yield the remembered refreshes: see `TokenManager.history`."""

@@ -67,30 +67,39 @@ class Database:
 
     def fetch_one(self, query: Query, parameters: dict[str, Any]) -> Row | None:
         """Return the first row, None if there is none or no database."""
-        rows = self.fetch_all(query, parameters)
-        return rows[0] if rows else None
+        return self._read(query, parameters, sqlite3.Cursor.fetchone)
 
     def fetch_all(self, query: Query, parameters: dict[str, Any]) -> list[Row]:
         """Return all rows, none if there is no database."""
+        return self._read(query, parameters, sqlite3.Cursor.fetchall) or []
+
+    def _read(
+        self, query: Query, parameters: dict[str, Any], fetch: Callable[[sqlite3.Cursor], T]
+    ) -> T | None:
         thread = self._threads.mine()
         if thread.in_transaction:
-            return self._fetch(self._in_transaction(thread), query, parameters)
+            return self._fetch(self._in_transaction(thread), query, parameters, fetch)
         with thread.lock:
             driver = self._ready(thread)
             if driver is None:
-                return []
+                return None
             try:
-                return self._fetch(driver, query, parameters)
+                return self._fetch(driver, query, parameters, fetch)
             finally:
                 if thread.immutable:
                     thread.close()
 
     def _fetch(
-        self, driver: sqlite3.Connection, query: Query, parameters: dict[str, Any]
-    ) -> list[Row]:
-        sql, constants = query.sqlite
+        self,
+        driver: sqlite3.Connection,
+        query: Query,
+        parameters: dict[str, Any],
+        fetch: Callable[[sqlite3.Cursor], T],
+    ) -> T:
+        compiled = query.sqlite
+        values = compiled.values(parameters)
         try:
-            return driver.execute(sql, constants | parameters).fetchall()
+            return fetch(driver.execute(compiled.sql, values))
         except DRIVER_ERRORS as error:
             if not is_undecodable(error):
                 raise storage_error(self.path, error) from None
@@ -98,7 +107,7 @@ class Database:
         driver.text_factory = decode_what_can_be
         try:
             with translated(self.path):
-                return driver.execute(sql, constants | parameters).fetchall()
+                return fetch(driver.execute(compiled.sql, values))
         finally:
             driver.text_factory = str
 
@@ -107,9 +116,10 @@ class Database:
         thread = self._threads.mine()
         if not thread.in_transaction:
             raise RuntimeError("execute() is for inside a transaction()")
-        sql, constants = query.sqlite
+        compiled = query.sqlite
         with translated(self.path):
-            return self._in_transaction(thread).execute(sql, constants | parameters).rowcount
+            driver = self._in_transaction(thread)
+            return driver.execute(compiled.sql, compiled.values(parameters)).rowcount
 
     def run(self, work: Callable[[], T], *, where: object = None) -> T:
         """Do *work* in one durable transaction, or in the one that this thread is in."""

@@ -22,7 +22,7 @@ from tokenstore.tokens import expiry_of, normalize_account_name
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
 
     import requests
@@ -312,15 +312,18 @@ class TokenManager:
             return revoked
 
     @sealed
-    def accounts(self) -> Iterator[Account]:
+    def accounts(self, *, names: Iterable[str] | None = None) -> Iterator[Account]:
         """Yield every account in the order of names, without any secret.
 
         They are read in pages; no transaction stays open between them.
+
+        Args:
+            names: Yield only the accounts of these names, those that there are.
         """
         outlook = Outlook(self._providers)
         with Operation("accounts", None) as operation:
             for account in self._repository.accounts(
-                expiry_buffer=self._expiry_buffer, client_of=outlook.client_of
+                expiry_buffer=self._expiry_buffer, client_of=outlook.client_of, names=names
             ):
                 yield outlook.forecast(account)
             operation.outcome = "listed"

@@ -17,14 +17,24 @@ if TYPE_CHECKING:
 
 Row = tuple[Any, ...]
 
-_SQLITE = SQLiteDialect_pysqlite(paramstyle="named")
+_SQLITE = SQLiteDialect_pysqlite(paramstyle="qmark")
 
 
 class Compiled(NamedTuple):
-    """The text of a statement, its parameters by name, and the values that are part of it."""
+    """The text of a statement, the values that are part of it, and the order of all its values.
+
+    A driver that counts its parameters has an order: sqlite3 takes a third longer to find them by
+    name for one row by its key (6.6 against 3.9 µs, `benchmarks`).
+    """
 
     sql: str
     constants: dict[str, Any]
+    order: tuple[str, ...] = ()
+
+    def values(self, parameters: dict[str, Any]) -> tuple[Any, ...]:
+        """Return the values in their order."""
+        every = self.constants | parameters if self.constants else parameters
+        return tuple([every[name] for name in self.order])
 
 
 class Query:
@@ -56,7 +66,7 @@ class Query:
         compiled = statement.compile(dialect=dialect, **options)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
         constants = {n: b.value for n, b in compiled.binds.items() if not b.required}
-        return Compiled(str(compiled), constants)
+        return Compiled(str(compiled), constants, tuple(compiled.positiontup or ()))
 
 
 @lru_cache(maxsize=1024)

@@ -32,7 +32,7 @@ from tokenstore.stores import storage
 from tokenstore.tokens import TokenSet, normalize_account_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy.engine import URL
 
@@ -148,6 +148,7 @@ class TokenRepository:
         *,
         expiry_buffer: float = 300.0,
         client_of: Callable[[str | None], str | None] = lambda _: None,
+        names: Iterable[str] | None = None,
     ) -> Iterator[Account]:
         """Yield every account in the order of names, without secrets, read page by page.
 
@@ -155,8 +156,13 @@ class TokenRepository:
             expiry_buffer: Seconds before its expiry at which a token counts as due.
             client_of: Returns the `Provider.client` of a provider's name as it is configured now,
                 or None: what was remembered of another one does not count.
+            names: Yield only the accounts of these names, those that there are.
         """
-        for row in self._pages(sql.PAGE_OF_ACCOUNTS, _name_of, after=""):
+        if names is None:
+            rows = self._pages(sql.PAGE_OF_ACCOUNTS, _name_of, after="")
+        else:
+            rows = self._rows_of(names)
+        for row in rows:
             yield self._account(row, expiry_buffer, client_of)
 
     @contextmanager
@@ -336,6 +342,12 @@ class TokenRepository:
                     raise self._damaged(str(rows[0][0]))
                 return
             place = following
+
+    def _rows_of(self, names: Iterable[str]) -> Iterator[Row]:
+        for name in sorted(set(map(normalize_account_name, names))):
+            row = self._database.fetch_one(sql.ACCOUNT, {"account_name": name})
+            if row is not None:
+                yield row
 
     def _account(
         self, row: Row, expiry_buffer: float, client_of: Callable[[str | None], str | None]

@@ -79,6 +79,7 @@ _listed = select(
 _after = accounts.c.account_name > bindparam("after")
 
 RECORD = Query(_record.where(_this))
+ACCOUNT = Query(_listed.where(_this))
 PAGE_OF_RECORDS = Query(
     _record.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
 )

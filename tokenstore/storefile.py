@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tokenstore.errors import InsecureStorageError, StorageError
 from tokenstore.wholefile import sync_directory
@@ -25,8 +25,7 @@ _OTHERS = 0o077  # every permission of group and others
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Which file stood at a path, so that another one in its place is noticed."""
 
     device: int

@@ -83,7 +83,7 @@ def is_storage(path: Path) -> bool:
 
 def _database_beside(path: Path) -> Path | None:
     """Return the database that a file is a part of; to open one of these would drop its locks."""
-    file = path.resolve()  # it may be called otherwise here
+    file = path.resolve() if path.is_symlink() else path  # it may be called otherwise here
     if not file.name.endswith(SIDECARS):
         return None
     database = _database_of(file)

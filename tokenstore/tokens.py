@@ -316,6 +316,8 @@ def _require_json(name: object, value: object) -> None:
 
 
 def _is_json(value: object) -> bool:
+    if value is None or type(value) is str:
+        return True  # what nearly every field is
     try:
         json.dumps(value, allow_nan=False)
         return _comes_back(value, _MAX_DEPTH)

@@ -15,7 +15,7 @@ from tokenstore.cli import output
 from tokenstore.cli.app import DONE, Store, app, json_option, login_command, pass_store
 from tokenstore.cli.commands import require_account
 from tokenstore.cli.completion import account_argument, provider_option
-from tokenstore.tokens import NEVER, normalize_account_name
+from tokenstore.tokens import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,14 +63,13 @@ def status(
     Examples: tokenstore status --provider google
               tokenstore status --state sign_in --json
     """  # noqa: D301 - click wants the character
-    names = frozenset(map(normalize_account_name, accounts))
-    choice = _Choice(names, provider, state)
+    choice = _Choice(provider, state)
     with store.manager() as manager:
         for name in accounts:
             require_account(manager, name)
-        chosen = choice.of(manager.accounts())
+        chosen = choice.of(manager.accounts(names=accounts or None))
         if as_json:
-            output.print_json({"accounts": [asdict(account) for account in chosen]})
+            output.print_results(map(asdict, chosen), key="accounts")
         elif output.for_terminal():
             _show(chosen, choice, None if every else _SHOWN)
         else:
@@ -85,7 +84,6 @@ def status(
 class _Choice:
     """Chooses accounts and counts them as they come by, so that there may be any number."""
 
-    names: frozenset[str]
     provider: str | None
     states: tuple[str, ...]
     chosen: Counter[str] = field(default_factory=Counter)  # by state
@@ -106,11 +104,8 @@ class _Choice:
         click.echo(f"tokenstore: no account is of provider {self.provider!r}; {hint}", err=True)
 
     def _fits(self, account: Account) -> bool:
-        return (
-            (not self.names or account.name in self.names)
-            and self.provider in {None, account.provider}
-            and (not self.states or account.state in self.states)
-        )
+        wanted = not self.states or account.state in self.states
+        return wanted and self.provider in {None, account.provider}
 
 
 def _show(accounts: Iterable[Account], choice: _Choice, limit: int | None) -> None:

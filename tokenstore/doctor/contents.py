@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Connection
+    from sqlalchemy.sql import ClauseElement
+
+    from tokenstore.query import Row
 
 _LONG_LOG = 64 << 20  # bytes; SQLite begins anew at 4 MB unless somebody keeps on reading
 _RESETS_SAFELY = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
@@ -40,7 +43,7 @@ class Contents:
         self.journal_mode = str(pragma(driver_of(connection), "journal_mode"))
         self.revision = revision_of(connection, path)
         self.is_whole = True  # as far as is known
-        self.rows = Rows(lambda query: self._driver.execute(*Query(query).sqlite))
+        self.rows = Rows(self._rows)
 
     def examine(self) -> Iterator[Finding]:
         """Look at everything that the schema of the database lets us look at."""
@@ -97,6 +100,11 @@ class Contents:
                 "wal mode, when processes write and empty the log in the same instant",
                 "use a Python with SQLite 3.51.3 or later, or journal_mode='delete'",
             )
+
+    def _rows(self, statement: ClauseElement) -> Iterator[Row]:
+        """Yield the rows, past SQLAlchemy, whose log would show them."""
+        compiled = Query(statement).sqlite
+        yield from self._driver.execute(compiled.sql, compiled.values({}))
 
     def _faults(self) -> list[str]:
         faults = []

@@ -89,7 +89,7 @@ class PostgreSQLStore:
 
     def _rows(self, driver: psycopg.Connection[Any]) -> Rows:
         def read(statement: ClauseElement) -> Iterator[Row]:
-            sql, constants = Query(statement).postgresql(self._schema)
+            sql, constants, _ = Query(statement).postgresql(self._schema)
             with driver.cursor("doctor") as cursor:  # on the server: there may be millions
                 cursor.itersize = _PAGE
                 yield from cursor.execute(sql.encode(), constants)

@@ -209,7 +209,7 @@ class PostgreSQLDatabase:
     def _execute(
         self, driver: psycopg.Connection[Any], query: Query, parameters: dict[str, Any]
     ) -> psycopg.Cursor[Any]:
-        statement, constants = query.postgresql(self._schema)
+        statement, constants, _ = query.postgresql(self._schema)
         try:
             return driver.execute(statement.encode(), constants | parameters)
         except ERRORS as error:
