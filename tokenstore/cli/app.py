@@ -140,18 +140,22 @@ def run(arguments: Sequence[str]) -> int:
     except TokenStoreError as error:
         return _complain(str(error), exit_code(error))
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
-            return _complain(str(error), FAILED)  # it says what to install
-        if os.environ.get("TOKENSTORE_TRACEBACK"):
+        told = _known(error)
+        if told is None and os.environ.get("TOKENSTORE_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.errno in _FULL:  # of a file, it is a StorageError
-            return _complain(f"the output could not be written: {error.strerror}", FAILED)
         what = f"{type(error).__name__} in {_place_of(error)}"
-        return _complain(
-            f"this is a bug: {what}; please report it, with what TOKENSTORE_TRACEBACK=1 shows",
-            FAILED,
-        )
+        bug = f"this is a bug: {what}; please report it, with what TOKENSTORE_TRACEBACK=1 shows"
+        return _complain(told or bug, FAILED)
     return int(code or DONE)
+
+
+def _known(error: Exception) -> str | None:
+    """Return what to say of an error that is none of ours, None if nobody has thought of it."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
+        return str(error)  # it says what to install
+    if isinstance(error, OSError) and error.errno in _FULL:  # of a file, it is a StorageError
+        return f"the output could not be written: {error.strerror}"
+    return None
 
 
 def exit_code(error: TokenStoreError) -> int:
