@@ -546,7 +546,7 @@ def test_the_providers_file_is_the_one_that_is_named(
 def test_a_bug_is_told_in_one_line_without_what_it_says(
     cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: TokenManager) -> None:
+    def fail(_: TokenManager, **__: object) -> None:
         raise KeyError("canary")
 
     monkeypatch.setattr(TokenManager, "accounts", fail)

@@ -510,3 +510,10 @@ def test_a_provider_that_says_nul_costs_nothing(world: World) -> None:
     world.server.script(Answer(200, answer))
     assert manager.refresh_token("alice")["x\0y"] == "\0"
     assert manager.load_tokens("alice") == manager.load_tokens("alice")
+
+
+def test_nul_in_the_name_of_a_provider_is_refused_at_once(repository: TokenRepository) -> None:
+    with pytest.raises(StorageError, match="NUL") as caught:
+        repository.save("alice", tokens(), provider="a\0b")
+    assert caught.value.errno == errno.EINVAL
+    assert repository.load("alice") is None

@@ -10,7 +10,7 @@ import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from psycopg import Error
+from psycopg import DataError, Error
 from sqlalchemy.exc import DBAPIError
 
 from tokenstore.errors import InsecureStorageError, StorageError
@@ -59,6 +59,13 @@ def storage_error(name: str, error: BaseException, *, committing: bool = False) 
         committing: Whether it came while a transaction was being committed.
     """
     state = sqlstate(error)
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, DataError) and not state:  # the driver's own, before it sent anything
+        return StorageError(
+            f"{name}: PostgreSQL cannot store what was given; leave out the character NUL",
+            name,
+            errno=errno.EINVAL,
+        )
     if not state or state.startswith(_LOST):
         if committing:
             return StorageError(
