@@ -434,3 +434,23 @@ def test_a_result_is_told_before_the_next_is_known(world: World, command: Comman
 
     assert first.startswith("refreshed")
     assert rest.startswith("refreshed")
+
+
+def test_what_was_under_way_at_the_stop_is_told_of_all(world: World, command: Command) -> None:
+    names = ["alice", "bob", "carol"]
+    holds = []
+    for name in names:
+        world.sign_in(name)
+        holds.append(world.hold(name))
+    worker = Worker(command, "--every", "1h", "--jobs", "3", "--json")
+    for hold in holds:
+        assert hold.arrived.wait(SOON)
+    worker.process.send_signal(signal.SIGTERM)
+    for hold in holds:
+        hold.release.set()
+
+    out, err = worker.process.communicate(timeout=SOON)
+
+    assert (worker.process.returncode, err) == (0, "")
+    (line,) = out.splitlines()
+    assert sorted(r["account_name"] for r in json.loads(line)["results"]) == names

@@ -125,6 +125,25 @@ def test_only_what_may_be_due_is_read_the_most_urgent_first(
     assert [a.name for a in found] == [*(name for _, name in due), "undated", "tokenless"]
 
 
+def test_a_token_that_lives_no_longer_than_the_time_ahead_is_refreshed_once_a_run(
+    tmp_path: Path, database: Path | str
+) -> None:
+    with World(tmp_path, database, expires_in=60.0) as world:
+        manager = world.manager(providers={"test": world.server.provider()})
+        names = [f"account {number:04}" for number in range(_WINDOW + 100)]
+        with manager._repository.transaction():
+            for name in names:
+                tokens = {**world.server.sign_in(name), "expires_in": -1}
+                manager.save_tokens(name, tokens, provider="test")
+        world.clock.now += 1
+        scan = manager._may_be_due(3600.0)
+        found = [next(scan).name]
+        world.clock.now += 1
+        manager.refresh_token(found[0])
+        found += [account.name for account in scan]
+    assert found == names
+
+
 def test_a_clock_that_was_set_back_hides_nothing_that_is_due(
     world: World, manager: TokenManager
 ) -> None:

@@ -469,11 +469,19 @@ with repository.transaction():
             os._exit(0 if "Fork outside" in str(error) else 3)
         os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+parent = os.getpid()
+with repository.transaction():
+    repository.save("erin", tokens())
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)  # until it has left the block
+if os.getpid() != parent:
+    os._exit(0)
 tell(*sorted(account.name for account in repository.accounts()))
 repository.close()
 """
     with Process(code, url) as process:
-        assert process.line() == "alice bob carol"
+        assert process.line() == "alice bob carol erin"
         assert process.end() == 0
 
 

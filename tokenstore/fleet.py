@@ -45,32 +45,50 @@ class Fleet:
         refresh: Refreshes an account; False if somebody else is at it, or has just done it.
         providers: Where `Provider.max_concurrency` is looked up.
         jobs: Accounts that are refreshed at the same time.
+        stop: Asked before an account is begun; once it says True, no other is.
     """
 
     def __init__(
-        self, refresh: Callable[[Account], bool], providers: Providers, *, jobs: int
+        self,
+        refresh: Callable[[Account], bool],
+        providers: Providers,
+        *,
+        jobs: int,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._refresh = refresh
         self._providers = providers
         self._jobs = jobs
+        self._stop = stop
         self._limits: dict[str | None, int] = {}
         self._running: dict[Future[RefreshResult], str | None] = {}
 
     def run(self, accounts: Iterator[Account]) -> Generator[RefreshResult]:
-        """Refresh *accounts*; yield a result as each is done."""
+        """Refresh *accounts*; yield a result as each is done.
+
+        If they cannot be read to their end, those that were begun are finished first.
+        """
         waiting: list[Account] = []
+        failure: TokenStoreError | None = None
         with ThreadPoolExecutor(self._jobs, "tokenstore-refresh") as pool:
             while True:
-                if len(waiting) < _WINDOW // 2:
-                    waiting += islice(accounts, _WINDOW - len(waiting))
+                if failure is None and len(waiting) < _WINDOW // 2:
+                    try:
+                        waiting += islice(accounts, _WINDOW - len(waiting))
+                    except TokenStoreError as error:
+                        failure = error
                     random.shuffle(waiting)  # runs that start together seldom meet
+                if failure is not None or self._stop():
+                    waiting = []
                 waiting = self._start(pool, waiting)
                 if not self._running:
-                    return
+                    break
                 done, _ = wait(self._running, return_when=FIRST_COMPLETED)
                 for future in done:
                     del self._running[future]
                     yield future.result()
+        if failure is not None:
+            raise failure
 
     def _start(self, pool: ThreadPoolExecutor, waiting: list[Account]) -> list[Account]:
         """Start as many as may run now; return those that may not."""

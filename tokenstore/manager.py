@@ -347,6 +347,7 @@ class TokenManager:
         provider: str | None = None,
         jobs: int = 16,
         dry_run: bool = False,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Generator[RefreshResult]:
         """Refresh every account that is due; yield a result as each is done, in no order.
 
@@ -362,6 +363,7 @@ class TokenManager:
             jobs: How many to refresh at the same time; of one provider no more than its
                 `Provider.max_concurrency`.
             dry_run: Only tell which accounts would be refreshed, as ``skipped``.
+            stop: Asked before an account is begun; once it says True, no other is.
         """
         _require_seconds(within=within, unused_for=unused_for or 0.0)
         if jobs < 1:
@@ -386,7 +388,7 @@ class TokenManager:
                 operation.outcome = "refreshed" if refreshed else "skipped"
                 return refreshed
 
-        return Fleet(refresh, self._providers, jobs=jobs).run(chosen)
+        return Fleet(refresh, self._providers, jobs=jobs, stop=stop).run(chosen)
 
     @sealed
     def refresh_token(
@@ -545,11 +547,16 @@ class TokenManager:
         if went_back(self._repository.journal.last_begun_at(), now):
             yield from self.accounts()  # whatever they say of when they expire
             return
-        yield from self._repository.may_be_due(
+        found = self._repository.may_be_due(
             before=now + max(self._expiry_buffer, within),
             expiry_buffer=self._expiry_buffer,
             client_of=Outlook(self._providers).client_of,
         )
+        for account in found:
+            refreshed_at = account.refreshed_at
+            # One that was refreshed since comes again if its new expiry lies ahead of the scan.
+            if refreshed_at is None or refreshed_at <= now or went_back(refreshed_at, now):
+                yield account
 
     def _is_due(self, account: Account, within: float) -> bool:
         due = self._due_at(account.expires_at, account.refreshed_at, within)

@@ -212,14 +212,20 @@ class Refresher:
             record, provider=chosen.name, reason=call.demand.reason
         )
         answer = self._ask(call, chosen, refresh)
-        if call.hold is not None and call.hold.is_lost():
-            _log.warning("%s: the connection that held its lock was lost meanwhile", call.name)
-            refresh = replace(refresh, lock_lost=True)
         if isinstance(answer, TokenRefreshError):
-            return self._failed(call, refresh, chosen, answer)
-        stored = self._store(refresh, self._merge(refresh, chosen, answer), chosen.name)
+            return self._failed(call, self._seen_lost(call, refresh), chosen, answer)
+        tokens = self._merge(refresh, chosen, answer)
+        self._unsaved[refresh.id] = refresh, tokens, chosen.name  # whatever interrupts what follows
+        stored = self._store(self._seen_lost(call, refresh), tokens, chosen.name)
         call.news += self._news_of(refresh, stored)
         return self._usable(call, refresh, stored, None)
+
+    def _seen_lost(self, call: _Call, refresh: Refresh) -> Refresh:
+        """Return *refresh* with whether somebody else could have the account's lock by now."""
+        if call.hold is None or call.hold.kept or not call.hold.is_lost():
+            return refresh
+        _log.warning("%s: the connection that held its lock was lost meanwhile", call.name)
+        return replace(refresh, lock_lost=True)
 
     def _ask(
         self, call: _Call, provider: Provider, refresh: Refresh
@@ -244,7 +250,7 @@ class Refresher:
     ) -> Record:
         if isinstance(error, ReauthorizationRequired):
             error = self._explained(refresh, error)
-        again = call.demand.reason == "due" and _may_try_again(error)
+        again = call.demand.reason == "due" and _may_try_again(error) and not refresh.lock_lost
         now = self._clock()
         failure = Failure.of(error, provider.client, now=now, previous=call.before)
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:

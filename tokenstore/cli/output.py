@@ -86,13 +86,15 @@ def print_results(
     """
     indent, line, two = (None, "", "") if on_one_line else (2, "\n", "\n  ")
     before = opening = f'{{{two}"{key}": ['
-    for result in results:
-        text = line + _json(result, indent)
-        click.echo(before + text.replace("\n", "\n    "), nl=False)
-        before = "," if line else ", "
-    if before != opening:
-        click.echo(f"{two}]{line}}}")
-    elif not on_one_line:
+    try:
+        for result in results:
+            text = line + _json(result, indent)
+            click.echo(before + text.replace("\n", "\n    "), nl=False)
+            before = "," if line else ", "
+    finally:  # what was told is whole, also before an error
+        if before != opening:
+            click.echo(f"{two}]{line}}}")
+    if before == opening and not on_one_line:
         print_json({key: []})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +22,7 @@ from tokenstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tokenstore.fleet import RefreshResult
     from tokenstore.manager import TokenManager
@@ -78,13 +77,14 @@ def refresh(
         raise click.UsageError("--every needs a time, and something to do in it")
     with store.manager() as manager:
 
-        def chosen() -> Generator[RefreshResult]:
+        def chosen(stop: Callable[[], bool] = lambda: False) -> Iterator[RefreshResult]:
             return manager.refresh_all(
                 within=within or 0.0,
                 unused_for=unused_for,
                 provider=provider,
                 jobs=jobs,
                 dry_run=dry_run,
+                stop=stop,
             )
 
         if every is not None:
@@ -133,11 +133,13 @@ def _tell(results: Iterable[RefreshResult], *, as_json: bool, on_one_line: bool 
         output.print_result(result.outcome, result.account_name, result.reason)
 
 
-def _go_on(chosen: Callable[[], Generator[RefreshResult]], every: float, *, as_json: bool) -> int:
+def _go_on(
+    chosen: Callable[[Callable[[], bool]], Iterator[RefreshResult]], every: float, *, as_json: bool
+) -> int:
     """Refresh what is due in one round after the other, until somebody says stop."""
     with Stop() as stop:
         for _ in rounds(every, stop):
-            tally = _Tally(_until(stop, chosen()))
+            tally = _Tally(chosen(lambda: stop.is_set))
             try:
                 _tell(tally, as_json=as_json, on_one_line=True)
             except (InsecureStorageError, SchemaOutdatedError, SchemaTooNewError):
@@ -147,15 +149,6 @@ def _go_on(chosen: Callable[[], Generator[RefreshResult]], every: float, *, as_j
             if tally.counts and not as_json:
                 output.summarize(tally.counts)
     return DONE
-
-
-def _until(stop: Stop, results: Generator[RefreshResult]) -> Iterator[RefreshResult]:
-    """Yield results until somebody says stop; then nothing more is begun."""
-    with closing(results):
-        for result in results:
-            yield result
-            if stop.is_set:
-                return
 
 
 def _refresh(manager: TokenManager, name: str, provider: str | None) -> RefreshResult:

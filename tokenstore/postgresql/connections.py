@@ -100,11 +100,14 @@ class Connections:
             ) from None
         except ERRORS as error:
             raise connection_error(self._name, error, self._url.password) from None
-        pooled.info["pool"] = pool
+        pooled.info.update(pool=pool, process=os.getpid())
         return pooled
 
     def give_back(self, pooled: PoolProxiedConnection) -> None:
         """Take a connection back; if it is lost, those that are as old are probably lost too."""
+        if pooled.info["process"] != os.getpid():
+            self._inherited.append(pooled)  # it is the parent's
+            return
         driver = driver_of(pooled)
         if driver.closed:
             pooled.invalidate()

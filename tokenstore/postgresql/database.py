@@ -213,15 +213,18 @@ class PostgreSQLDatabase:
         try:
             return driver.execute(statement.encode(), constants | parameters)
         except ERRORS as error:
-            if sqlstate(error) in MISSING:
-                self._identity = None  # look for it once more
-            raise storage_error(self.name, error) from None
+            raise self._told(error) from None
 
     def _run(self, driver: psycopg.Connection[Any], statement: str) -> psycopg.Cursor[Any]:
         try:
             return driver.execute(statement.encode())
         except ERRORS as error:
-            raise storage_error(self.name, error) from None
+            raise self._told(error) from None
+
+    def _told(self, error: BaseException) -> StorageError:
+        if sqlstate(error) in MISSING:
+            self._identity = None  # look for it once more
+        return storage_error(self.name, error)
 
     def _commit(self, driver: psycopg.Connection[Any]) -> None:
         try:

@@ -26,6 +26,7 @@ MISSING = frozenset({"3F000", "42P01", "42703"})
 """No such schema, table or column."""
 
 _LOST = ("08", "57P01", "57P02", "57P03", "25P03", "57P05")
+_UNKNOWN = "40003"  # statement_completion_unknown
 _STORED_NOTHING = "nothing was stored, so the call may be repeated"
 _ERRORS = (
     ("40", errno.EAGAIN, f"the transaction met with another one; {_STORED_NOTHING}"),
@@ -66,8 +67,8 @@ def storage_error(name: str, error: BaseException, *, committing: bool = False) 
             name,
             errno=errno.EINVAL,
         )
-    if not state or state.startswith(_LOST):
-        if committing:
+    if not state or state.startswith(_LOST) or state == _UNKNOWN:
+        if committing or state == _UNKNOWN:
             return StorageError(
                 f"{name}: the connection was lost while a transaction was being committed; whether "
                 "it is stored is not known. Look before you repeat the call",

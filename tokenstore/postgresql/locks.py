@@ -66,7 +66,7 @@ class AdvisoryLocks:
         key = _key(self._schema, account_name)
         deadline = time.monotonic() + timeout
         with turn(f"{self._name} {key}", timeout=timeout) as mine:
-            pooled = self._acquire(key, max(0.0, deadline - time.monotonic()))
+            pooled = self._acquire(key, deadline)
             process = os.getpid()
             hold = Hold(mine, lambda: self._release(pooled, process), lambda: _is_lost(pooled))
         try:
@@ -83,13 +83,15 @@ class AdvisoryLocks:
         except TimeoutError:
             return True
 
-    def _acquire(self, key: int, timeout: float) -> PoolProxiedConnection:
+    def _acquire(self, key: int, deadline: float) -> PoolProxiedConnection:
         try:
-            return self._take(key, timeout)
+            return self._take(key, deadline - time.monotonic())
         except StorageError as error:
             if not is_passing(error):
                 raise
-        return self._take(key, timeout)  # the pool had kept a connection that was lost since
+        return self._take(
+            key, deadline - time.monotonic()
+        )  # the pool had kept a connection that was lost since
 
     def _take(self, key: int, timeout: float) -> PoolProxiedConnection:
         pooled = self._connections.take()
@@ -138,6 +140,8 @@ class AdvisoryLocks:
 
 
 def _is_lost(pooled: PoolProxiedConnection) -> bool:
+    if pooled.driver_connection is None:  # it was given back already
+        return True
     try:
         driver_of(pooled).execute("SELECT 1")
     except ERRORS:
