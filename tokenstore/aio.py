@@ -182,13 +182,19 @@ class AsyncTokenManager:
         provider: str | None = None,
         jobs: int = 16,
         dry_run: bool = False,
+        stop: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[RefreshResult, None]:
         """Refresh every account that is due: see `TokenManager.refresh_all`.
 
         Whoever stops iterating stops what has not begun; refreshes under way end in the background.
         """
         results = self.manager.refresh_all(
-            within=within, unused_for=unused_for, provider=provider, jobs=jobs, dry_run=dry_run
+            within=within,
+            unused_for=unused_for,
+            provider=provider,
+            jobs=jobs,
+            dry_run=dry_run,
+            stop=stop,
         )
         return _iterate(self._waiting, results, 1)
 

@@ -347,7 +347,7 @@ class TokenManager:
         provider: str | None = None,
         jobs: int = 16,
         dry_run: bool = False,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], bool] | None = None,
     ) -> Generator[RefreshResult]:
         """Refresh every account that is due; yield a result as each is done, in no order.
 
@@ -363,7 +363,7 @@ class TokenManager:
             jobs: How many to refresh at the same time; of one provider no more than its
                 `Provider.max_concurrency`.
             dry_run: Only tell which accounts would be refreshed, as ``skipped``.
-            stop: Asked before an account is begun; once it says True, no other is.
+            stop: Asked before an account is begun; once it says True, no other is. None: never.
         """
         _require_seconds(within=within, unused_for=unused_for or 0.0)
         if jobs < 1:
@@ -388,7 +388,7 @@ class TokenManager:
                 operation.outcome = "refreshed" if refreshed else "skipped"
                 return refreshed
 
-        return Fleet(refresh, self._providers, jobs=jobs, stop=stop).run(chosen)
+        return Fleet(refresh, self._providers, jobs=jobs, stop=stop or _never).run(chosen)
 
     @sealed
     def refresh_token(
@@ -578,6 +578,10 @@ class TokenManager:
         token = record.tokens.access_token
         assert token is not None  # noqa: S101 - every refresh stores one
         return token
+
+
+def _never() -> bool:
+    return False
 
 
 def _used_since(account: Account) -> Callable[[Record], bool]:

@@ -77,7 +77,7 @@ def refresh(
         raise click.UsageError("--every needs a time, and something to do in it")
     with store.manager() as manager:
 
-        def chosen(stop: Callable[[], bool] = lambda: False) -> Iterator[RefreshResult]:
+        def chosen(stop: Callable[[], bool] | None = None) -> Iterator[RefreshResult]:
             return manager.refresh_all(
                 within=within or 0.0,
                 unused_for=unused_for,
