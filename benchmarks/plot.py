@@ -15,7 +15,8 @@ _MOST = 1.6  # times the target; what is beyond is drawn at the edge
 _MET, _MISSED = "#2a9d8f", "#d1495b"
 _LOOK = (
     'role="img" aria-label="Measured ratios, relative to their targets" '
-    'font-family="sans-serif" font-size="13" fill="currentColor"'
+    'font-family="sans-serif" font-size="13" fill="currentColor" '
+    'style="max-width: 100%; height: auto"'
 )
 _BAR = 'stroke-width="12" opacity="0.6"'
 
@@ -27,7 +28,8 @@ def svg(rows: list[Row]) -> str:
     at_target = _LEFT + _WIDTH / _MOST
     width, height = _LEFT + _WIDTH + _RIGHT, bottom + 16
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {_LOOK}>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+        + f" {_LOOK}>",
         f'<text x="{at_target:.0f}" y="16" text-anchor="middle">target</text>',
         f'<path d="M{_LEFT} {_TOP - 12}V{bottom}" stroke="currentColor" opacity="0.3"/>',
         f'<path d="M{at_target:.1f} {_TOP - 12}V{bottom}" stroke="currentColor"/>',
