@@ -29,7 +29,7 @@ def svg(rows: list[Row]) -> str:
     width, height = _LEFT + _WIDTH + _RIGHT, bottom + 16
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-        + f" {_LOOK}>",
+         f" {_LOOK}>",
         f'<text x="{at_target:.0f}" y="16" text-anchor="middle">target</text>',
         f'<path d="M{_LEFT} {_TOP - 12}V{bottom}" stroke="currentColor" opacity="0.3"/>',
         f'<path d="M{at_target:.1f} {_TOP - 12}V{bottom}" stroke="currentColor"/>',
