@@ -27,9 +27,9 @@ def svg(rows: list[Row]) -> str:
     bottom = _TOP + _STEP * len(shown)
     at_target = _LEFT + _WIDTH / _MOST
     width, height = _LEFT + _WIDTH + _RIGHT, bottom + 16
+    size = f'viewBox="0 0 {width} {height}" width="{width}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-         f" {_LOOK}>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {_LOOK}>',
         f'<text x="{at_target:.0f}" y="16" text-anchor="middle">target</text>',
         f'<path d="M{_LEFT} {_TOP - 12}V{bottom}" stroke="currentColor" opacity="0.3"/>',
         f'<path d="M{at_target:.1f} {_TOP - 12}V{bottom}" stroke="currentColor"/>',
