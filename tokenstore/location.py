@@ -58,6 +58,11 @@ def shown(database: Path | URL) -> str:
     return url.render_as_string()
 
 
+def schema_of(url: URL) -> str:
+    """Return the schema of a PostgreSQL database that the store is in."""
+    return str(url.query.get("schema", _DEFAULT_SCHEMA))
+
+
 def providers_file(database: Path | URL) -> tuple[Path, bool]:
     """Return the path of ``providers.toml`` and whether somebody named it, so that it must exist.
 
@@ -87,7 +92,7 @@ def _parsed(database: object) -> str | URL:
     except (ArgumentError, ValueError):  # the text of the latter may quote a password
         raise ValueError("database: neither a path nor an SQLAlchemy URL") from None
     if url.drivername in {"postgresql", "postgresql+psycopg"}:
-        schema = url.query.get("schema", "tokenstore")
+        schema = url.query.get("schema", _DEFAULT_SCHEMA)
         if not (isinstance(schema, str) and _SCHEMA.fullmatch(schema)):
             raise ValueError("database: schema is one name of letters, digits and _, in lower case")
         return url.set(drivername="postgresql+psycopg")
@@ -103,4 +108,5 @@ def _parsed(database: object) -> str | URL:
     return url.database or ""
 
 
+_DEFAULT_SCHEMA = "tokenstore"
 _SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")

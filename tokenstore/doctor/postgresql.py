@@ -11,6 +11,7 @@ from tokenstore.doctor.rights import Rights
 from tokenstore.doctor.rows import Rows
 from tokenstore.doctor.schema import compare_schema
 from tokenstore.doctor.server import Server
+from tokenstore.location import schema_of
 from tokenstore.query import Query
 from tokenstore.schema import REVISION, VERSION_TABLE
 from tokenstore.stores import storage
@@ -41,7 +42,7 @@ class PostgreSQLStore:
 
     def __init__(self, url: URL) -> None:
         self._url = url
-        self._schema = str(url.query.get("schema", "tokenstore"))
+        self._schema = schema_of(url)
         self._database = storage(url, migrate.to_head)
         self.is_readable = False  # as long as nobody has looked
 

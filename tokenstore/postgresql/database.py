@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.errors import StorageError
-from tokenstore.location import shown
+from tokenstore.location import schema_of, shown
 from tokenstore.postgresql.connections import BUSY_TIMEOUT, Connections
 from tokenstore.postgresql.errors import (
     ERRORS,
@@ -71,7 +71,7 @@ class PostgreSQLDatabase:
         self, url: URL, migrate: Callable[[Connection], None], *, upgrade: bool = False
     ) -> None:
         self.name = shown(url)
-        self._schema = str(url.query.get("schema", "tokenstore"))
+        self._schema = schema_of(url)
         self._connections = Connections(url, kept=_POOL, most=_MOST)
         self._for_locks = Connections(url, kept=_POOL, most=None)
         self._namespace = Namespace(

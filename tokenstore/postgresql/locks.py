@@ -63,7 +63,7 @@ class AdvisoryLocks:
     @contextmanager
     def account(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
         """Hold the refresh lock of an account (see `Locks`)."""
-        key = _key(self._schema, account_name)
+        key = key_of(f"{self._schema}\n{account_name}")
         deadline = time.monotonic() + timeout
         with turn(f"{self._name} {key}", timeout=timeout) as mine:
             pooled = self._acquire(key, deadline)
@@ -89,9 +89,8 @@ class AdvisoryLocks:
         except StorageError as error:
             if not is_passing(error):
                 raise
-        return self._take(
-            key, deadline - time.monotonic()
-        )  # the pool had kept a connection that was lost since
+        # The pool had kept a connection that was lost since.
+        return self._take(key, deadline - time.monotonic())
 
     def _take(self, key: int, timeout: float) -> PoolProxiedConnection:
         pooled = self._connections.take()
@@ -149,6 +148,7 @@ def _is_lost(pooled: PoolProxiedConnection) -> bool:
     return False
 
 
-def _key(schema: str, account_name: str) -> int:
-    digest = hashlib.sha256(f"{schema}\n{account_name}".encode()).digest()
+def key_of(name: str) -> int:
+    """Return the number that stands for a name among the server's advisory locks."""
+    digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], signed=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from tokenstore.postgresql.errors import (
     storage_error,
     translated,
 )
+from tokenstore.postgresql.locks import key_of
 from tokenstore.schema import REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ class Namespace:
                 self._migrate(connection)
 
     def _be_alone(self, connection: Connection) -> None:
-        digest = hashlib.sha256(f"{self._schema} is migrated".encode()).digest()
-        key = int.from_bytes(digest[:8], signed=True)
+        key = key_of(f"{self._schema} is migrated")
         milliseconds = round(_TIMEOUT * 1000)
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
         try:
