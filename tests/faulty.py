@@ -571,15 +571,25 @@ class Runner:
 # Everything is imported before the first fork: another user may not read where the code is.
 IMPORTED_LATE = (
     "alembic.command",
+    "argparse",
+    "difflib",
     "encodings.idna",
+    "filelock",
+    "platformdirs",
     "requests",
     "sqlalchemy.dialects.sqlite",
     "tokenstore.cli.commands",
     "tokenstore.cli.db",
     "tokenstore.cli.demo",
+    "tokenstore.cli.refresh",
+    "tokenstore.cli.signin",
+    "tokenstore.cli.status",
+    "tokenstore.cli.upkeep",
+    "tokenstore.fleet",
     "tokenstore.jsonfiles",
     "tokenstore.migrate",
     "tokenstore.oauth",
+    "tomllib",
 )
 
 

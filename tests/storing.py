@@ -44,7 +44,8 @@ def tokens(number=0):
     }
 
 def become_nobody():
-    # Everything is imported by now: nobody may not read where the code is.
+    # Nobody may not read where the code is, so what is imported late is imported now.
+    import alembic.command, argparse, difflib, filelock, platformdirs, requests, tomllib
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(65534)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from storing import LATER, holding, python, raw, tokens
 
 from tokenstore import InvalidTokenError, StorageError, TokenRepository, statements
 from tokenstore.accounts import Failure
+from tokenstore.database import Database
 from tokenstore.query import Query
 from tokenstore.tokens import TokenSet
 
@@ -621,7 +623,7 @@ def test_no_statement_scans_a_table(repository: TokenRepository, path: Path, nam
     query = QUERIES[name].sqlite
 
     with raw(path) as connection:
-        values = query.values({**dict.fromkeys(query.order, 1), **query.constants})
+        values = query.values(defaultdict(lambda: 1) | query.constants)
         plan = connection.execute(f"EXPLAIN QUERY PLAN {query.sql}", values).fetchall()
 
     steps = [step for *_, step in plan]
@@ -662,6 +664,44 @@ def test_a_replaced_refresh_token_leaves_the_files(path: Path, journal_mode: Jou
     with TokenRepository(path, journal_mode=journal_mode) as repository:
         repository.save("alice", tokens(refresh_token=old))
         repository.save("alice", tokens(1))
+
+        written = b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
+
+    assert old.encode() not in written
+
+
+def test_of_many_replaced_at_once_all_are_gone_when_the_store_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenstore.database._Scrub._INTERVAL", 1e9)
+    old = [f"refresh-token-of-rotation-{number}" for number in range(5)]
+    statements_run: list[str] = []
+    with TokenRepository(path) as others, TokenRepository(path) as repository:
+        others.save("bob", tokens())  # so that SQLite keeps the log when one of them closes
+        for token in old:
+            repository.save("alice", tokens(refresh_token=token))
+            assert isinstance(repository._database, Database)
+            driver = repository._database._threads.mine().driver
+            assert driver is not None
+            driver.set_trace_callback(statements_run.append)
+        repository.save("alice", tokens())
+        repository.close()
+
+        written = b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
+
+    assert [token for token in old if token.encode() in written] == []
+    emptied = [statement for statement in statements_run if "wal_checkpoint" in statement]
+    assert len(emptied) == 2  # after the first that was replaced, and at the end
+
+
+def test_a_delete_does_not_wait_for_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenstore.database._Scrub._INTERVAL", 1e9)
+    old = "refresh-token-of-a-deleted-account"
+    with TokenRepository(path) as repository:
+        for number in range(3):
+            repository.save("bob", tokens(refresh_token=f"refresh-{number}"))
+        repository.save("alice", tokens(refresh_token=old))
+        repository.delete("alice")
 
         written = b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
 

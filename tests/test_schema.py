@@ -11,8 +11,9 @@ from alembic.script import ScriptDirectory
 from storing import raw
 
 from tokenstore import migrate
+from tokenstore.indexes import metadata
 from tokenstore.migrate import scripts
-from tokenstore.schema import REVISION, VERSION_TABLE, accounts, metadata, refreshes
+from tokenstore.schema import REVISION, VERSION_TABLE, accounts, refreshes
 
 if TYPE_CHECKING:
     import sqlite3

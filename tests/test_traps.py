@@ -39,7 +39,8 @@ from tokenstore import (
     migrate,
 )
 from tokenstore.database import Database
-from tokenstore.schema import APPLICATION_ID, REVISION, VERSION_TABLE, metadata
+from tokenstore.indexes import metadata
+from tokenstore.schema import APPLICATION_ID, REVISION, VERSION_TABLE
 from tokenstore.sqlite import driver_of, make_engine, pragma
 
 if TYPE_CHECKING:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,8 +15,7 @@ from tokenstore.opening import Opener
 from tokenstore.sqlite import (
     BUSY_TIMEOUT,
     DRIVER_ERRORS,
-    ERRORS,
-    decode_what_can_be,
+    decoding_what_can_be,
     is_undecodable,
     not_writable,
     pragma,
@@ -63,7 +64,7 @@ class Database:
         self._opener = Opener(path, migrate, journal_mode=journal_mode, upgrade=upgrade)
         self.locks = self._opener.locks
         self._threads = ThreadConnections(path)
-        self._scrub_is_due = False
+        self._scrub = _Scrub()
 
     def fetch_one(self, query: Query, parameters: dict[str, Any]) -> Row | None:
         """Return the first row, None if there is none or no database."""
@@ -76,40 +77,24 @@ class Database:
     def _read(
         self, query: Query, parameters: dict[str, Any], fetch: Callable[[sqlite3.Cursor], T]
     ) -> T | None:
+        compiled = query.sqlite
+        values = compiled.values(parameters)
         thread = self._threads.mine()
-        if thread.in_transaction:
-            return self._fetch(self._in_transaction(thread), query, parameters, fetch)
         with thread.lock:
-            driver = self._ready(thread)
+            driver = self._in_transaction(thread) if thread.in_transaction else self._ready(thread)
             if driver is None:
                 return None
             try:
-                return self._fetch(driver, query, parameters, fetch)
+                return fetch(driver.execute(compiled.sql, values))
+            except DRIVER_ERRORS as error:
+                if not is_undecodable(error):
+                    raise storage_error(self.path, error) from None
+                # One damaged row must not hide the others of its page.
+                with translated(self.path), decoding_what_can_be(driver):
+                    return fetch(driver.execute(compiled.sql, values))
             finally:
                 if thread.immutable:
                     thread.close()
-
-    def _fetch(
-        self,
-        driver: sqlite3.Connection,
-        query: Query,
-        parameters: dict[str, Any],
-        fetch: Callable[[sqlite3.Cursor], T],
-    ) -> T:
-        compiled = query.sqlite
-        values = compiled.values(parameters)
-        try:
-            return fetch(driver.execute(compiled.sql, values))
-        except DRIVER_ERRORS as error:
-            if not is_undecodable(error):
-                raise storage_error(self.path, error) from None
-        # One damaged row must not hide the others of its page.
-        driver.text_factory = decode_what_can_be
-        try:
-            with translated(self.path):
-                return fetch(driver.execute(compiled.sql, values))
-        finally:
-            driver.text_factory = str
 
     def execute(self, query: Query, parameters: dict[str, Any]) -> int:
         """Run a statement that writes, inside `transaction`; return how many rows it changed."""
@@ -117,12 +102,16 @@ class Database:
         if not thread.in_transaction:
             raise RuntimeError("execute() is for inside a transaction()")
         compiled = query.sqlite
-        with translated(self.path):
-            driver = self._in_transaction(thread)
+        driver = self._in_transaction(thread)
+        try:
             return driver.execute(compiled.sql, compiled.values(parameters)).rowcount
+        except DRIVER_ERRORS as error:
+            raise storage_error(self.path, error) from None
 
     def run(self, work: Callable[[], T], *, where: object = None) -> T:
         """Do *work* in one durable transaction, or in the one that this thread is in."""
+        if self._threads.mine().in_transaction:
+            return work()
         with self.transaction(where=where):
             return work()
 
@@ -153,15 +142,15 @@ class Database:
                 raise
             finally:
                 thread.in_transaction = False
-            if self._scrub_is_due and thread.driver is not None:
-                self._scrub_is_due = not _scrub(thread.driver)
+            if self._scrub.is_due() and thread.driver is not None:
+                self._scrub.run(thread.driver)
 
-    def scrub_after_commit(self) -> None:
+    def scrub_after_commit(self, *, at_once: bool = False) -> None:
         """Let the bytes that this transaction deletes leave the write-ahead log as well.
 
         If somebody reads an older state just then, a later transaction of this process does it.
         """
-        self._scrub_is_due = True
+        self._scrub.wanted, self._scrub.at_once = True, self._scrub.at_once or at_once
 
     def identity(self) -> Identity | None:
         """Return which file this thread works on."""
@@ -195,20 +184,25 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of all threads; whoever goes on using it opens a new one."""
+        thread = self._threads.mine()
+        with thread.lock:
+            if self._scrub.wanted and thread.driver is not None and not thread.in_transaction:
+                self._scrub.run(thread.driver)
         self._threads.close()
 
-    def _begin(self, thread: ThreadConnection, where: object) -> sqlite3.Connection:
+    def _begin(self, thread: ThreadConnection, where: object) -> None:
         if thread.driver is None and where is None:
             self._opener.builder.create_if_missing()
-        driver, connection = self._ready(thread), thread.connection
-        if driver is None or connection is None or where not in {None, thread.identity}:
+        driver = self._ready(thread)
+        if driver is None or where not in {None, thread.identity}:
             raise self._opener.gone(thread.log)
         if thread.immutable:
             thread.close()
             raise not_writable(self.path)
-        with translated(self.path):
-            connection.begin()
-        return driver
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except DRIVER_ERRORS as error:
+            raise storage_error(self.path, error) from None
 
     def _in_transaction(self, thread: ThreadConnection) -> sqlite3.Connection:
         """Return the connection of the transaction that the thread is in."""
@@ -222,14 +216,13 @@ class Database:
         return thread.driver
 
     def _commit(self, thread: ThreadConnection) -> None:
-        self._in_transaction(thread)
-        assert thread.connection is not None  # noqa: S101 - for the type checker
+        driver = self._in_transaction(thread)
         try:
-            thread.connection.commit()
-        except ERRORS as error:
+            driver.execute("COMMIT")
+        except DRIVER_ERRORS as error:
             thread.close()  # and with it a transaction that SQLite may still have open
             raise storage_error(self.path, error) from None
-        if self._opener.file.identity() != thread.identity:
+        if not self._opener.file.is_still(thread.identity):
             thread.close()
             raise self._opener.gone(thread.log)
 
@@ -238,18 +231,43 @@ class Database:
         if thread.driver is None:
             opened = self._opener.open()
             return None if opened is None else thread.adopt(opened)
-        if not thread.in_transaction and self._opener.file.identity() != thread.identity:
+        if not thread.in_transaction and not self._opener.file.is_still(thread.identity):
             thread.close()
             raise self._opener.gone(thread.log)
         return thread.driver
 
 
-def _scrub(driver: sqlite3.Connection) -> bool:
-    """Empty the write-ahead log; tell whether that was done, as nobody else was at work on it."""
-    driver.execute("PRAGMA busy_timeout = 0")
-    try:
-        busy = pragma(driver, "wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error:  # the transaction is stored all the same
-        busy = True
-    driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
-    return not busy
+class _Scrub:
+    """Empties the write-ahead log of what was deleted.
+
+    That waits for the disk three times, a transaction once. So a token that was replaced may stay
+    there for a moment, until the next is replaced or the database is closed.
+
+    Attributes:
+        wanted: Whether there is something to be emptied of.
+        at_once: Whether that is to be done with the next transaction.
+    """
+
+    _INTERVAL = 1.0  # seconds
+
+    def __init__(self) -> None:
+        self.wanted = self.at_once = False
+        self._since = -math.inf
+
+    def is_due(self) -> bool:
+        """Tell whether to do it after a transaction."""
+        if not self.wanted:
+            return False
+        return self.at_once or time.monotonic() >= self._since + self._INTERVAL
+
+    def run(self, driver: sqlite3.Connection) -> None:
+        """Do it, unless somebody else is at work on the log."""
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            busy = pragma(driver, "wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:  # the transaction is stored all the same
+            busy = True
+        driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
+        self._since = time.monotonic()
+        if not busy:
+            self.wanted = self.at_once = False

@@ -42,6 +42,8 @@ _EXPIRY: tuple[tuple[str, tzinfo | None], ...] = (
 )
 _OBTAINED = ("obtained_at", "created_at")
 
+_decoder = json.JSONDecoder(parse_constant=lambda _: None)  # json.loads would make one each time
+
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
@@ -83,8 +85,10 @@ def parse(content: str | bytes) -> Any:
     Raises:
         ValueError: It is not valid JSON, or nested too deep to be read.
     """
+    if isinstance(content, bytes):
+        content = content.decode(json.detect_encoding(content), "surrogatepass")
     try:
-        return json.loads(content, parse_constant=lambda _: None)
+        return _decoder.decode(content)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -115,19 +119,23 @@ def from_json(data: object, *, stem: str) -> TokenFile:
     refresh_token = _take(fields, _REFRESH)
     if access_token is None and refresh_token is None:
         raise InvalidTokenError("access_token", _NO_TOKENS)
-    exported = parse_moment(ours.get("expires_at"))
+    exported = parse_moment(ours.get("expires_at")) if ours else None
     agrees = bool(ours) and _agree(exported, data)
     expires_at, note = (exported, None) if agrees else _take_expiry(fields)
     name, provider = stem, None
     if agrees or (ours and stem in _stems(str(ours.get("account_name")))):
         name = ours.get("account_name") or stem
         provider = ours.get("provider")
-    tokens = fields | {"access_token": access_token, "refresh_token": refresh_token}
+    # A token that the file does not mention is left out.
+    if access_token is not None or "access_token" in data:
+        fields["access_token"] = access_token
+    if refresh_token is not None or "refresh_token" in data:
+        fields["refresh_token"] = refresh_token
     return TokenFile(
         account_name=normalize_account_name(name),
         provider=provider if is_token(provider) else None,
         tokens=TokenSet.from_fields(
-            _without_null(tokens, data), expires_at=expires_at, obtained_at=_obtained_at(fields)
+            fields, expires_at=expires_at, obtained_at=_obtained_at(fields)
         ),
         note=note,
     )
@@ -251,8 +259,11 @@ def _take_expiry(fields: dict[str, Any]) -> tuple[float | None, str | None]:
 
 
 def _obtained_at(fields: Mapping[str, Any]) -> float | None:
-    moments = (parse_moment(fields.get(name)) for name in _OBTAINED)
-    return next((moment for moment in moments if moment is not None), None)
+    for name in _OBTAINED:
+        moment = parse_moment(fields[name]) if name in fields else None
+        if moment is not None:
+            return moment
+    return None
 
 
 def _agree(exported: float | None, data: Mapping[str, Any]) -> bool:
@@ -269,8 +280,3 @@ def _agree(exported: float | None, data: Mapping[str, Any]) -> bool:
 def _stems(account_name: str) -> set[str]:
     """Return the names that the account's file may have been given, on this system or another."""
     return {file_stem(account_name, case_sensitive=told) for told in (True, False)}
-
-
-def _without_null(tokens: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out a token that the file does not mention."""
-    return {n: v for n, v in tokens.items() if v is not None or n in data}

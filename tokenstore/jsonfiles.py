@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import StorageError
 from tokenstore.formats import TokenFile, Unusable, file_stem, to_json
-from tokenstore.logs import tell
+from tokenstore.logs import is_told, tell
 from tokenstore.rows import Damaged
 from tokenstore.sealed import sealed
 from tokenstore.storefile import make_private_directory, storage_error
@@ -59,9 +59,12 @@ def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     found: list[Path] = []
     for path in map(Path, paths):
         try:
-            visible = (p for p in path.iterdir() if not p.name.startswith("."))
-            found += sorted(
-                p for p in visible if p.suffix == ".json" or (p.suffix == ".db" and is_storage(p))
+            names = sorted(os.listdir(path))  # noqa: PTH208 - in half the time of paths
+            found += (
+                path / name
+                for name in names
+                if not name.startswith(".")
+                and (name.endswith(".json") or (name.endswith(".db") and is_storage(path / name)))
             )
         except (OSError, ValueError):  # no directory, or not to be listed: reading it will tell
             found.append(path)
@@ -198,6 +201,7 @@ def _is_case_sensitive(directory: Path) -> bool:
 
 def _logged(operation: str, result: FileResult, provider: str | None) -> FileResult:
     level = logging.WARNING if result.outcome == "failed" else logging.INFO
-    details = "" if result.reason is None else f" ({str(result.path)!r}: {result.reason})"
-    tell(level, operation, result.account_name, provider, result.outcome, details)
+    if is_told(level):
+        details = "" if result.reason is None else f" ({str(result.path)!r}: {result.reason})"
+        tell(level, operation, result.account_name, provider, result.outcome, details)
     return result

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
@@ -77,6 +75,8 @@ def providers_file(database: Path | URL) -> tuple[Path, bool]:
 
 
 def _data_directory() -> Path:
+    import platformdirs
+
     return platformdirs.user_data_path("tokenstore", appauthor=False)
 
 

@@ -42,15 +42,13 @@ class Operation:
         elif self.failure is not None:
             self._warn(self.outcome, self.failure)
         else:
-            self._tell(logging.INFO if self.outcome in _CHANGES else logging.DEBUG, self.outcome)
+            level = logging.INFO if self.outcome in _CHANGES else logging.DEBUG
+            if is_told(level):
+                tell(level, self._name, self._account_name, self.provider, self.outcome)
 
     def _warn(self, outcome: str, error: TokenStoreError) -> None:
-        self.provider = self.provider or getattr(error, "provider", None)
-        self._tell(logging.WARNING, outcome, f" ({error})")
-
-    def _tell(self, level: int, outcome: str, details: str = "") -> None:
-        if is_told(level):
-            tell(level, self._name, self._account_name, self.provider, outcome, details)
+        provider = self.provider or getattr(error, "provider", None)
+        tell(logging.WARNING, self._name, self._account_name, provider, outcome, f" ({error})")
 
 
 _CHANGES = {"saved", "deleted", "refreshed", "signed_in", "signed_out"}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from tokenstore.accounts import due_at, went_back
 from tokenstore.cache import TokenCache
 from tokenstore.errors import TokenRefreshError
-from tokenstore.fleet import Fleet, RefreshResult
 from tokenstore.hooks import Hooks
 from tokenstore.location import providers_file
 from tokenstore.logs import Operation, is_told, name_of, tell
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from tokenstore.accounts import Account, HistoryEntry, Record
     from tokenstore.building import JournalMode
     from tokenstore.errors import ReauthorizationRequired
+    from tokenstore.fleet import RefreshResult
     from tokenstore.providers import Provider
     from tokenstore.signin.prompt import Prompt
 
@@ -365,6 +365,8 @@ class TokenManager:
             dry_run: Only tell which accounts would be refreshed, as ``skipped``.
             stop: Asked before an account is begun; once it says True, no other is. None: never.
         """
+        from tokenstore.fleet import Fleet, RefreshResult
+
         _require_seconds(within=within, unused_for=unused_for or 0.0)
         if jobs < 1:
             raise ValueError("jobs: a whole number, 1 or more, is needed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -150,6 +149,8 @@ def _run(
     stdout: TextIO | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> None:
+    from argparse import Namespace
+
     from alembic import command
     from alembic.config import Config
     from alembic.migration import MigrationContext

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +48,17 @@ def read_tables(file: Path | None, *, required: bool) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        content = file.read_bytes()
     except FileNotFoundError:
         if not required:
             return {}
         raise ProviderConfigurationError(f"{file}: no such file") from None
     except OSError as error:
         raise ProviderConfigurationError(f"{file}: {error.strerror}") from None
+    import tomllib
+
+    try:
+        return tomllib.loads(content.decode())
     except ValueError as error:
         # The place alone: the text of a TOML error may quote the file, which may hold a secret.
         place = " ".join(["not valid TOML", *re.findall(r"at line \d+", str(error))])
@@ -92,6 +94,8 @@ def _checked(name: str, table: Any, file: Path | None) -> dict[str, Any]:
         raise wrong("a table is needed")
     for key, value in table.items():
         if key not in _KEYS:
+            import difflib
+
             near = difflib.get_close_matches(key, _KEYS, 1)
             raise wrong(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         kind, fits = _KEYS[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -63,6 +62,8 @@ class Providers:
         return provider_of(name, table, self._file, base=base)
 
     def _unknown(self, name: str) -> ProviderConfigurationError:
+        import difflib
+
         names = self.names()
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"

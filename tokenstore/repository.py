@@ -137,7 +137,7 @@ class TokenRepository:
         def remove() -> bool:
             deleted = self._database.execute(sql.DELETE, name)
             self._database.execute(sql.FORGET_REFRESHES, name)
-            self._database.scrub_after_commit()
+            self._database.scrub_after_commit(at_once=True)
             return deleted > 0
 
         return self._database.run(remove)
@@ -221,7 +221,7 @@ class TokenRepository:
             rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, token)
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
-                self._database.scrub_after_commit()
+                self._database.scrub_after_commit(at_once=tokens.refresh_token is None)
             return stored
 
         return self._database.run(store)

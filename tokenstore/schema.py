@@ -1,4 +1,4 @@
-"""The tables. Only migrations create them; `metadata` is what the migrations add up to."""
+"""The tables, as the newest migration leaves them. Only migrations create them."""
 
 from __future__ import annotations
 
@@ -61,12 +61,6 @@ accounts = Table(
     Column("access_checksum", BigInteger),
     Column("checksum", BigInteger),
     Index(None, "expires_at", "account_name"),  # what is due, the most urgent first
-)
-Index(
-    "ix_accounts_tokenless",
-    accounts.c.account_name,
-    sqlite_where=accounts.c.access_token.is_(None),
-    postgresql_where=accounts.c.access_token.is_(None),
 )
 
 # Journal and history in one: a refresh is written down before its request and closed after it.

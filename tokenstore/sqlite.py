@@ -126,6 +126,16 @@ def decode_what_can_be(stored: bytes) -> str:
     return stored.decode("utf-8", "surrogateescape")
 
 
+@contextmanager
+def decoding_what_can_be(driver: sqlite3.Connection) -> Iterator[None]:
+    """Read stored text that may be damaged."""
+    driver.text_factory = decode_what_can_be
+    try:
+        yield
+    finally:
+        driver.text_factory = str
+
+
 def not_writable(path: Path) -> StorageError:
     """Return the error of a write to a database that can only be read."""
     what = _UNWRITABLE.format(uid=os.geteuid())

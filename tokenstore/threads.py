@@ -10,16 +10,18 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import sqlite3
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakSet, WeakValueDictionary
 
+import filelock  # noqa: F401 - its hook before a fork runs after ours, which waits for who holds locks
+
 from tokenstore.errors import StorageError
 from tokenstore.sqlite import BUSY_TIMEOUT, driver_of
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -60,10 +62,12 @@ class ThreadConnection:
         return self.driver
 
     def rollback(self) -> None:
-        """Undo the transaction, also one that an interrupt (Ctrl-C) hid from SQLAlchemy."""
-        if self.connection is not None:
-            self.connection.rollback()
-        if self.driver is not None and self.driver.in_transaction:
+        """Undo the transaction, if there is one; SQLite ends one by itself after some errors."""
+        if self.driver is None or not self.driver.in_transaction:
+            return
+        try:
+            self.driver.execute("ROLLBACK")
+        except sqlite3.Error:
             self.close()
 
     def close(self) -> None:

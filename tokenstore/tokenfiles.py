@@ -70,7 +70,8 @@ def is_storage(path: Path) -> bool:
     One that cannot be read may be; what it is then will be told.
     """
     try:
-        if not may_be_database(_size(path)) or _database_beside(path) is not None:
+        size, file = _look_at(path)
+        if not may_be_database(size) or _database_beside(file) is not None:
             return False
     except (OSError, UnreadableError):
         return False
@@ -81,9 +82,8 @@ def is_storage(path: Path) -> bool:
         return not isinstance(error, NotSQLiteError)
 
 
-def _database_beside(path: Path) -> Path | None:
+def _database_beside(file: Path) -> Path | None:
     """Return the database that a file is a part of; to open one of these would drop its locks."""
-    file = path.resolve() if path.is_symlink() else path  # it may be called otherwise here
     if not file.name.endswith(SIDECARS):
         return None
     database = _database_of(file)
@@ -91,8 +91,8 @@ def _database_beside(path: Path) -> Path | None:
 
 
 def _read(path: Path) -> list[TokenFile | Unusable]:
-    size = _size(path)
-    if (database := _database_beside(path)) is not None:
+    size, file = _look_at(path)
+    if (database := _database_beside(file)) is not None:
         raise UnreadableError(f"belongs to the database {database.name!r}; import that")
     if may_be_database(size):
         try:
@@ -136,9 +136,13 @@ def _limit(size: int, most: int) -> None:
         raise UnreadableError(f"larger than {most >> 20} MiB")
 
 
-def _size(path: Path) -> int:
+def _look_at(path: Path) -> tuple[int, Path]:
+    """Return the size of a file, and the file itself, which may be called otherwise."""
+    file = path
     try:
-        found = path.stat()
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            found, file = path.stat(), path.resolve()
     except OSError as error:
         if error.errno in _MISSING:
             raise UnreadableError("no such file") from None
@@ -147,7 +151,7 @@ def _size(path: Path) -> int:
         raise UnreadableError("no such file") from None
     if not stat.S_ISREG(found.st_mode):
         raise UnreadableError("not a file, nor a readable directory")
-    return found.st_size
+    return found.st_size, file
 
 
 def _database_of(path: Path) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from typing import TYPE_CHECKING
@@ -43,7 +42,7 @@ def new_version(path: Path) -> Iterator[Path]:
 
 def temporary(path: Path) -> Path:
     """Create an empty file, 0600, beside *path*, that `writing_in` would know as a leftover."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    new = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     return new
 

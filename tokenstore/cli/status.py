@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import heapq
 import time
 from collections import Counter
@@ -99,6 +98,8 @@ class _Choice:
     def explain_emptiness(self) -> None:
         if self.provider in {None, *self.providers} or not self.providers:
             return
+        import difflib
+
         near = difflib.get_close_matches(str(self.provider), self.providers, 1)
         hint = f"did you mean {near[0]!r}?" if near else "see: tokenstore status"
         click.echo(f"tokenstore: no account is of provider {self.provider!r}; {hint}", err=True)
