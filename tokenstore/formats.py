@@ -112,8 +112,8 @@ def from_json(data: object, *, stem: str) -> TokenFile:
     """
     if not isinstance(data, Mapping):
         raise InvalidTokenError("file", "a JSON object is needed")
-    fields = {name: value for name, value in data.items() if name != _OURS}
-    ours = data.get(_OURS)
+    fields = dict(data)
+    ours = fields.pop(_OURS, None)
     ours = ours if isinstance(ours, Mapping) else {}
     access_token = _take(fields, _ACCESS) or _from_token_response(fields)
     refresh_token = _take(fields, _REFRESH)
