@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from postgres import connect, empty, in_schema, schema_of
 from refreshing import SOON, Call, Told, World, until
+from sqlalchemy.engine import make_url
 from storing import Process, python, tokens
 
 from tokenstore import (
@@ -21,10 +22,12 @@ from tokenstore import (
     SchemaTooNewError,
     StorageError,
     TokenManager,
+    TokenPersistError,
     TokenRepository,
     migrate,
 )
 from tokenstore.journal import LOCK_LOST
+from tokenstore.postgresql.locks import AdvisoryLocks
 from tokenstore.schema import REVISION, VERSION_TABLE
 from tokenstore.testing import Answer
 
@@ -137,6 +140,21 @@ def test_every_revision_keeps_every_row_down_and_up(schema: str) -> None:
     migrate.check(schema)
     with TokenRepository(schema) as repository:
         assert {a.name: repository.load(a.name) for a in repository.accounts()} == before
+
+
+def test_nothing_is_created_in_a_database_that_cannot_hold_every_name(schema: str) -> None:
+    ask(schema, "CREATE DATABASE narrow ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'")
+    narrow = make_url(schema).set(database="narrow")
+    try:
+        with (
+            TokenRepository(narrow) as repository,
+            pytest.raises(StorageError, match="encoding is LATIN1"),
+        ):
+            repository.save("alice", tokens())
+        url = narrow.render_as_string(hide_password=False)
+        assert ask(url, "SELECT 1 FROM pg_namespace WHERE nspname = current_schema()") == []
+    finally:
+        ask(schema, "DROP DATABASE narrow WITH (FORCE)")
 
 
 def test_a_user_without_rights_is_told_which(schema: str) -> None:
@@ -432,6 +450,40 @@ with TokenManager(path, providers={"test": test}, clock=lambda: float(now)) as m
     outcomes = [(e.outcome, e.error) for e in world.manager().history("alice")]
     assert outcomes[0] == ("refreshed", None)
     assert outcomes[1][1] is not None
+
+
+def test_a_lock_that_an_interrupt_hid_from_its_holder_is_free(url: str) -> None:
+    with TokenRepository(url) as repository:
+        locks = repository._database.locks
+        assert isinstance(locks, AdvisoryLocks)
+        for _ in range(2):
+            locks._take(7, timeout=0.0)  # nobody keeps what it returns
+
+        assert ask(url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+
+
+@pytest.mark.parametrize("looked", ["before", "after"])
+def test_an_answer_does_not_go_into_a_store_that_took_the_place_of_its_own(
+    tmp_path: Path, schema: str, looked: str
+) -> None:
+    with World(tmp_path, schema) as world:
+        world.sign_in()
+        hold = world.hold()
+        manager = world.manager()
+        call = Call(manager.get_valid_token, "alice")
+        assert hold.arrived.wait(SOON)
+        ask(schema, f"DROP SCHEMA {schema_of(schema)} CASCADE")
+        with TokenRepository(schema) as other:
+            other.save("alice", tokens())
+            if looked == "before":  # the manager knows of the new store by now
+                assert manager.load_tokens("alice") == tokens()
+            hold.release.set()
+
+            with pytest.raises(TokenPersistError, match="replaced"):
+                call.result()
+
+            assert other.load("alice") == tokens()
+            assert list(other.journal.history()) == []
 
 
 # -- a fork ---------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class Storage(Protocol):
         """
 
     def identity(self) -> object:
-        """Return what tells this database from another that takes its place."""
+        """Return what tells this database, in a transaction, from another in its place."""
 
     def backup(self, target: Path, *, replace: bool) -> None:
         """Copy the database to *target* while others go on writing."""

@@ -67,7 +67,8 @@ class Connections:
                 use_native_hstore=False,  # it would ask the server for it at every connection
                 hide_parameters=True,
                 pool_timeout=BUSY_TIMEOUT,
-                pool_reset_on_return=None,  # whoever begins a transaction ends it
+                # Whoever begins a transaction ends it, unless an interrupt comes in between.
+                pool_reset_on_return="rollback",
                 pool_use_lifo=True,  # so that those of a rush get old and are closed
                 **self._sizes,
             )

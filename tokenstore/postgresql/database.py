@@ -79,7 +79,7 @@ class PostgreSQLDatabase:
         )
         self.locks = AdvisoryLocks(self.name, self._schema, self._for_locks)
         self._thread = _Thread()
-        self._identity: int | None = None  # None: not looked for yet
+        self._found = False  # or not looked for yet
 
     def fetch_one(self, query: Query, parameters: dict[str, Any]) -> Row | None:
         """Return the first row, None if there is none or no store."""
@@ -130,8 +130,8 @@ class PostgreSQLDatabase:
         """Do nothing: vacuum removes old rows, and what is written of them is the server's."""
 
     def identity(self) -> int | None:
-        """Return what tells this store from another in its place."""
-        return self._identity
+        """Return what tells this store from another in its place, inside a transaction."""
+        return self._namespace.identity(self._in_transaction())
 
     def backup(self, target: Path, *, replace: bool) -> None:  # noqa: ARG002 - of the protocol
         """Refuse to: PostgreSQL has its own tools for it."""
@@ -144,7 +144,7 @@ class PostgreSQLDatabase:
     @contextmanager
     def migration(self) -> Iterator[Connection]:
         """Yield a connection for migrations to run on (see `Namespace.migration`)."""
-        self._identity = None
+        self._found = False
         with self._namespace.migration() as connection:
             yield connection
 
@@ -163,9 +163,9 @@ class PostgreSQLDatabase:
         self._for_locks.close()
 
     def _is_there(self, *, create: bool) -> bool:
-        if self._identity is None:
-            self._identity = self._namespace.find(create=create)
-        return self._identity is not None
+        if not self._found:
+            self._found = self._namespace.find(create=create)
+        return self._found
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Make a call that stores all or nothing; again, if it failed for a passing reason."""
@@ -181,12 +181,14 @@ class PostgreSQLDatabase:
     @contextmanager
     def _begun(self, where: object) -> Iterator[psycopg.Connection[Any]]:
         """Begin a transaction on a connection of its own, and end it."""
-        if not self._is_there(create=where is None) or where not in {None, self._identity}:
+        if not self._is_there(create=where is None):
             raise self._gone()
         with self._connections.lent() as driver:
             self._run(driver, _BEGIN)
             self._thread.driver, self._thread.process = driver, os.getpid()
             try:
+                if where not in {None, self.identity()}:
+                    raise self._gone()
                 yield driver
                 if os.getpid() == self._thread.process:  # a child forked inside has no part in it
                     self._commit(driver)
@@ -223,7 +225,7 @@ class PostgreSQLDatabase:
 
     def _told(self, error: BaseException) -> StorageError:
         if sqlstate(error) in MISSING:
-            self._identity = None  # look for it once more
+            self._found = False  # look for it once more
         return storage_error(self.name, error)
 
     def _commit(self, driver: psycopg.Connection[Any]) -> None:

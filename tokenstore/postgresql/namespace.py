@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
@@ -24,6 +24,7 @@ from tokenstore.schema import REVISION, VERSION_TABLE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import psycopg
     from sqlalchemy import Connection, RootTransaction
 
     from tokenstore.postgresql.connections import Connections
@@ -58,20 +59,21 @@ class Namespace:
         self._upgrade = upgrade
         there, version_table = f"to_regnamespace('{schema}')", f"'{schema}.{VERSION_TABLE}'"
         something = f"EXISTS (SELECT FROM pg_class WHERE relnamespace = {there})"
+        self._identity = f"SELECT to_regclass({version_table})::oid::bigint"
         self._is_foreign = f"SELECT {something} AND to_regclass({version_table}) IS NULL"
 
-    def find(self, *, create: bool) -> int | None:
-        """Return what tells this store from another in its place, None if there is none.
+    def find(self, *, create: bool) -> bool:
+        """Tell whether there is a store, of the schema that this code knows.
 
         Raises:
             SchemaOutdatedError: It is older than this code.
             SchemaTooNewError: It is newer.
             InsecureStorageError: The schema is in use for something else.
         """
-        revision, identity = self._look()
+        revision = self._look()
         if revision is None:
             if not create:
-                return None
+                return False
             self._bring_to_head()
         elif revision > REVISION:
             raise SchemaTooNewError(
@@ -87,9 +89,15 @@ class Namespace:
                     self.name,
                 )
             self._bring_to_head()
-        else:
-            return identity
-        return self._look()[1]
+        return True
+
+    def identity(self, driver: psycopg.Connection[Any]) -> int | None:
+        """Return what tells this store from another in its place, None if there is none."""
+        try:
+            row = driver.execute(self._identity.encode()).fetchone()
+        except ERRORS as error:
+            raise storage_error(self.name, error) from None
+        return None if row is None else row[0]
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
@@ -127,12 +135,17 @@ class Namespace:
         ):
             yield connection, transaction
 
-    def _look(self) -> tuple[str | None, int | None]:
-        """Return the revision of the store, and what tells it from another in its place."""
-        version_table = f"{self._schema}.{VERSION_TABLE}"
-        identity = f"'{version_table}'::regclass::oid::bigint"
-        query = f"SELECT version_num, {identity} FROM {version_table}"  # noqa: S608 - a name
+    def _look(self) -> str | None:
+        """Return the revision of the store, None if there is none."""
+        query = f"SELECT version_num FROM {self._schema}.{VERSION_TABLE}"  # noqa: S608 - a name
         with self._connections.lent() as driver:
+            encoding = driver.info.parameter_status("server_encoding")
+            if encoding != "UTF8":
+                raise StorageError(
+                    f"{self.name}: the database's encoding is {encoding}, in which not every "
+                    "account name can be stored; create one with ENCODING 'UTF8'",
+                    self.name,
+                )
             try:
                 row = driver.execute(query.encode()).fetchone()
             except ERRORS as error:
@@ -140,15 +153,8 @@ class Namespace:
                     raise storage_error(self.name, error) from None
                 if driver.execute(self._is_foreign.encode()).fetchone() == (True,):
                     raise foreign(self.name, self._schema) from None
-                return None, None
-            encoding = driver.info.parameter_status("server_encoding")
-        if encoding != "UTF8":
-            raise StorageError(
-                f"{self.name}: the database's encoding is {encoding}, in which not every account "
-                "name can be stored; create one with ENCODING 'UTF8'",
-                self.name,
-            )
-        return (None, None) if row is None else (row[0], row[1])
+                return None
+        return None if row is None else str(row[0])
 
     def _bring_to_head(self) -> None:
         with self.migration() as connection:
