@@ -47,7 +47,9 @@ def _growth(stores: dict[int, Path], now: float) -> Iterator[Row]:
     def may_be_due(before: float) -> Callable[[TokenRepository], Callable[[str], object]]:
         return lambda repository: (
             lambda _: _exhaust(
-                repository.may_be_due(before=before, expiry_buffer=300.0, client_of=lambda _: None)
+                repository.listing.may_be_due(
+                    before=before, expiry_buffer=300.0, client_of=lambda _: None
+                )
             )
         )
 

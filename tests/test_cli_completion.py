@@ -89,6 +89,6 @@ def test_other_shells_get_their_scripts(shell: str) -> None:
 
 def test_names_come_by_their_beginning(database: Path) -> None:
     with TokenRepository(database) as repository:
-        assert repository.names("al", limit=9) == ["alfred", "alice@example.com"]
-        assert repository.names("", limit=2) == ["alfred", "alice@example.com"]
-        assert repository.names("zo", limit=9) == ["zoë"]
+        assert repository.listing.names("al", limit=9) == ["alfred", "alice@example.com"]
+        assert repository.listing.names("", limit=2) == ["alfred", "alice@example.com"]
+        assert repository.listing.names("zo", limit=9) == ["zoë"]

@@ -22,6 +22,7 @@ from tokenstore import (
 from tokenstore.accounts import Account
 from tokenstore.fleet import _WINDOW, Fleet, RefreshResult
 from tokenstore.registry import Providers
+from tokenstore.selection import Selection
 from tokenstore.testing import Answer
 from tokenstore.tokens import TokenSet
 
@@ -119,7 +120,9 @@ def test_only_what_may_be_due_is_read_the_most_urgent_first(
     kept = TokenSet(access_token=None, refresh_token="r", expires_at=now + 9000)
     manager._repository.put("tokenless", kept)
 
-    found = manager._repository.may_be_due(before=now, expiry_buffer=0.0, client_of=lambda _: None)
+    found = manager._repository.listing.may_be_due(
+        before=now, expiry_buffer=0.0, client_of=lambda _: None
+    )
 
     due = sorted((-1 - number // 3, f"due {number:04}") for number in range(1200))
     assert [a.name for a in found] == [*(name for _, name in due), "undated", "tokenless"]
@@ -136,7 +139,8 @@ def test_a_token_that_lives_no_longer_than_the_time_ahead_is_refreshed_once_a_ru
                 tokens = {**world.server.sign_in(name), "expires_in": -1}
                 manager.save_tokens(name, tokens, provider="test")
         world.clock.now += 1
-        scan = manager._may_be_due(3600.0)
+        select = Selection(manager._repository, manager._providers, manager._freshness, world.clock)
+        scan = select.due(3600.0)
         found = [next(scan).name]
         world.clock.now += 1
         manager.refresh_token(found[0])

@@ -77,7 +77,9 @@ def read_all(path: Path, offset: int) -> Iterator[Reading]:
             yield read(offset, "get_valid_token", partial(manager.get_valid_token, name), token)
     with TokenRepository(path) as repository:
         yield read(offset, "accounts", lambda: [a.name for a in some(repository.accounts())], ALL)
-        yield read(offset, "records", lambda: are_as_saved(repository.records()), expected=True)
+        yield read(
+            offset, "records", lambda: are_as_saved(repository.listing.records()), expected=True
+        )
         yield read(offset, "history", lambda: [*some(repository.journal.history())], [])
 
 
@@ -191,10 +193,10 @@ def test_no_bit_of_a_name_makes_a_list_endless(path: Path, whole: bytes) -> None
     for place, byte, bit in itertools.product(places, range(len(ALL[-1])), range(8)):
         flip(path, whole, place + byte, bit)
         with TokenRepository(path) as repository:
-            due = repository.may_be_due(
+            due = repository.listing.may_be_due(
                 before=math.inf, expiry_buffer=0.0, client_of=lambda _: None
             )
-            lists = (repository.accounts(), repository.records(), due)
+            lists = (repository.accounts(), repository.listing.records(), due)
             endless += [(place + byte, bit) for found in map(is_endless, lists) if found]
     path.write_bytes(whole)
     assert endless == []

@@ -546,7 +546,10 @@ def test_what_was_imported_once_comes_back_from_every_export(
         list(export_accounts(first, new))
         list(import_accounts(another, new))
         check_unknown_fields(first, files)
-        stored, again = list(map(facts, first.records())), list(map(facts, another.records()))
+        stored, again = (
+            list(map(facts, first.listing.records())),
+            list(map(facts, another.listing.records())),
+        )
         list(export_accounts(another, newer))
         clear(another)
         assert [file.read_bytes() for file in sorted(new.iterdir())] == [

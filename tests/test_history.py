@@ -198,7 +198,7 @@ def test_the_last_50_of_each_account_are_remembered(world: World, manager: Token
 def test_a_history_longer_than_a_page_misses_and_repeats_nothing(
     world: World, manager: TokenManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.repository._PAGE", 3)
+    monkeypatch.setattr("tokenstore.journal._PAGE", 3)
     world.sign_in()
     for _ in range(7):
         manager.refresh_token("alice")

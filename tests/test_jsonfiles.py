@@ -186,13 +186,13 @@ def test_importing_again_changes_nothing(repository: TokenRepository, files: Pat
     for name in ("alice", "bob"):
         write(files / f"{name}.json", refresh_token=name)
     list(import_accounts(repository, files))
-    before = list(repository.records())
+    before = list(repository.listing.records())
 
     for newer in (False, True):
         again = outcomes(import_accounts(repository, files, newer=newer))
         assert {outcome for outcome, _ in again.values()} == {"skipped"}
 
-    assert list(repository.records()) == before
+    assert list(repository.listing.records()) == before
 
 
 def test_replace_replaces_all_that_the_account_had(

@@ -46,7 +46,7 @@ from dataclasses import asdict
 from tokenstore.tokens import TokenSet
 import tokenstore.repository
 
-tokenstore.repository._PAGE = {PAGE}
+tokenstore.listing._PAGE = {PAGE}
 
 class Peer:
     def open(self, path, journal_mode):
@@ -426,7 +426,7 @@ def peer() -> Iterator[Peer]:
 def test_a_repository_answers_as_a_dictionary_would(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.repository._PAGE", PAGE)
+    monkeypatch.setattr("tokenstore.listing._PAGE", PAGE)
     Model.directory, Model.peer = tmp_path, peer
 
     run_state_machine_as_test(

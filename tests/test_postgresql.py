@@ -176,7 +176,7 @@ def test_names_are_in_the_order_of_code_points(repository: TokenRepository) -> N
         for name in names:
             repository.save(name, tokens())
     assert [account.name for account in repository.accounts()] == sorted(names)
-    assert repository.names("", limit=3) == sorted(names)[:3]
+    assert repository.listing.names("", limit=3) == sorted(names)[:3]
 
 
 # -- transactions ---------------------------------------------------------------------------------

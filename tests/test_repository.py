@@ -296,13 +296,13 @@ def test_accounts_come_in_the_order_of_names(repository: TokenRepository) -> Non
         repository.save(name, tokens())
 
     assert [account.name for account in repository.accounts()] == sorted(given)
-    assert [record.account_name for record in repository.records()] == sorted(given)
+    assert [record.account_name for record in repository.listing.records()] == sorted(given)
 
 
 def test_pages_miss_and_repeat_nothing(
     repository: TokenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.repository._PAGE", 3)
+    monkeypatch.setattr("tokenstore.listing._PAGE", 3)
     names = [f"{number:02}" for number in range(10)]
     with repository.transaction():
         for name in names:
@@ -314,7 +314,7 @@ def test_pages_miss_and_repeat_nothing(
 def test_accounts_that_change_while_they_are_listed_hinder_nobody(
     repository: TokenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.repository._PAGE", 2)
+    monkeypatch.setattr("tokenstore.listing._PAGE", 2)
     for name in "abcdef":
         repository.save(name, tokens())
 

@@ -251,7 +251,7 @@ def test_an_empty_leftover_is_no_obstacle(path: Path, suffix: str) -> None:
         lambda path: TokenRepository(path).delete("alice"),
         lambda path: TokenRepository(path).access("alice"),
         lambda path: TokenRepository(path).record("alice"),
-        lambda path: list(TokenRepository(path).records()),
+        lambda path: list(TokenRepository(path).listing.records()),
         lambda path: TokenRepository(path).journal.last_begun("alice"),
         lambda path: TokenRepository(path).close(),
         lambda path: TokenRepository(path, upgrade=True, journal_mode="delete").load("alice"),

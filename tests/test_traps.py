@@ -477,7 +477,7 @@ def look(number):
         manager.save_tokens("alice", tokens(number))
         manager.delete_tokens("nobody")
     with TokenRepository(path, journal_mode=journal_mode, upgrade=True) as repository:
-        list(repository.records())
+        list(repository.listing.records())
     import io
     migrate.current(path, stdout=io.StringIO())
     migrate.check(path, stdout=io.StringIO())

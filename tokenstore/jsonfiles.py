@@ -124,7 +124,7 @@ def export_accounts(
     try:
         with writing_in(target, lambda name: name.endswith(".json")):
             case_sensitive = _is_case_sensitive(target)
-            for record in repository.records():
+            for record in repository.listing.records():
                 yield _logged("export", *_export(target, record, case_sensitive=case_sensitive))
             sync_directory(target)
     except OSError as error:

@@ -6,9 +6,10 @@ import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.accounts import due_at, went_back
+from tokenstore.accounts import went_back
 from tokenstore.cache import TokenCache
 from tokenstore.errors import TokenRefreshError
+from tokenstore.freshness import Freshness
 from tokenstore.hooks import Hooks
 from tokenstore.location import providers_file
 from tokenstore.logs import Operation, is_told, name_of, tell
@@ -17,6 +18,7 @@ from tokenstore.refresh import Demand, Refresher
 from tokenstore.registry import Providers
 from tokenstore.repository import TokenRepository
 from tokenstore.sealed import sealed
+from tokenstore.selection import Selection
 from tokenstore.tokens import expiry_of, normalize_account_name
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class TokenManager:
         self._repository = TokenRepository(
             database, upgrade=upgrade, journal_mode=journal_mode, clock=clock
         )
-        self._expiry_buffer = expiry_buffer
+        self._freshness = Freshness(clock, expiry_buffer)
         self._serve_stale = serve_stale
         self._clock = clock
         self._cache = TokenCache(cache_ttl, clock)
@@ -323,7 +325,7 @@ class TokenManager:
         outlook = Outlook(self._providers)
         with Operation("accounts", None) as operation:
             for account in self._repository.accounts(
-                expiry_buffer=self._expiry_buffer, client_of=outlook.client_of, names=names
+                expiry_buffer=self._freshness.buffer, client_of=outlook.client_of, names=names
             ):
                 yield outlook.forecast(account)
             operation.outcome = "listed"
@@ -370,20 +372,16 @@ class TokenManager:
         _require_seconds(within=within, unused_for=unused_for or 0.0)
         if jobs < 1:
             raise ValueError("jobs: a whole number, 1 or more, is needed")
-        idle = unused_for is not None
-        chosen = (
-            account
-            for account in (self.accounts() if idle else self._may_be_due(within))
-            if provider in {None, account.provider}
-            and (self._is_idle(account, unused_for) if idle else self._is_due(account, within))
-        )
+        select = Selection(self._repository, self._providers, self._freshness, self._clock)
+        found = select.due(within) if unused_for is None else select.unused(unused_for)
+        chosen = (account for account in found if provider in {None, account.provider})
         if dry_run:
             return (RefreshResult(a.name, "skipped", "dry run") for a in chosen)
 
         def refresh(account: Account) -> bool:
-            fresh, used = self._fresh(within), _used_since(account)
+            fresh, used = self._freshness.check(within), _used_since(account)
             demand = Demand("due", lambda record: used(record) or fresh(record), patience=0.0)
-            if idle:
+            if unused_for is not None:
                 demand = Demand("forced", used, patience=0.0)
             with Operation("refresh_all", account.name, account.provider) as operation:
                 _, refreshed = self._refresher.attempt(account.name, None, demand)
@@ -492,7 +490,7 @@ class TokenManager:
         malformed counts as expired and is logged.
         """
         now = self._clock()
-        return due_at(expiry_of(tokens, now=now), None, self._expiry_buffer) <= now
+        return self._freshness.due_at(expiry_of(tokens, now=now), None) <= now
 
     def _ensure(
         self,
@@ -505,7 +503,7 @@ class TokenManager:
         epoch = self._cache.epoch
         now = self._clock()
         token, expires_at, refreshed_at = self._repository.access(name) or (None, None, None)
-        due = self._due_at(expires_at, refreshed_at, min_ttl)
+        due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
         if token is not None and now < due and not went_back(refreshed_at, now):
             self._cache.put(name, token, until=due, epoch=epoch)
             operation.outcome = "fresh"
@@ -513,7 +511,7 @@ class TokenManager:
         live = expires_at is not None and now + (min_ttl or 0.0) < expires_at
         stale = token if self._serve_stale and live else None
         try:
-            demand = Demand("due", self._fresh(min_ttl), None if stale is None else 0.0)
+            demand = Demand("due", self._freshness.check(min_ttl), None if stale is None else 0.0)
             record, refreshed = self._refresher.refresh(name, provider, demand)
         except TokenRefreshError as error:
             if stale is None:
@@ -531,50 +529,7 @@ class TokenManager:
     def _is_fresh(self, account_name: str, min_ttl: float | None) -> bool:
         """Tell whether the stored token will do, so that nothing is requested."""
         record = self._repository.record(normalize_account_name(account_name))
-        return record is not None and self._fresh(min_ttl)(record)
-
-    def _fresh(self, min_ttl: float | None) -> Callable[[Record], bool]:
-        """Return what tells whether a stored access token will do."""
-
-        def fresh(record: Record) -> bool:
-            now = self._clock()
-            due = self._due_at(record.tokens.expires_at, record.refreshed_at, min_ttl)
-            usable = record.tokens.access_token is not None
-            return usable and now < due and not went_back(record.refreshed_at, now)
-
-        return fresh
-
-    def _may_be_due(self, within: float) -> Iterator[Account]:
-        now = self._clock()
-        if went_back(self._repository.journal.last_begun_at(), now):
-            yield from self.accounts()  # whatever they say of when they expire
-            return
-        found = self._repository.may_be_due(
-            before=now + max(self._expiry_buffer, within),
-            expiry_buffer=self._expiry_buffer,
-            client_of=Outlook(self._providers).client_of,
-        )
-        for account in found:
-            refreshed_at = account.refreshed_at
-            # One that was refreshed since comes again if its new expiry lies ahead of the scan.
-            if refreshed_at is None or refreshed_at <= now or went_back(refreshed_at, now):
-                yield account
-
-    def _is_due(self, account: Account, within: float) -> bool:
-        due = self._due_at(account.expires_at, account.refreshed_at, within)
-        return account.refreshable and (account.state == "due" or due <= self._clock())
-
-    def _is_idle(self, account: Account, unused_for: float | None) -> bool:
-        used_at = account.refresh_token_used_at
-        if not account.refreshable or unused_for is None:
-            return False
-        return used_at is None or used_at <= self._clock() - unused_for
-
-    def _due_at(
-        self, expires_at: float | None, refreshed_at: float | None, min_ttl: float | None
-    ) -> float:
-        due = due_at(expires_at, refreshed_at, self._expiry_buffer)
-        return due if min_ttl is None or expires_at is None else min(due, expires_at - min_ttl)
+        return record is not None and self._freshness.check(min_ttl)(record)
 
     def _access_token_of(self, record: Record) -> str:
         token = record.tokens.access_token

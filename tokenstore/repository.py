@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore import statements as sql
-from tokenstore.accounts import Account, Record, due_at, state_of, went_back
-from tokenstore.errors import StorageError
 from tokenstore.journal import Journal
+from tokenstore.listing import Listing
 from tokenstore.location import locate
 from tokenstore.migrate import to_head
 from tokenstore.rows import (
     Damaged,
-    is_moment,
-    is_text,
+    damaged,
     new_version,
     to_access,
     to_columns,
-    to_failure,
     to_record,
     to_tokens,
 )
@@ -36,13 +31,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
+    from tokenstore.accounts import Account, Record
     from tokenstore.building import JournalMode
-    from tokenstore.query import Query, Row
     from tokenstore.turns import Hold
 
 Existing = Literal["replace", "keep", "keep_newer"]
-
-_PAGE = 500  # rows a query
 
 
 class TokenRepository:
@@ -76,6 +69,7 @@ class TokenRepository:
         self._database = storage(self.location, to_head, journal_mode=journal_mode, upgrade=upgrade)
         self.name = self._database.name
         self.journal = Journal(self._database, self.record, clock)
+        self.listing = Listing(self._database, clock)
 
     def __enter__(self) -> TokenRepository:
         return self
@@ -125,7 +119,7 @@ class TokenRepository:
         try:
             return to_tokens(name, row).to_dict()
         except Damaged:
-            raise self._damaged(name) from None
+            raise damaged(self.name, name) from None
 
     @sealed
     def delete(self, account_name: str) -> bool:
@@ -158,12 +152,9 @@ class TokenRepository:
                 or None: what was remembered of another one does not count.
             names: Yield only the accounts of these names, those that there are.
         """
-        if names is None:
-            rows = self._pages(sql.PAGE_OF_ACCOUNTS, _name_of, after="")
-        else:
-            rows = self._rows_of(names)
-        for row in rows:
-            yield self._account(row, expiry_buffer, client_of)
+        yield from self.listing.accounts(
+            expiry_buffer=expiry_buffer, client_of=client_of, names=names
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[TokenRepository]:
@@ -237,12 +228,7 @@ class TokenRepository:
         try:
             return to_access(account_name, row)
         except Damaged:
-            raise self._damaged(account_name) from None
-
-    def names(self, prefix: str, *, limit: int) -> list[str]:
-        """Return the names that begin with *prefix*, in order, so many at most."""
-        span = {"first": prefix, "last": prefix + "\U0010ffff", "page": limit}
-        return [str(name) for (name,) in self._database.fetch_all(sql.NAMES, span)]
+            raise damaged(self.name, account_name) from None
 
     def record(self, account_name: str) -> Record | None:
         """Return all that is stored of an account, None if there is none."""
@@ -253,48 +239,7 @@ class TokenRepository:
         try:
             return to_record(row)
         except Damaged:
-            raise self._damaged(name) from None
-
-    def records(self) -> Iterator[Record | Damaged]:
-        """Yield all that is stored of every account in the order of names, page by page.
-
-        One that is damaged is told as such and stops nothing.
-        """
-        for row in self._pages(sql.PAGE_OF_RECORDS, _name_of, after=""):
-            try:
-                yield to_record(row)
-            except Damaged as damaged:
-                yield damaged
-
-    def may_be_due(
-        self,
-        *,
-        before: float,
-        expiry_buffer: float,
-        client_of: Callable[[str | None], str | None],
-    ) -> Iterator[Account]:
-        """Yield the accounts whose token expires by a moment, and those that have none.
-
-        The most urgent come first. It costs what they are, not what all accounts are.
-
-        Args:
-            before: The moment, in UTC epoch seconds.
-            expiry_buffer: As for `accounts`.
-            client_of: As for `accounts`.
-        """
-        scans = (
-            self._pages(
-                sql.PAGE_OF_EXPIRING,
-                _expiry_of,
-                horizon=before,
-                after_expiry=_FIRST_MOMENT,
-                after="",
-            ),
-            self._pages(sql.PAGE_OF_UNDATED, _name_of, after=""),
-            self._pages(sql.PAGE_OF_TOKENLESS, _name_of, horizon=before, after=""),
-        )
-        for row in chain(*scans):
-            yield self._account(row, expiry_buffer, client_of)
+            raise damaged(self.name, name) from None
 
     @contextmanager
     def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
@@ -306,92 +251,5 @@ class TokenRepository:
         with self._database.locks.account(account_name, timeout=timeout) as hold:
             yield hold
 
-    # -- rows ---------------------------------------------------------------------------------
 
-    def _damaged(self, account_name: str) -> StorageError:
-        return StorageError(
-            f"{self.name}: what is stored of {account_name!a} is damaged; keep what is there and "
-            "restore a backup, or sign that account in again",
-            self.name,
-            errno=errno.EIO,
-        )
-
-    def _pages(
-        self, query: Query, place_of: Callable[[Row], dict[str, Any]], **first: Any
-    ) -> Iterator[Row]:
-        """Yield rows page by page; a name that is damaged hides no other.
-
-        Args:
-            query: The query of one page.
-            place_of: Returns the parameters with which a page begins after a row.
-            first: Those of the first page, and all that are the same for every page.
-        """
-        place = first
-        told: set[object] = set()
-        while rows := self._database.fetch_all(query, {**place, "page": _PAGE}):
-            yield from (row for row in rows if row[0] not in told)
-            told = {row[0] for row in rows}
-            last = max(
-                (row for row in rows if is_text(row[0])),
-                key=lambda row: tuple(place_of(row).values()),
-                default=None,
-            )
-            following = place if last is None else {**first, **place_of(last)}
-            if following == place:  # damaged names alone are left
-                if len(rows) == _PAGE:
-                    raise self._damaged(str(rows[0][0]))
-                return
-            place = following
-
-    def _rows_of(self, names: Iterable[str]) -> Iterator[Row]:
-        for name in sorted(set(map(normalize_account_name, names))):
-            row = self._database.fetch_one(sql.ACCOUNT, {"account_name": name})
-            if row is not None:
-                yield row
-
-    def _account(
-        self, row: Row, expiry_buffer: float, client_of: Callable[[str | None], str | None]
-    ) -> Account:
-        name, provider, details, usable, refreshable, *moments = row
-        expires_at, refreshed_at, obtained_at, dies_at = (
-            moment if is_moment(moment) else None for moment in moments
-        )
-        name, provider = (v if v is None or is_text(v) else ascii(v) for v in (name, provider))
-        now = self._clock()
-        failure = to_failure(details)
-        last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
-        if failure is not None and client_of(provider) not in {None, failure.client}:
-            failure = None  # the settings were changed since: it is worth another try
-        state = state_of(
-            due=not usable
-            or due_at(expires_at, refreshed_at, expiry_buffer) <= now
-            or went_back(refreshed_at, now),
-            refreshable=bool(refreshable),
-            failure=failure,
-            now=now,
-        )
-        return Account(
-            name,
-            provider,
-            state,
-            expires_at,
-            refreshed_at,
-            last_error,
-            obtained_at,
-            dies_at,
-            refreshable=bool(refreshable)
-            and (failure is None or not failure.speaks_against_asking(now)),
-        )
-
-
-def _name_of(row: Row) -> dict[str, Any]:
-    return {"after": row[0]}
-
-
-def _expiry_of(row: Row) -> dict[str, Any]:
-    return {"after_expiry": row[_EXPIRES_AT], "after": row[0]}
-
-
-_EXPIRES_AT = 5  # of the columns of `Account`s
-_FIRST_MOMENT = float("-inf")
 _PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}

@@ -6,6 +6,7 @@ would be served, or sent to a provider, so every row carries checksums of its ow
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from tokenstore.accounts import Failure, HistoryEntry, Record
+from tokenstore.errors import StorageError
 from tokenstore.tokens import TokenSet
 
 if TYPE_CHECKING:
@@ -42,6 +44,16 @@ class Damaged(Exception):  # noqa: N818 - the repository tells of it as a Storag
     def __init__(self, account_name: object) -> None:
         super().__init__()
         self.account_name = str(account_name)
+
+
+def damaged(store: str, account_name: str) -> StorageError:
+    """Return the error that tells of it."""
+    return StorageError(
+        f"{store}: what is stored of {account_name!a} is damaged; keep what is there and "
+        "restore a backup, or sign that account in again",
+        store,
+        errno=errno.EIO,
+    )
 
 
 def new_version() -> int:

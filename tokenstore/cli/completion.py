@@ -51,7 +51,7 @@ def _accounts(context: click.Context, _: click.Parameter, incomplete: str) -> li
     # Whoever completes wants no error in the middle of the line.
     try:
         with TokenRepository(context.find_root().params.get("database")) as repository:
-            return list(filter(_PLAIN.fullmatch, repository.names(incomplete, limit=_MOST)))
+            return list(filter(_PLAIN.fullmatch, repository.listing.names(incomplete, limit=_MOST)))
     except (TokenStoreError, ValueError):
         return []
 

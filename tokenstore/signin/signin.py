@@ -236,7 +236,7 @@ class SignIn:
 
     def _may_be_known(self, who: Identity, attempt: Attempt) -> bool:
         """Tell whether an account of this store is that person, or may be for all it says."""
-        for record in self._repository.records():
+        for record in self._repository.listing.records():
             if not isinstance(record, Record):
                 return True
             was = who_it_was(record.tokens.extra)
