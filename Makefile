@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint type cover torture pgbouncer test-browser chromium test-provider test-lowest bench bench-scale docs format clean
+.PHONY: setup demo test lint type cover torture programs test-browser chromium test-provider test-lowest bench bench-scale docs format clean
 
 setup: $(VENV)/ready
 
@@ -29,7 +29,7 @@ lint: setup
 type: setup
 	$(BIN)/mypy
 
-cover: setup pgbouncer
+cover: setup programs
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term --numprocesses 2 --dist worksteal
 
@@ -53,12 +53,12 @@ $(VENV)/oidc-provider/ready: Makefile | setup
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/oidc-provider oidc-provider@9.13.3
 	@touch $@
 
-pgbouncer:
-	@test -x /usr/sbin/pgbouncer \
+programs:
+	@{ test -x /usr/sbin/pgbouncer && command -v strace >/dev/null; } \
 	|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	     apt-get install -qq --no-install-recommends pgbouncer; } \
-	|| { echo "make: these tests need /usr/sbin/pgbouncer, which apt-get could not install;" \
-	     "install Debian's package pgbouncer, then try again" >&2; exit 1; }
+	     apt-get install -qq --no-install-recommends pgbouncer strace; } \
+	|| { echo "make: these tests need /usr/sbin/pgbouncer and strace, which apt-get could not install;" \
+	     "install Debian's packages pgbouncer and strace, then try again" >&2; exit 1; }
 
 chromium:
 	@{ command -v chromium && command -v chromedriver; } >/dev/null \
@@ -74,7 +74,7 @@ test-lowest:
 .venv-lowest/ready: .venv-lowest/lowest.txt
 .venv-lowest/lowest.txt: pyproject.toml
 	@mkdir -p .venv-lowest
-	$(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(re.sub(r">=", "==", d) for d in (*p["project"]["dependencies"], *sum(p["project"]["optional-dependencies"].values(), []))), sep="\n")' > $@
+	$(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(re.sub(r"\[.*]", "", d).replace(">=", "==") for d in (*p["project"]["dependencies"], *sum(p["project"]["optional-dependencies"].values(), []))), sep="\n")' > $@
 
 # What a large store in PostgreSQL takes: bytes, log, statements. Counted, so that it may run anywhere.
 bench-scale: setup

@@ -44,7 +44,7 @@ PEER = f"""
 import json
 from dataclasses import asdict
 from tokenstore.tokens import TokenSet
-import tokenstore.repository
+import tokenstore.listing
 
 tokenstore.listing._PAGE = {PAGE}
 

@@ -187,7 +187,7 @@ class PostgreSQLDatabase:
             self._run(driver, _BEGIN)
             self._thread.driver, self._thread.process = driver, os.getpid()
             try:
-                if where not in {None, self.identity()}:
+                if where is not None and where != self.identity():
                     raise self._gone()
                 yield driver
                 if os.getpid() == self._thread.process:  # a child forked inside has no part in it
