@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import math
+import threading
 import unicodedata
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from refreshing import Clock
+from refreshing import Clock, until
 from storing import LATER, holding, python, raw, tokens
 
 from tokenstore import InvalidTokenError, StorageError, TokenRepository, statements
 from tokenstore.accounts import Failure
 from tokenstore.database import Database
 from tokenstore.query import Query
+from tokenstore.sqlite import BUSY_TIMEOUT, pragma
 from tokenstore.tokens import TokenSet
 
 if TYPE_CHECKING:
@@ -670,42 +672,60 @@ def test_a_replaced_refresh_token_leaves_the_files(path: Path, journal_mode: Jou
     assert old.encode() not in written
 
 
-def test_of_many_replaced_at_once_all_are_gone_when_the_store_is_closed(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+def bytes_of(path: Path) -> bytes:
+    return b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
+
+
+@pytest.mark.parametrize("rush", [0.0, 1e9], ids=["a rush that lasts", "a rush"])
+def test_whoever_writes_last_in_a_rush_empties_the_log(
+    path: Path, monkeypatch: pytest.MonkeyPatch, rush: float
 ) -> None:
-    monkeypatch.setattr("tokenstore.database._Scrub._INTERVAL", 1e9)
-    old = [f"refresh-token-of-rotation-{number}" for number in range(5)]
-    statements_run: list[str] = []
+    monkeypatch.setattr("tokenstore.database._LONGEST_RUSH", rush)
+    names = [f"account-{number}" for number in range(8)]
+    emptied: list[str] = []
+
+    def note(said: str) -> None:
+        if "checkpoint" in said:
+            emptied.append(said)
+
+    def replace(name: str) -> None:
+        repository.load(name)  # opens this thread's connection
+        assert isinstance(database, Database)
+        driver = database._threads.mine().driver
+        assert driver is not None
+        driver.set_trace_callback(note)
+        ready.wait()
+        repository.save(name, tokens(refresh_token=f"new-{name}"))
+
     with TokenRepository(path) as others, TokenRepository(path) as repository:
-        others.save("bob", tokens())  # so that SQLite keeps the log when one of them closes
-        for token in old:
-            repository.save("alice", tokens(refresh_token=token))
-            assert isinstance(repository._database, Database)
-            driver = repository._database._threads.mine().driver
-            assert driver is not None
-            driver.set_trace_callback(statements_run.append)
-        repository.save("alice", tokens())
-        repository.close()
+        others.save("bob", tokens())  # so that SQLite keeps the log in any case
+        database = repository._database
+        assert isinstance(database, Database)
+        for name in names:
+            repository.save(name, tokens(refresh_token=f"old-{name}"))
+        ready = threading.Barrier(len(names) + 1)
+        with ThreadPoolExecutor(len(names)) as threads:
+            saves = [threads.submit(replace, name) for name in names]
+            with repository.transaction():
+                ready.wait()
+                until(lambda: len(database._threads.writer._waiting) == len(names))
+            for save in saves:
+                save.result()
 
-        written = b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
-
-    assert [token for token in old if token.encode() in written] == []
-    emptied = [statement for statement in statements_run if "wal_checkpoint" in statement]
-    assert len(emptied) == 2  # after the first that was replaced, and at the end
+        assert b"old-" not in bytes_of(path)
+    assert len(emptied) == (1 if rush else len(names))
 
 
-def test_a_delete_does_not_wait_for_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenstore.database._Scrub._INTERVAL", 1e9)
-    old = "refresh-token-of-a-deleted-account"
+def test_a_connection_that_has_emptied_the_log_waits_for_others_as_before(path: Path) -> None:
     with TokenRepository(path) as repository:
-        for number in range(3):
-            repository.save("bob", tokens(refresh_token=f"refresh-{number}"))
-        repository.save("alice", tokens(refresh_token=old))
-        repository.delete("alice")
+        for number in range(2):
+            repository.save("alice", tokens(refresh_token=f"refresh-{number}"))
+        database = repository._database
+        assert isinstance(database, Database)
+        driver = database._threads.mine().driver
+        assert driver is not None
 
-        written = b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
-
-    assert old.encode() not in written
+        assert pragma(driver, "busy_timeout") == BUSY_TIMEOUT * 1000
 
 
 def test_a_scrub_that_met_a_reader_is_done_by_whoever_writes_next(path: Path) -> None:
@@ -724,3 +744,48 @@ def test_a_scrub_that_met_a_reader_is_done_by_whoever_writes_next(path: Path) ->
         written = b"".join(p.read_bytes() for p in path.parent.glob("tokens.db*") if p.is_file())
 
     assert old.encode() not in written
+
+
+# -- interrupts -----------------------------------------------------------------------------------
+
+
+def test_a_transaction_that_an_interrupt_left_open_is_undone(path: Path) -> None:
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens())
+        database = repository._database
+        assert isinstance(database, Database)
+        driver = database._threads.mine().driver
+        assert driver is not None
+        driver.execute("BEGIN IMMEDIATE")
+        driver.execute("DELETE FROM accounts")
+
+        assert repository.load("alice") == tokens()
+
+        with TokenRepository(path) as another:
+            another.save("alice", tokens(1))
+        driver.execute("BEGIN IMMEDIATE")
+        repository.save("bob", tokens())
+        assert [account.name for account in repository.accounts()] == ["alice", "bob"]
+
+
+def test_an_interrupt_while_damage_is_read_takes_nothing_of_it_along(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: bytes) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tokenstore.sqlite.decode_what_can_be", interrupted)
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens())
+        with raw(path) as connection:
+            connection.execute(
+                "UPDATE accounts SET refresh_token = CAST(x'63616e617279ff' AS TEXT)"
+            )
+
+        with pytest.raises(KeyboardInterrupt) as caught:
+            repository.load("alice")
+
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "canary" not in repr(error)
+        error = error.__context__

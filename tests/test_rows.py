@@ -36,6 +36,7 @@ CHANGES = {
     "no UTF-8 in the refresh token": "refresh_token = CAST(x'63616e617279ff' AS TEXT)",
     "no UTF-8 in the JSON": "extra = CAST(x'7b2263616e617279ff223a317d' AS TEXT)",
     "bytes": "access_token = x'63616e617279'",
+    "no bytes": "refresh_token = x''",
     "a number": "refresh_token = 5",
     "a moment that is text": "expires_at = 'canary'",
     "the tokens of another account": "access_token = (SELECT access_token FROM accounts "
@@ -50,6 +51,7 @@ UNCHECKED = [  # what can be told without a checksum
     "no UTF-8 in the refresh token",
     "no UTF-8 in the JSON",
     "bytes",
+    "no bytes",
     "a moment that is text",
 ]
 

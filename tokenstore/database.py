@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sqlite3
 import time
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LONGEST_RUSH = 1.0  # seconds for which threads that write one after the other let the log be
+
 __all__ = ["Database", "JournalMode"]
 
 
@@ -64,7 +65,6 @@ class Database:
         self._opener = Opener(path, migrate, journal_mode=journal_mode, upgrade=upgrade)
         self.locks = self._opener.locks
         self._threads = ThreadConnections(path)
-        self._scrub = _Scrub()
 
     def fetch_one(self, query: Query, parameters: dict[str, Any]) -> Row | None:
         """Return the first row, None if there is none or no database."""
@@ -85,11 +85,13 @@ class Database:
             if driver is None:
                 return None
             try:
-                return fetch(driver.execute(compiled.sql, values))
-            except DRIVER_ERRORS as error:
-                if not is_undecodable(error):
-                    raise storage_error(self.path, error) from None
-                # One damaged row must not hide the others of its page.
+                try:
+                    return fetch(driver.execute(compiled.sql, values))
+                except DRIVER_ERRORS as error:
+                    if not is_undecodable(error):
+                        raise storage_error(self.path, error) from None
+                # One damaged row must not hide the others of its page. Not inside of `except`:
+                # what is raised there would take along an error that quotes what it has read.
                 with translated(self.path), decoding_what_can_be(driver):
                     return fetch(driver.execute(compiled.sql, values))
             finally:
@@ -142,15 +144,31 @@ class Database:
                 raise
             finally:
                 thread.in_transaction = False
-            if self._scrub.is_due() and thread.driver is not None:
-                self._scrub.run(thread.driver)
+                self._scrub(thread)
 
-    def scrub_after_commit(self, *, at_once: bool = False) -> None:
+    def scrub_after_commit(self) -> None:
         """Let the bytes that this transaction deletes leave the write-ahead log as well.
 
         If somebody reads an older state just then, a later transaction of this process does it.
         """
-        self._scrub.wanted, self._scrub.at_once = True, self._scrub.at_once or at_once
+        writer = self._threads.writer
+        if writer.unscrubbed is None:
+            writer.unscrubbed = time.monotonic()
+
+    def _scrub(self, thread: ThreadConnection) -> None:
+        """Empty the write-ahead log if something is in it that was deleted.
+
+        That waits for the disk three times, a transaction once. So it is left to the thread whose
+        turn comes right after this one, unless that has gone on for long.
+        """
+        writer = self._threads.writer
+        if writer.unscrubbed is None or thread.driver is None:
+            return
+        left_to_the_next = time.monotonic() < writer.unscrubbed + _LONGEST_RUSH
+        if writer.somebody_waits() and left_to_the_next:
+            return
+        if _empty_log(thread.driver):
+            writer.unscrubbed = None
 
     def identity(self) -> Identity | None:
         """Return which file this thread works on."""
@@ -184,10 +202,6 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of all threads; whoever goes on using it opens a new one."""
-        thread = self._threads.mine()
-        with thread.lock:
-            if self._scrub.wanted and thread.driver is not None and not thread.in_transaction:
-                self._scrub.run(thread.driver)
         self._threads.close()
 
     def _begin(self, thread: ThreadConnection, where: object) -> None:
@@ -228,46 +242,23 @@ class Database:
 
     def _ready(self, thread: ThreadConnection) -> sqlite3.Connection | None:
         """Return the thread's connection, opened if need be; None if there is no database."""
+        if thread.driver is not None and thread.driver.in_transaction:
+            thread.rollback()  # an interrupt came before that could be done
         if thread.driver is None:
             opened = self._opener.open()
             return None if opened is None else thread.adopt(opened)
-        if not thread.in_transaction and not self._opener.file.is_still(thread.identity):
+        if not self._opener.file.is_still(thread.identity):
             thread.close()
             raise self._opener.gone(thread.log)
         return thread.driver
 
 
-class _Scrub:
-    """Empties the write-ahead log of what was deleted.
-
-    That waits for the disk three times, a transaction once. So a token that was replaced may stay
-    there for a moment, until the next is replaced or the database is closed.
-
-    Attributes:
-        wanted: Whether there is something to be emptied of.
-        at_once: Whether that is to be done with the next transaction.
-    """
-
-    _INTERVAL = 1.0  # seconds
-
-    def __init__(self) -> None:
-        self.wanted = self.at_once = False
-        self._since = -math.inf
-
-    def is_due(self) -> bool:
-        """Tell whether to do it after a transaction."""
-        if not self.wanted:
-            return False
-        return self.at_once or time.monotonic() >= self._since + self._INTERVAL
-
-    def run(self, driver: sqlite3.Connection) -> None:
-        """Do it, unless somebody else is at work on the log."""
-        driver.execute("PRAGMA busy_timeout = 0")
-        try:
-            busy = pragma(driver, "wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:  # the transaction is stored all the same
-            busy = True
+def _empty_log(driver: sqlite3.Connection) -> bool:
+    """Empty the write-ahead log; tell whether that was done, as nobody else was at work on it."""
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        return not pragma(driver, "wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error:  # the transaction is stored all the same
+        return False
+    finally:
         driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
-        self._since = time.monotonic()
-        if not busy:
-            self.wanted = self.at_once = False

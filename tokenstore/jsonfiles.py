@@ -60,12 +60,12 @@ def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     for path in map(Path, paths):
         try:
             names = sorted(os.listdir(path))  # noqa: PTH208 - in half the time of paths
-            found += (
+            found += [
                 path / name
                 for name in names
                 if not name.startswith(".")
                 and (name.endswith(".json") or (name.endswith(".db") and is_storage(path / name)))
-            )
+            ]
         except (OSError, ValueError):  # no directory, or not to be listed: reading it will tell
             found.append(path)
     return found

@@ -72,12 +72,13 @@ class Query:
 def _in_order(
     names: Sequence[str], constants: dict[str, Any]
 ) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    if constants:
+    if len(names) > 1:
+        pick = itemgetter(*names)
+        return (lambda parameters: pick(constants | parameters)) if constants else pick
+    if constants or not names:
         return lambda parameters: tuple((constants | parameters)[name] for name in names)
-    if len(names) == 1:
-        (name,) = names
-        return lambda parameters: (parameters[name],)
-    return itemgetter(*names) if names else lambda _: ()
+    (name,) = names
+    return lambda parameters: (parameters[name],)
 
 
 @lru_cache(maxsize=1024)

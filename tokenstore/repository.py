@@ -131,7 +131,7 @@ class TokenRepository:
         def remove() -> bool:
             deleted = self._database.execute(sql.DELETE, name)
             self._database.execute(sql.FORGET_REFRESHES, name)
-            self._database.scrub_after_commit(at_once=True)
+            self._database.scrub_after_commit()
             return deleted > 0
 
         return self._database.run(remove)
@@ -212,7 +212,7 @@ class TokenRepository:
             rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, token)
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
-                self._database.scrub_after_commit(at_once=tokens.refresh_token is None)
+                self._database.scrub_after_commit()
             return stored
 
         return self._database.run(store)

@@ -94,7 +94,8 @@ def to_tokens(account_name: str, row: Row) -> TokenSet:
     except (TypeError, ValueError, RecursionError):
         found, fields, end = -1, None, 0
     if checksum is None:  # what a checksum would have told
-        known = end == len(extra) and all(map(is_text, filter(None, (access_token, refresh_token))))
+        optional = all(v is None or is_text(v) for v in (access_token, refresh_token))
+        known = optional and is_text(extra) and end == len(extra)
     else:
         known = checksum == found
     moments = is_moment(expires_at) and is_moment(obtained_at) and is_moment(dies_at)

@@ -73,13 +73,8 @@ class Storage(Protocol):
         Nested ones join it.
         """
 
-    def scrub_after_commit(self, *, at_once: bool = False) -> None:
-        """Let the bytes that this transaction deletes leave the database's log as well.
-
-        Args:
-            at_once: Do it right then, rather than together with later ones if there was one just
-                before.
-        """
+    def scrub_after_commit(self) -> None:
+        """Let the bytes that this transaction deletes leave the database's log as well."""
 
     def identity(self) -> object:
         """Return what tells this database, in a transaction, from another in its place."""

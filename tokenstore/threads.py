@@ -84,7 +84,7 @@ class ThreadConnections:
         self._path = path
         self._start()
         with _registry:
-            self._writer = _writers.setdefault(path, _Writer())
+            self._writer = _writers.setdefault(path, Writer())
             _all.add(self)
 
     def _start(self) -> None:
@@ -104,6 +104,11 @@ class ThreadConnections:
             self._local.thread = thread
         return thread
 
+    @property
+    def writer(self) -> Writer:
+        """Whose turn it is to write."""
+        return self._writer
+
     @contextmanager
     def writing(self) -> Iterator[ThreadConnection]:
         """Wait for this process's other writers, then lend the calling thread its connection.
@@ -122,7 +127,7 @@ class ThreadConnections:
                 errno=errno.EDEADLK,
             )
         lock = writer.lock
-        if not lock.acquire(timeout=BUSY_TIMEOUT):
+        if not writer.wait():
             raise StorageError(
                 f"{self._path}: another thread's transaction did not end; keep them short",
                 self._path,
@@ -173,19 +178,41 @@ class ThreadConnections:
         self._start()
 
 
-class _Writer:
-    """Whose turn it is to write, among the threads of this process."""
+class Writer:
+    """Whose turn it is to write to a file, among the threads of this process.
+
+    Attributes:
+        lock: Held by whoever's it is.
+        thread: That thread.
+        unscrubbed: Since when (`time.monotonic`) there is something in the write-ahead log that
+            was deleted, None if nothing is. Whoever's turn it is may change it.
+    """
 
     def __init__(self) -> None:
+        self.unscrubbed: float | None = None
         self.restart()
 
     def restart(self) -> None:
+        """Begin anew, with nobody's turn."""
         self.lock = threading.Lock()
         self.thread: int | None = None
+        self._waiting: list[int] = []
+
+    def wait(self) -> bool:
+        """Wait for the turn of this thread; tell whether it came."""
+        self._waiting.append(threading.get_ident())
+        try:
+            return self.lock.acquire(timeout=BUSY_TIMEOUT)
+        finally:
+            self._waiting.pop()
+
+    def somebody_waits(self) -> bool:
+        """Tell whether another thread will have its turn right after this one."""
+        return bool(self._waiting)
 
 
 _registry = threading.Lock()  # held while the next two are changed, and across a fork
-_writers: WeakValueDictionary[Path, _Writer] = WeakValueDictionary()
+_writers: WeakValueDictionary[Path, Writer] = WeakValueDictionary()
 _all: WeakSet[ThreadConnections] = WeakSet()
 _forking: list[ThreadConnections] = []
 

@@ -87,8 +87,10 @@ class TokenSet:
             "expires_at": expires_at,
         }
         # A known field that was given as null stays in `extra`, so that it comes back as it came.
-        extra = {k: v for k, v in tokens.items() if k not in known}
-        extra |= {k: None for k, v in known.items() if v is None and k in tokens}
+        extra = {k: v for k, v in tokens.items() if known.get(k) is None}
+        for name in _COLUMNS:
+            if name in extra:
+                extra[name] = None
         for name, value in extra.items():
             _require_json(name, value)
         if known["refresh_token"] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import select
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_GARBAGE = 700  # new objects after which to look for garbage, as Python does by itself
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -51,6 +53,7 @@ def rounds(every: float, stop: Stop) -> Iterator[None]:
 
     How much less is random, so that workers that were started together do not stay together.
     """
+    gc.set_threshold(_GARBAGE)  # a command looks for none, but this one goes on and on
     while not stop.is_set:
         next_one = time.monotonic() + every * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
         yield

@@ -126,7 +126,7 @@ class PostgreSQLDatabase:
             self._run(driver, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
             yield
 
-    def scrub_after_commit(self, *, at_once: bool = False) -> None:
+    def scrub_after_commit(self) -> None:
         """Do nothing: vacuum removes old rows, and what is written of them is the server's."""
 
     def identity(self) -> int | None:
