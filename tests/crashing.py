@@ -143,7 +143,9 @@ def _run(
 
 def _start_server() -> None:
     """Start the process that all others are forked from, without what measures coverage."""
-    _context.set_forkserver_preload(["tokenstore.jsonfiles", "tokenstore.repository"])
+    # Whoever had to import something first would be killed before the work has begun.
+    modules = ["tokenstore.database", "tokenstore.jsonfiles", "tokenstore.repository"]
+    _context.set_forkserver_preload(modules)
     environment = dict(os.environ)
     for name in environment.keys() - unmeasured(environment).keys():
         del os.environ[name]
