@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC
 from email.message import Message
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urljoin
 
@@ -88,10 +89,15 @@ class Judge:
         self._unsure = unsure
         self._url = getattr(provider, endpoint) or ""
         self._host = host_of(self._url)
-        self._secrets = _spellings(provider, sent)
-        self._bare_secrets = [
-            bare for secret in self._secrets if len(bare := _bare(secret)) >= _MIN_SECRET
-        ]
+        self._sent = tuple(sent)
+
+    @cached_property
+    def _secrets(self) -> list[str]:
+        return _spellings(self._provider, self._sent)
+
+    @cached_property
+    def _bare_secrets(self) -> list[str]:
+        return [bare for secret in self._secrets if len(bare := _bare(secret)) >= _MIN_SECRET]
 
     def silence(self, nothing: NoAnswer) -> TokenRefreshError:
         """Return the error of a request without an answer."""
