@@ -541,14 +541,14 @@ def test_what_may_not_be_read_is_reported(unprivileged: Path) -> None:
 
 
 def test_results_come_as_files_are_stored(repository: TokenRepository, files: Path) -> None:
-    for number in range(600):
-        write(files / f"a{number:03}.json")
+    for number in range(1200):
+        write(files / f"a{number:04}.json")
     results = import_accounts(repository, files)
 
     next(results)
 
-    assert 0 < len(names(repository)) < 600
-    assert len(list(results)) == 599
+    assert 0 < len(names(repository)) < 1200
+    assert len(list(results)) == 1199
 
 
 def test_a_database_that_cannot_take_the_accounts_is_an_error_and_not_a_bad_file(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["imported", "exported", "skipped", "failed"]
 
-_BATCH = 500  # accounts that are stored in one transaction
+_BATCH = 1000  # accounts that are stored in one transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def import_accounts(
 
     A file is JSON with one account, or a storage of globus-sdk or a cache of MSAL with many; each
     account has its result, and so has a file without any. An account that is already stored is
-    skipped. A file that cannot be read stops nothing. Accounts are stored a few hundred a
+    skipped. A file that cannot be read stops nothing. Accounts are stored a thousand a
     transaction, and a result is yielded when its account is stored.
 
     Args:

@@ -91,8 +91,8 @@ def _database_beside(file: Path) -> Path | None:
 
 
 def _read(path: Path) -> list[TokenFile | Unusable]:
-    size, file = _look_at(path)
-    if (database := _database_beside(file)) is not None:
+    size, real = _look_at(path)
+    if (database := _database_beside(real)) is not None:
         raise UnreadableError(f"belongs to the database {database.name!r}; import that")
     if may_be_database(size):
         try:
@@ -101,7 +101,8 @@ def _read(path: Path) -> list[TokenFile | Unusable]:
         except NotSQLiteError:
             pass
     _limit(size, _MAX_STORAGE)
-    content = path.read_bytes()
+    with path.open("rb", buffering=0) as file:  # two thirds of the time of read_bytes()
+        content = file.readall()
     if not content:
         raise UnreadableError(_IS_EMPTY)
     for beginning, reason in _BINARY:
