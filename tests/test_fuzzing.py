@@ -351,6 +351,7 @@ def test_what_is_no_text_is_no_name(manager: TokenManager, name: Any) -> None:
 @given(provider=any_text | storable_text.map(Masked))
 @example("")
 @example("\0")
+@example("\ud800")
 def test_the_name_of_a_provider_comes_back_or_is_refused(
     manager: TokenManager, provider: str
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore import statements as sql
+from tokenstore.errors import InvalidTokenError
 from tokenstore.journal import Journal
 from tokenstore.listing import Listing
 from tokenstore.location import locate
@@ -16,6 +17,7 @@ from tokenstore.migrate import to_head
 from tokenstore.rows import (
     Damaged,
     damaged,
+    is_text,
     new_version,
     to_access,
     to_columns,
@@ -200,6 +202,8 @@ class TokenRepository:
                 ``keep_newer``: replace it if *tokens* expire later.
         """
         name = normalize_account_name(account_name)
+        if provider is not None and not is_text(provider):
+            raise InvalidTokenError("provider", "half a surrogate pair is not a character")
         row = {
             "account_name": name,
             "provider": provider,
