@@ -193,7 +193,7 @@ imported = counted(
 tell(len(exported), len(imported))
 """
 REPEATED = 10
-FILES = 600  # more than two transactions of them
+FILES = 2100  # more than two transactions of them
 
 CALL = re.compile(r"^(?:\d+ +)?(\w+)\((.*)$")
 WAITS = ("fsync", "fdatasync")
@@ -257,7 +257,7 @@ def test_a_save_that_empties_the_log_waits_some_times_more(calls: dict[str, Coun
     assert of(calls["rotate"], *WAITS) <= 5 * REPEATED
 
 
-def test_an_import_waits_for_the_disk_by_the_hundred(calls: dict[str, Counter[str]]) -> None:
+def test_an_import_waits_for_the_disk_by_the_thousand(calls: dict[str, Counter[str]]) -> None:
     assert of(calls["import"], "openat") <= FILES + 10  # each file once
     assert of(calls["import"], *WAITS) <= 10
 

@@ -489,6 +489,54 @@ def test_an_answer_does_not_go_into_a_store_that_took_the_place_of_its_own(
 # -- a fork ---------------------------------------------------------------------------------------
 
 
+FORKED = """
+import gc
+from tokenstore.postgresql.locks import AdvisoryLocks
+
+url, inside = sys.argv[1:]
+
+def leave_in_child(context):
+    '''Fork inside; the child leaves the block and lets go of everything.'''
+    global repository
+    with context:
+        if inside == "transaction":
+            repository.save("before", tokens())
+        child = os.fork()
+        if child:
+            tell(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            if inside == "transaction":
+                repository.save("after", tokens())
+            else:
+                with TokenRepository(url) as other:
+                    try:
+                        with other.refresh_lock("alice", timeout=0.0):
+                            tell("free")
+                    except TimeoutError:
+                        tell("held")
+            return
+    del context, repository
+    gc.collect()
+    os._exit(0)
+
+repository = TokenRepository(url)
+repository.load("alice")
+leave_in_child(
+    repository.transaction() if inside == "transaction" else repository.refresh_lock("alice", timeout=9)
+)
+with TokenRepository(url) as found:
+    tell(*(account.name for account in found.accounts()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"), [("transaction", ["0", "after", "before"]), ("lock", ["0", "held"])]
+)
+def test_a_child_of_fork_ends_nothing_that_its_parent_is_in(
+    url: str, inside: str, said: list[str]
+) -> None:
+    assert python(FORKED, url, inside).split() == said
+
+
 def test_a_child_of_fork_begins_anew_and_leaves_the_parents_connections_alone(url: str) -> None:
     code = """
 repository = TokenRepository(sys.argv[1])

@@ -716,6 +716,21 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
     assert len(emptied) == (1 if rush else len(names))
 
 
+def test_what_a_reader_was_in_the_way_of_is_done_when_the_store_is_closed(path: Path) -> None:
+    old = "refresh-token-of-a-deleted-account"
+    with TokenRepository(path) as repository, raw(path) as reader:
+        repository.save("alice", tokens(refresh_token=old))
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM accounts").fetchone()
+        repository.delete("alice")
+        reader.execute("COMMIT")
+        assert old.encode() in bytes_of(path)
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(repository.close).result()
+
+        assert old.encode() not in bytes_of(path)
+
+
 def test_a_connection_that_has_emptied_the_log_waits_for_others_as_before(path: Path) -> None:
     with TokenRepository(path) as repository:
         for number in range(2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.building import JournalMode
@@ -187,7 +187,7 @@ class Database:
     @contextmanager
     def migration(self) -> Iterator[Connection]:
         """Yield a connection for migrations to run on (see `Opener.migration`)."""
-        with self._threads.writing(), self._opener.migration() as connection:
+        with self._threads.writing(scrubs=False), self._opener.migration() as connection:
             yield connection
 
     @contextmanager
@@ -202,7 +202,13 @@ class Database:
 
     def close(self) -> None:
         """Close the connections of all threads; whoever goes on using it opens a new one."""
-        self._threads.close()
+        try:
+            if self._threads.writer.unscrubbed is not None and not self._threads.in_turn():
+                with self._threads.writing() as thread, suppress(StorageError):
+                    self._ready(thread)
+                    self._scrub(thread)
+        finally:
+            self._threads.close()
 
     def _begin(self, thread: ThreadConnection, where: object) -> None:
         if thread.driver is None and where is None:

@@ -109,17 +109,24 @@ class ThreadConnections:
         """Whose turn it is to write."""
         return self._writer
 
+    def in_turn(self) -> bool:
+        """Tell whether it is this thread's turn to write."""
+        return self._writer.thread == threading.get_ident()
+
     @contextmanager
-    def writing(self) -> Iterator[ThreadConnection]:
+    def writing(self, *, scrubs: bool = True) -> Iterator[ThreadConnection]:
         """Wait for this process's other writers, then lend the calling thread its connection.
 
         SQLite's own waiting is a poll that knows no order; within a process a lock is better.
+
+        Args:
+            scrubs: Whether the caller empties the write-ahead log of what others deleted.
 
         Raises:
             StorageError: Another writer did not end in time, or it is this very thread.
         """
         writer = self._writer
-        if writer.thread == threading.get_ident():
+        if self.in_turn():
             raise StorageError(
                 f"{self._path}: this thread is inside a transaction of another repository on the "
                 "same file; go on with that one",
@@ -127,7 +134,7 @@ class ThreadConnections:
                 errno=errno.EDEADLK,
             )
         lock = writer.lock
-        if not writer.wait():
+        if not writer.wait(scrubs=scrubs):
             raise StorageError(
                 f"{self._path}: another thread's transaction did not end; keep them short",
                 self._path,
@@ -198,16 +205,20 @@ class Writer:
         self.thread: int | None = None
         self._waiting: list[int] = []
 
-    def wait(self) -> bool:
+    def wait(self, *, scrubs: bool) -> bool:
         """Wait for the turn of this thread; tell whether it came."""
-        self._waiting.append(threading.get_ident())
+        if not scrubs:
+            return self.lock.acquire(timeout=BUSY_TIMEOUT)
+        waiting, this = self._waiting, threading.get_ident()  # a fork begins another list
         try:
+            waiting.append(this)
             return self.lock.acquire(timeout=BUSY_TIMEOUT)
         finally:
-            self._waiting.pop()
+            if this in waiting:
+                waiting.remove(this)
 
     def somebody_waits(self) -> bool:
-        """Tell whether another thread will have its turn right after this one."""
+        """Tell whether another thread will have its turn right after this one, and scrub."""
         return bool(self._waiting)
 
 

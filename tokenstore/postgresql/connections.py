@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, finalize
 
 import psycopg
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tokenstore.errors import StorageError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine import URL
-    from sqlalchemy.pool import PoolProxiedConnection
+    from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for somebody else's transaction, or for a connection of the pool."""
@@ -67,11 +67,11 @@ class Connections:
                 use_native_hstore=False,  # it would ask the server for it at every connection
                 hide_parameters=True,
                 pool_timeout=BUSY_TIMEOUT,
-                # Whoever begins a transaction ends it, unless an interrupt comes in between.
-                pool_reset_on_return="rollback",
+                pool_reset_on_return=None,  # see _undo
                 pool_use_lifo=True,  # so that those of a rush get old and are closed
                 **self._sizes,
             )
+            event.listen(self._engine, "reset", _undo)
             finalize(self, self._engine.dispose)
         return self._engine
 
@@ -144,6 +144,15 @@ class Connections:
         if self._engine is not None:
             self._inherited.append(self._engine.pool)  # or it would be closed with a warning
             self._engine.dispose(close=False)
+
+
+def _undo(driver: psycopg.Connection[Any], record: ConnectionPoolEntry, _state: object) -> None:
+    """End a transaction whose end an interrupt prevented.
+
+    Never the parent's: what a child of fork says goes over the connection that both share.
+    """
+    if record.info.get("process") == os.getpid() and not driver.closed:
+        driver.rollback()
 
 
 def driver_of(pooled: PoolProxiedConnection) -> psycopg.Connection[Any]:
