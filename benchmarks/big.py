@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.material import LIFETIME, name, tokens
 from tokenstore import TokenRepository
-from tokenstore.rows import new_version, to_columns
-from tokenstore.tokens import TokenSet
+from tokenstore.models.tokens import TokenSet
+from tokenstore.storage.rows import new_version, to_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ import psycopg
 
 from benchmarks.material import name, names, rotated
 from tokenstore import Provider, TokenManager, TokenRepository
-from tokenstore.schema import REVISION
+from tokenstore.storage.tables import REVISION
 from tokenstore.testing import AuthorizationServer
 
 if TYPE_CHECKING:

@@ -76,8 +76,8 @@ def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 
 def provider_keys() -> str:
     """Return the keys of a table of ``providers.toml``, with what `Provider` says of them."""
-    from tokenstore.providerfile import _KEYS
-    from tokenstore.providers import Provider
+    from tokenstore.oauth.provider import Provider
+    from tokenstore.oauth.providers_toml import _KEYS
 
     meanings = attributes_of(Provider) | {
         "client_secret_env": "The environment variable that holds the secret.",

@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from tokenstore.indexes import metadata
 from tokenstore.migrate import VERSION_TABLE, open_database
+from tokenstore.storage.indexes import metadata
 
 
 def run(connection: Connection) -> None:

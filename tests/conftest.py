@@ -52,7 +52,7 @@ def zone(request: pytest.FixtureRequest, set_zone: Callable[[str], None]) -> str
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL that this process has for itself."""
-    from postgres import server
+    from tests.helpers.postgresql import server
 
     with server() as url:
         yield url
@@ -61,7 +61,7 @@ def postgresql() -> Iterator[str]:
 @pytest.fixture
 def schema(postgresql: str) -> Iterator[str]:
     """The URL of a schema that is not there yet."""
-    from postgres import in_schema, without
+    from tests.helpers.postgresql import in_schema, without
 
     yield in_schema(postgresql, "new")
     without(postgresql, "new")
@@ -70,8 +70,7 @@ def schema(postgresql: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def migrated(postgresql: str) -> str:
     """The URL of a schema for the tests of this process, one after the other."""
-    from postgres import in_schema
-
+    from tests.helpers.postgresql import in_schema
     from tokenstore import migrate
 
     url = in_schema(postgresql, "tests")
@@ -85,7 +84,7 @@ ENGINES = ["sqlite", "postgresql"]
 @pytest.fixture(params=ENGINES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | str]:
     """A store of each kind, empty: the path of a file that is not there yet, or a URL."""
-    from postgres import empty
+    from tests.helpers.postgresql import empty
 
     if request.param == "sqlite":
         yield tmp_path / "tokens.db"

@@ -12,9 +12,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from refreshing import SOON, Call, Told, World, denied, until
-from storing import python
 
+from tests.helpers.refreshes import SOON, Call, Told, World, denied, until
+from tests.helpers.stores import python
 from tokenstore import (
     AsyncTokenManager,
     InvalidTokenError,

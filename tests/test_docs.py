@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
-from storing import ROOT, SOON
 
 import tokenstore
+from tests.helpers.stores import ROOT, SOON
 from tokenstore import TokenManager, TokenRepository, testing
 from tokenstore.cli.app import run
 from tokenstore.doctor import examine
 from tokenstore.jsonfiles import import_accounts
-from tokenstore.providerfile import _KEYS, provider_of
+from tokenstore.oauth.providers_toml import _KEYS, provider_of
 from tokenstore.testing import AuthorizationServer
 
 if TYPE_CHECKING:
@@ -144,8 +144,9 @@ def test_every_program_runs_and_prints_what_the_page_says(
 
 
 def test_the_sql_lets_an_application_and_a_worker_do_their_work(postgresql: str) -> None:
-    from postgres import connect
     from sqlalchemy import make_url
+
+    from tests.helpers.postgresql import connect
 
     def as_user(user: str) -> str:
         url = make_url(postgresql).set(username=user, database="myapp")

@@ -18,9 +18,9 @@ import pytest
 
 from tokenstore import TokenRepository
 from tokenstore.errors import StorageError
-from tokenstore.formats import file_stem
+from tokenstore.importers.formats import file_stem
 from tokenstore.jsonfiles import FileResult, export_accounts, find_files, import_accounts
-from tokenstore.tokens import NEVER
+from tokenstore.models.tokens import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

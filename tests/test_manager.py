@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from refreshing import SOON, Call, Told, World, denied, of_sqlite
 from requests.adapters import HTTPAdapter
 from sqlalchemy.engine import URL
 
+from tests.helpers.refreshes import SOON, Call, Told, World, denied, of_sqlite
 from tokenstore import (
     InvalidTokenError,
     Provider,
@@ -27,15 +27,15 @@ from tokenstore import (
     TokenPersistError,
     TransientRefreshError,
 )
-from tokenstore.cache import TokenCache
-from tokenstore.schema import APPLICATION_ID, VERSION_TABLE
+from tokenstore.lifecycle.cache import TokenCache
+from tokenstore.storage.tables import APPLICATION_ID, VERSION_TABLE
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from refreshing import Clock
+    from tests.helpers.refreshes import Clock
 
 HOUR = 3600.0
 NOTHING = lambda: None  # noqa: E731

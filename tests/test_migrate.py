@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from storing import (
+
+from tests.helpers.stores import (
     NEXT,
     NEXT_MIGRATION,
     ROOT,
@@ -22,9 +23,8 @@ from storing import (
     raw,
     tokens,
 )
-
 from tokenstore import SchemaTooNewError, StorageError, TokenRepository, migrate
-from tokenstore.schema import REVISION, VERSION_TABLE
+from tokenstore.storage.tables import REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from storing import ROOT, SOON, copy_checkout, names
 
 import tokenstore
-from tokenstore.schema import REVISION
+from tests.helpers.stores import ROOT, SOON, copy_checkout, names
+from tokenstore.storage.tables import REVISION
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resources import Resource
 
+from tests.helpers.resource_server import Resource
 from tokenstore import TokenManager
 from tokenstore.cli import app as cli
 from tokenstore.cli.app import run

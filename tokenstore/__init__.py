@@ -10,8 +10,6 @@ Names are imported when they are first used: importing the package costs next to
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tokenstore.accounts import Account as Account
-    from tokenstore.accounts import HistoryEntry as HistoryEntry
     from tokenstore.aio import AsyncTokenManager as AsyncTokenManager
     from tokenstore.errors import ClientRejectedError as ClientRejectedError
     from tokenstore.errors import InsecureStorageError as InsecureStorageError
@@ -27,26 +25,28 @@ if TYPE_CHECKING:
     from tokenstore.errors import TokenStoreError as TokenStoreError
     from tokenstore.errors import TransientRefreshError as TransientRefreshError
     from tokenstore.errors import WrongAccountError as WrongAccountError
-    from tokenstore.fleet import RefreshResult as RefreshResult
+    from tokenstore.lifecycle.bulk import RefreshResult as RefreshResult
     from tokenstore.manager import TokenManager as TokenManager
-    from tokenstore.providers import Provider as Provider
-    from tokenstore.repository import TokenRepository as TokenRepository
-    from tokenstore.signin.prompt import Prompt as Prompt
+    from tokenstore.models.accounts import Account as Account
+    from tokenstore.models.accounts import HistoryEntry as HistoryEntry
+    from tokenstore.oauth.flows.prompt import Prompt as Prompt
+    from tokenstore.oauth.provider import Provider as Provider
+    from tokenstore.storage.repository import TokenRepository as TokenRepository
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Account": "accounts",
+    "Account": "models.accounts",
     "AsyncTokenManager": "aio",
     "ClientRejectedError": "errors",
-    "HistoryEntry": "accounts",
+    "HistoryEntry": "models.accounts",
     "InsecureStorageError": "errors",
     "InvalidTokenError": "errors",
-    "Prompt": "signin.prompt",
-    "Provider": "providers",
+    "Prompt": "oauth.flows.prompt",
+    "Provider": "oauth.provider",
     "ProviderConfigurationError": "errors",
     "ReauthorizationRequired": "errors",
-    "RefreshResult": "fleet",
+    "RefreshResult": "lifecycle.bulk",
     "SchemaOutdatedError": "errors",
     "SchemaTooNewError": "errors",
     "SignInError": "errors",
@@ -54,7 +54,7 @@ _HOMES = {
     "TokenManager": "manager",
     "TokenPersistError": "errors",
     "TokenRefreshError": "errors",
-    "TokenRepository": "repository",
+    "TokenRepository": "storage.repository",
     "TokenStoreError": "errors",
     "TransientRefreshError": "errors",
     "WrongAccountError": "errors",

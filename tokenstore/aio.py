@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
-    from tokenstore.accounts import Account, HistoryEntry
-    from tokenstore.fleet import RefreshResult
-    from tokenstore.providers import Provider
-    from tokenstore.signin.prompt import Prompt
+    from tokenstore.lifecycle.bulk import RefreshResult
+    from tokenstore.models.accounts import Account, HistoryEntry
+    from tokenstore.oauth.flows.prompt import Prompt
+    from tokenstore.oauth.provider import Provider
 
 T = TypeVar("T")
 

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import StorageError
-from tokenstore.formats import TokenFile, Unusable, file_stem, to_json
+from tokenstore.files import new_version, sync_directory, temporary, writing_in
+from tokenstore.importers.detect import is_storage, read
+from tokenstore.importers.formats import TokenFile, Unusable, file_stem, to_json
 from tokenstore.logs import is_told, tell
-from tokenstore.rows import Damaged
-from tokenstore.sealed import sealed
-from tokenstore.storefile import make_private_directory, storage_error
-from tokenstore.tokenfiles import is_storage, read
-from tokenstore.wholefile import new_version, sync_directory, temporary, writing_in
+from tokenstore.redaction import sealed
+from tokenstore.storage.rows import Damaged
+from tokenstore.storage.sqlite.file import make_private_directory, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tokenstore.accounts import Record
-    from tokenstore.repository import Existing, TokenRepository
+    from tokenstore.models.accounts import Record
+    from tokenstore.storage.repository import Existing, TokenRepository
 
 Outcome = Literal["imported", "exported", "skipped", "failed"]
 

@@ -6,7 +6,7 @@ import logging
 import re
 
 from tokenstore.errors import TokenStoreError
-from tokenstore.providers import Provider
+from tokenstore.oauth.provider import Provider
 
 LOGGER = logging.getLogger("tokenstore")
 LOGGER.addHandler(logging.NullHandler())  # an application that wants no log gets none

@@ -6,20 +6,20 @@ import time
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.accounts import went_back
-from tokenstore.cache import TokenCache
 from tokenstore.errors import TokenRefreshError
-from tokenstore.freshness import Freshness
-from tokenstore.hooks import Hooks
-from tokenstore.location import providers_file
+from tokenstore.lifecycle.cache import TokenCache
+from tokenstore.lifecycle.forecast import Outlook
+from tokenstore.lifecycle.hooks import Hooks
+from tokenstore.lifecycle.refresh import Demand, Refresher
+from tokenstore.lifecycle.selection import Selection
 from tokenstore.logs import Operation, is_told, name_of, tell
-from tokenstore.outlook import Outlook
-from tokenstore.refresh import Demand, Refresher
-from tokenstore.registry import Providers
-from tokenstore.repository import TokenRepository
-from tokenstore.sealed import sealed
-from tokenstore.selection import Selection
-from tokenstore.tokens import expiry_of, normalize_account_name
+from tokenstore.models.accounts import went_back
+from tokenstore.models.expiry import Freshness
+from tokenstore.models.tokens import expiry_of, normalize_account_name
+from tokenstore.oauth.registry import Providers
+from tokenstore.redaction import sealed
+from tokenstore.storage.location import providers_file
+from tokenstore.storage.repository import TokenRepository
 
 if TYPE_CHECKING:
     import os
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     import requests
     from sqlalchemy.engine import URL
 
-    from tokenstore.accounts import Account, HistoryEntry, Record
-    from tokenstore.building import JournalMode
     from tokenstore.errors import ReauthorizationRequired
-    from tokenstore.fleet import RefreshResult
-    from tokenstore.providers import Provider
-    from tokenstore.signin.prompt import Prompt
+    from tokenstore.lifecycle.bulk import RefreshResult
+    from tokenstore.models.accounts import Account, HistoryEntry, Record
+    from tokenstore.oauth.flows.prompt import Prompt
+    from tokenstore.oauth.provider import Provider
+    from tokenstore.storage.sqlite.schema import JournalMode
 
 
 _LONGEST = 86400.0  # seconds; beyond a day nobody waits, and beyond some years nothing can
@@ -251,8 +251,8 @@ class TokenManager:
             TokenRefreshError: The provider gave no tokens; the subclass says why.
             TokenPersistError: It did, and the store would not take them.
         """
-        from tokenstore.signin.signin import SignIn
-        from tokenstore.signin.wish import Wish
+        from tokenstore.lifecycle.login import SignIn
+        from tokenstore.lifecycle.wish import Wish
 
         if not 0 < timeout <= _LONGEST:
             raise ValueError(f"timeout: a number of seconds is needed, up to {_LONGEST:.0f}")
@@ -298,7 +298,7 @@ class TokenManager:
             TokenRefreshError: The tokens could not be revoked, so the account stays as it is; the
                 subclass says why. `delete_tokens` removes it all the same.
         """
-        from tokenstore.signin.signout import SignOut
+        from tokenstore.lifecycle.logout import SignOut
 
         with Operation("logout", account_name) as operation:
             name = normalize_account_name(account_name)
@@ -367,7 +367,7 @@ class TokenManager:
             dry_run: Only tell which accounts would be refreshed, as ``skipped``.
             stop: Asked before an account is begun; once it says True, no other is. None: never.
         """
-        from tokenstore.fleet import Fleet, RefreshResult
+        from tokenstore.lifecycle.bulk import Fleet, RefreshResult
 
         _require_seconds(within=within, unused_for=unused_for or 0.0)
         if jobs < 1:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tokenstore.building import too_new
 from tokenstore.errors import StorageError
-from tokenstore.location import shown
-from tokenstore.schema import VERSION_TABLE
-from tokenstore.stores import storage
+from tokenstore.storage.factory import storage
+from tokenstore.storage.location import shown
+from tokenstore.storage.sqlite.schema import too_new
+from tokenstore.storage.tables import VERSION_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from refreshing import SOON, Call, World
 
+from tests.helpers.refreshes import SOON, Call, World
 from tokenstore import SignInError, WrongAccountError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from browsing import Browser
-
+    from tests.browser.driver import Browser
     from tokenstore import Prompt
 
 pytest_plugins = ["browsing"]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from refreshing import SOON, Call
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.helpers.refreshes import SOON, Call
 from tokenstore import Provider, ReauthorizationRequired, TokenManager, WrongAccountError
 from tokenstore.integrations.requests import TokenAuth
 

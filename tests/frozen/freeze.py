@@ -1,4 +1,4 @@
-"""Freeze the newest revision: ``python tests/frozen/freeze.py`` writes its .db and its .json file.
+"""Freeze the newest revision: ``python -m tests.frozen.freeze`` writes its .db and its .json file.
 
 Run it once, when a revision is released; what it wrote never changes after that. The JSON file is
 what the database answered on that day, and what every later tokenstore has to answer for it.
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenstore import TokenRepository
-from tokenstore.accounts import Failure
-from tokenstore.schema import REVISION
-from tokenstore.tokens import TokenSet
+from tokenstore.models.accounts import Failure
+from tokenstore.models.tokens import TokenSet
+from tokenstore.storage.tables import REVISION
 
 HERE = Path(__file__).parent
 NOW = 1_800_000_000.0

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from fleets import Fleet, run
+from tests.helpers.bulk_workers import Fleet, run
 
 if TYPE_CHECKING:
     from pathlib import Path

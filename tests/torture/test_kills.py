@@ -10,10 +10,10 @@ import sys
 from typing import TYPE_CHECKING, get_args
 
 import pytest
-from crashing import SEED
-from test_crashes import kill_backups, kill_exporters, kill_writers
 
-from tokenstore.database import JournalMode
+from tests.helpers.kills import SEED
+from tests.whole.test_crashes import kill_backups, kill_exporters, kill_writers
+from tokenstore.storage.sqlite.database import JournalMode
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -18,14 +18,14 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 import pytest
-from crashing import SEED
-from refreshing import SOON, World
-from test_concurrency import race
 
+from tests.helpers.kills import SEED
+from tests.helpers.refreshes import SOON, World
+from tests.whole.test_concurrency import race
 from tokenstore import Provider, ReauthorizationRequired, TokenManager, TransientRefreshError
-from tokenstore.statements import HISTORY
+from tokenstore.models.tokens import fingerprint
+from tokenstore.storage.statements import HISTORY
 from tokenstore.testing import Answer, AuthorizationServer, Drip, Drop, Transform, Truncate
-from tokenstore.tokens import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.manager import TokenManager
-    from tokenstore.repository import TokenRepository
+    from tokenstore.storage.repository import TokenRepository
 
 _T = TypeVar("_T")
 
@@ -51,7 +51,7 @@ class Store:
 
     def locate(self) -> Path | URL:
         """Return the path or the URL of the database."""
-        from tokenstore.location import locate
+        from tokenstore.storage.location import locate
 
         return _usage(locate, self.database)
 
@@ -63,7 +63,7 @@ class Store:
 
     def repository(self) -> TokenRepository:
         """Return the repository of the database."""
-        from tokenstore.repository import TokenRepository
+        from tokenstore.storage.repository import TokenRepository
 
         return _usage(TokenRepository, self.database)
 
@@ -120,14 +120,14 @@ def app(context: click.Context, database: str | None, providers: str | None) -> 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code. Whatever goes wrong is told in one line."""
     from tokenstore.cli import (  # noqa: F401 - they register themselves
-        commands,
+        accounts,
         completion,
         db,
         demo,
+        login,
+        maintenance,
         refresh,
-        signin,
         status,
-        upkeep,
     )
 
     logging.getLogger("tokenstore").addHandler(_warnings)
@@ -200,7 +200,9 @@ class _Warnings(logging.Handler):
     """Shows what the library warns of; what became of an operation, the command tells itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        raised_too = record.name == "tokenstore.storefile" and record.levelno >= logging.ERROR
+        raised_too = (
+            record.name == "tokenstore.storage.sqlite.file" and record.levelno >= logging.ERROR
+        )
         if not hasattr(record, "operation") and not raised_too:
             click.echo(f"tokenstore: warning: {record.getMessage()}", err=True)
 

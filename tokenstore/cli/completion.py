@@ -46,7 +46,7 @@ def completion(*, shell: str) -> int:
 
 
 def _accounts(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    from tokenstore.repository import TokenRepository
+    from tokenstore.storage.repository import TokenRepository
 
     # Whoever completes wants no error in the middle of the line.
     try:
@@ -57,8 +57,8 @@ def _accounts(context: click.Context, _: click.Parameter, incomplete: str) -> li
 
 
 def _providers(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    from tokenstore.location import locate, providers_file
-    from tokenstore.registry import Providers
+    from tokenstore.oauth.registry import Providers
+    from tokenstore.storage.location import locate, providers_file
 
     parameters = context.find_root().params
     try:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tokenstore.tokens import NEVER
+from tokenstore.models.tokens import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from tokenstore.accounts import HistoryEntry
     from tokenstore.doctor import Finding
+    from tokenstore.models.accounts import HistoryEntry
 
 _T = TypeVar("_T")
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
+from tokenstore.cli.accounts import require_account
 from tokenstore.cli.app import DONE, FAILED, Store, app, exit_code, json_option, pass_store
-from tokenstore.cli.commands import require_account
 from tokenstore.cli.completion import account_argument, provider_option
-from tokenstore.cli.durations import duration
+from tokenstore.cli.options import duration
 from tokenstore.cli.worker import Stop, rounds
 from tokenstore.errors import (
     InsecureStorageError,
@@ -24,7 +24,7 @@ from tokenstore.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from tokenstore.fleet import RefreshResult
+    from tokenstore.lifecycle.bulk import RefreshResult
     from tokenstore.manager import TokenManager
 
 
@@ -152,7 +152,7 @@ def _go_on(
 
 
 def _refresh(manager: TokenManager, name: str, provider: str | None) -> RefreshResult:
-    from tokenstore.fleet import RefreshResult
+    from tokenstore.lifecycle.bulk import RefreshResult
 
     try:
         manager.refresh_token(name, provider)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
+from tokenstore.cli.accounts import require_account
 from tokenstore.cli.app import DONE, Store, app, json_option, login_command, pass_store
-from tokenstore.cli.commands import require_account
 from tokenstore.cli.completion import account_argument, provider_option
-from tokenstore.tokens import NEVER
+from tokenstore.models.tokens import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tokenstore.accounts import Account
+    from tokenstore.models.accounts import Account
 
 _STYLES = {"sign_in": "bold red", "retry_later": "yellow", "due": "cyan", "valid": "green"}
 _NAMES = {"sign_in": "sign in", "retry_later": "retry later", "due": "due", "valid": "valid"}

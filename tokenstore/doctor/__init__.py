@@ -6,16 +6,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenstore.doctor.accounts import Logins, interrupted
 from tokenstore.doctor.clock import compare_clocks
-from tokenstore.doctor.finding import Finding, Severity
-from tokenstore.doctor.logins import Logins, interrupted
+from tokenstore.doctor.findings import Finding, Severity
 from tokenstore.doctor.postgresql import PostgreSQLStore
 from tokenstore.doctor.sqlite import SQLiteStore
 from tokenstore.errors import StorageError
-from tokenstore.location import locate, providers_file
 from tokenstore.manager import TokenManager
-from tokenstore.registry import Providers
-from tokenstore.sealed import sealed
+from tokenstore.oauth.registry import Providers
+from tokenstore.redaction import sealed
+from tokenstore.storage.location import locate, providers_file
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
-    from tokenstore.providers import Provider
+    from tokenstore.oauth.provider import Provider
 
 __all__ = ["Finding", "Severity", "examine"]
 

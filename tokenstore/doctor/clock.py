@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenstore.doctor.finding import Finding, ok
+from tokenstore.doctor.findings import Finding, ok
 from tokenstore.errors import ProviderConfigurationError
-from tokenstore.exchange import NoAnswer, exchange, host_of
-from tokenstore.judgement import http_date
+from tokenstore.oauth.http import NoAnswer, exchange, host_of
+from tokenstore.oauth.responses import http_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from tokenstore.registry import Providers
+    from tokenstore.oauth.registry import Providers
 
 _TIMEOUT = 10.0  # seconds for one provider
 _TOLERANCE = 30.0  # seconds that clocks may differ by before tokens expire unexpectedly

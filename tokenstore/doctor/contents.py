@@ -6,13 +6,13 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
-from tokenstore.building import revision_of
-from tokenstore.doctor.finding import Finding, ok
-from tokenstore.doctor.rows import Rows
+from tokenstore.doctor.findings import Finding, ok
+from tokenstore.doctor.integrity import Rows
 from tokenstore.doctor.schema import compare_schema
-from tokenstore.query import Query
-from tokenstore.schema import REVISION
-from tokenstore.sqlite import decode_what_can_be, driver_of, error_name, pragma
+from tokenstore.storage.query import Query
+from tokenstore.storage.sqlite.engine import decode_what_can_be, driver_of, error_name, pragma
+from tokenstore.storage.sqlite.schema import revision_of
+from tokenstore.storage.tables import REVISION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.sql import ClauseElement
 
-    from tokenstore.query import Row
+    from tokenstore.storage.query import Row
 
 _LONG_LOG = 64 << 20  # bytes; SQLite begins anew at 4 MB unless somebody keeps on reading
 _RESETS_SAFELY = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug

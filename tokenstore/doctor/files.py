@@ -9,15 +9,15 @@ import shutil
 import stat
 from typing import TYPE_CHECKING
 
-from tokenstore.doctor.finding import Finding, counted, ok
+from tokenstore.doctor.findings import Finding, counted, ok
 from tokenstore.doctor.mounts import NETWORK, file_system_of
-from tokenstore.wholefile import is_written_in, leftovers, writing_in
+from tokenstore.files import is_written_in, leftovers, writing_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tokenstore.storefile import StoreFile
+    from tokenstore.storage.sqlite.file import StoreFile
 
 _OTHERS = 0o077
 _LITTLE = 16 << 20  # bytes; less free space than this is soon used up

@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tokenstore import migrate
-from tokenstore.doctor.finding import Finding
-from tokenstore.doctor.rights import Rights
-from tokenstore.doctor.rows import Rows
+from tokenstore.doctor.findings import Finding
+from tokenstore.doctor.integrity import Rows
+from tokenstore.doctor.privileges import Rights
 from tokenstore.doctor.schema import compare_schema
 from tokenstore.doctor.server import Server
-from tokenstore.location import schema_of
-from tokenstore.query import Query
-from tokenstore.schema import REVISION, VERSION_TABLE
-from tokenstore.stores import storage
+from tokenstore.storage.factory import storage
+from tokenstore.storage.location import schema_of
+from tokenstore.storage.query import Query
+from tokenstore.storage.tables import REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
     from sqlalchemy.sql import ClauseElement
 
-    from tokenstore.doctor.rows import Unanswered
-    from tokenstore.query import Row
+    from tokenstore.doctor.integrity import Unanswered
+    from tokenstore.storage.query import Row
 
 _PAGE = 500  # rows that are fetched at once
 _RESTORE = "stop the application, keep the rows as they are, and restore a backup"
@@ -83,7 +83,7 @@ class PostgreSQLStore:
     @contextmanager
     def _driver(self) -> Iterator[psycopg.Connection[Any]]:
         """Yield the driver's connection, in a transaction that can only read."""
-        from tokenstore.postgresql.connections import driver_of
+        from tokenstore.storage.postgresql.connections import driver_of
 
         with self._database.inspection() as connection:
             yield driver_of(connection.connection)

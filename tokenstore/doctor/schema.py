@@ -6,10 +6,10 @@ import io
 from typing import TYPE_CHECKING
 
 from tokenstore import migrate
-from tokenstore.doctor.finding import Finding, ok
+from tokenstore.doctor.findings import Finding, ok
 from tokenstore.errors import StorageError
-from tokenstore.location import shown
-from tokenstore.schema import REVISION
+from tokenstore.storage.location import shown
+from tokenstore.storage.tables import REVISION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.doctor.finding import Finding, ok
+from tokenstore.doctor.findings import Finding, ok
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

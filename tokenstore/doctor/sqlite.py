@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenstore import migrate
-from tokenstore.database import Database
 from tokenstore.doctor.contents import Contents
 from tokenstore.doctor.files import Files
-from tokenstore.doctor.finding import Finding
+from tokenstore.doctor.findings import Finding
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.opening import Opener
+from tokenstore.storage.sqlite.connector import Opener
+from tokenstore.storage.sqlite.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tokenstore.doctor.rows import Unanswered
+    from tokenstore.doctor.integrity import Unanswered
 
 
 class SQLiteStore:

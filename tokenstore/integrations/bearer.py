@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tokenstore.aio import AsyncTokenManager
     from tokenstore.manager import TokenManager
-    from tokenstore.providers import Provider
+    from tokenstore.oauth.provider import Provider
 
 _NAME = re.compile(r"[\w.-]{1,32}", re.ASCII)
 

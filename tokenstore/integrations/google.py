@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from tokenstore.manager import TokenManager
-    from tokenstore.providers import Provider
+    from tokenstore.oauth.provider import Provider
 
 
 class Credentials(CredentialsWithQuotaProject):

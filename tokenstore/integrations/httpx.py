@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from tokenstore.manager import TokenManager
-    from tokenstore.providers import Provider
+    from tokenstore.oauth.provider import Provider
 
 
 class TokenAuth(httpx.Auth):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenstore.errors import InvalidTokenError
-from tokenstore.tokens import is_token
+from tokenstore.models.tokens import is_token
 
 
 def xoauth2(user: str, access_token: str) -> bytes:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from requests import PreparedRequest, Response
 
     from tokenstore.manager import TokenManager
-    from tokenstore.providers import Provider
+    from tokenstore.oauth.provider import Provider
 
 _UNAUTHORIZED = 401
 

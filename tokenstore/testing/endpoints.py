@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.testing.devices import GRANT as DEVICE_GRANT
-from tokenstore.testing.idtokens import id_token
+from tokenstore.testing.id_tokens import id_token
 from tokenstore.testing.protocol import (
     AUTH_METHODS,
     NO_STORE,

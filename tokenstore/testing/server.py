@@ -6,20 +6,20 @@ import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.testing import person
+from tokenstore.testing import browser
+from tokenstore.testing.authorize import FrontDoor
 from tokenstore.testing.codes import Codes
 from tokenstore.testing.devices import Devices
 from tokenstore.testing.endpoints import DEFAULT_SCOPE, DEVICE, REVOKE, TOKEN, Endpoints, metadata
-from tokenstore.testing.frontdoor import FrontDoor
-from tokenstore.testing.listener import Listener, Reply
+from tokenstore.testing.http import Listener, Reply
 from tokenstore.testing.protocol import REDIRECT_URIS, Client, Family, Ledger, Received
 from tokenstore.testing.script import Answer, Step, TokenRequest
-from tokenstore.testing.stage import Stage
+from tokenstore.testing.steps import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from tokenstore.providers import Provider
+    from tokenstore.oauth.provider import Provider
 
 _DEFAULT_SECRET = "p+a/b=:%é€"  # noqa: S105 - made up; sloppy encoding breaks every character
 _USERS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
@@ -146,7 +146,7 @@ class AuthorizationServer:
             name: The provider's name.
             **changes: Arguments of ``Provider`` to add or to replace.
         """
-        from tokenstore.providers import Provider
+        from tokenstore.oauth.provider import Provider
 
         settings: dict[str, Any] = {
             "token_endpoint": self.token_endpoint,
@@ -182,7 +182,7 @@ class AuthorizationServer:
 
     def visit(
         self, url: str, username: str = "alice", *, allow: bool = True, user_code: str = ""
-    ) -> person.Page:
+    ) -> browser.Page:
         """Be the person in front of the browser: open *url*, sign in, decide.
 
         Args:
@@ -195,7 +195,7 @@ class AuthorizationServer:
             The page on which it ends; after a redirect, that of the application.
         """
         password = self._users[username]
-        return person.visit(url, username, password, allow=allow, user_code=user_code)
+        return browser.visit(url, username, password, allow=allow, user_code=user_code)
 
     def script(self, *steps: Step, subject: str | None = None, path: str = TOKEN) -> None:
         """Say what happens to the next requests at an endpoint, one step each, in order.

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.test_app import on_a_terminal
+from tokenstore import TokenRepository
+from tokenstore.cli.app import run
+from tokenstore.models.accounts import Failure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOUR = 3600.0
+REFUSED = Failure(
+    verdict="reauthorization",
+    message="dead: provider 'google' answered HTTP 400 invalid_grant; sign in again",
+    client="other",
+)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Make a store in which the most urgent account is neither first nor last."""
+    path = tmp_path / "tokens.db"
+    now = time.time()
+    with TokenRepository(path) as repository:
+
+        def save(name: str, provider: str, expires_in: float, **more: Any) -> None:
+            tokens = {"access_token": "a", "refresh_token": name, "expires_at": now + expires_in}
+            repository.save(name, tokens | more, provider=provider)
+
+        def fail(name: str, failure: Failure) -> None:
+            record = repository.record(name)
+            assert record is not None
+            refresh = repository.journal.begin(record, provider="google", reason="due")
+            repository.journal.finish(refresh, failure, provider="google")
+
+        save("alive", "google", 50 * HOUR)
+        save("dead", "google", 5 * HOUR)
+        save("due", "acme", -HOUR)
+        save("dying", "acme", HOUR, refresh_token_expires_in=86400)
+        save("lost", "acme", -2 * HOUR, refresh_token=None)
+        save("waits", "google", -HOUR)
+        fail("dead", REFUSED)
+        fail(
+            "waits",
+            Failure(verdict="transient", message="HTTP 503", client="x", retry_at=now + 500),
+        )
+    return path
+
+
+def shown(database: Path, *arguments: str, columns: int = 120) -> str:
+    settings = {"TOKENSTORE_DATABASE": str(database), "NO_COLOR": "1", "COLUMNS": str(columns)}
+    code, text = on_a_terminal("status", *arguments, **settings)
+    assert code == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r\n", "\n")
+
+
+def listed(text: str) -> list[str]:
+    """Return the first words of the lines of a table."""
+    return [
+        line.split()[0] for line in text.partition("\n\n")[0].splitlines()[1:] if line[0] != " "
+    ]
+
+
+def test_the_most_urgent_is_first_and_all_are_counted(database: Path) -> None:
+    text = shown(database)
+
+    assert listed(text) == ["lost", "dead", "waits", "due", "dying", "alive"]
+    assert text.endswith("\n6 accounts: 2 sign in, 1 retry later, 1 due, 2 valid\n")
+
+
+def test_it_says_what_to_do_and_why(database: Path) -> None:
+    lines = [line.rstrip() for line in shown(database, columns=160).splitlines()]
+    rows = {line.split()[0]: line for line in lines if line}
+    why = {line.split()[0]: below.strip() for line, below in pairwise(lines) if line}
+
+    assert rows["dead"].endswith(" tokenstore login dead")
+    assert why["dead"] == "provider 'google' answered HTTP 400 invalid_grant"
+    assert rows["lost"].endswith(" tokenstore login lost")
+    assert why["lost"] == "there is no refresh token"
+    assert "wait: HTTP 503" in rows["waits"]
+    assert "sign in again within 24 h" in rows["dying"]
+    assert rows["due"].split()[-1] == rows["alive"].split()[-1] == "-"
+    assert " in 2 d " in rows["alive"]
+    assert " 60 min ago " in rows["due"] or " 1 h ago " in rows["due"]
+
+
+def test_the_command_that_it_names_is_one_for_a_shell(tmp_path: Path) -> None:
+    database = tmp_path / "tokens.db"
+    with TokenRepository(database) as repository:
+        repository.save("it's a; name", {"access_token": "a"}, provider="acme")
+        repository.save("-unbound", {"access_token": "a"})
+
+    text = shown(database, columns=160)
+    words = [shlex.split(found[0]) for found in re.finditer("tokenstore login .*[^ \n]", text)]
+    assert words == [
+        ["tokenstore", "login", "--provider=PROVIDER", "--", "-unbound"],
+        ["tokenstore", "login", "it's a; name"],
+    ]
+
+
+@pytest.mark.parametrize("options", [["--database"], ["--database", "--providers"]])
+def test_it_names_the_store_if_that_was_named(database: Path, options: list[str]) -> None:
+    providers = database.with_name("providers.toml")
+    providers.touch()
+    files = {"--database": str(database), "--providers": str(providers)}
+    given = [word for name in options for word in (name, files[name])]
+    for columns in ("999", "60"):
+        _, text = on_a_terminal(*given, "status", "dead", NO_COLOR="1", COLUMNS=columns)
+        assert shlex.join(["tokenstore", *given, "login", "dead"]) in text
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_narrow_terminal_gets_less_and_no_line_is_too_long(database: Path, columns: int) -> None:
+    text = shown(database, columns=columns)
+
+    assert listed(text) == ["lost", "dead", "waits", "due", "dying", "alive"]
+    assert "PROVIDER" not in text
+    assert text.endswith("\nTo sign in again: tokenstore login ACCOUNT\n")
+    table = text.partition("\n\n")[0]
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= columns
+
+
+def test_many_accounts_are_summarised_unless_all_are_asked_for(tmp_path: Path) -> None:
+    database = tmp_path / "tokens.db"
+    with TokenRepository(database) as repository, repository.transaction():
+        for number in range(200):
+            repository.save(f"{number:03}", {"access_token": "a", "expires_in": 9000 - number})
+
+    text = shown(database)
+    assert listed(text) == [f"{number:03}" for number in range(50)]
+    assert "200 accounts: 200 valid\nThe 50 most urgent are shown; --all shows every one.\n" in text
+    assert len(listed(shown(database, "--all"))) == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--provider", "acme"], ["due", "dying", "lost"]),
+        (["--provider", "nobody"], []),
+        (["--state", "sign_in"], ["dead", "lost"]),
+        (["--state", "due", "--state", "retry_later"], ["due", "waits"]),
+        (["--state", "sign_in", "--provider", "acme"], ["lost"]),
+        (["dead", "alive"], ["alive", "dead"]),
+    ],
+)
+def test_accounts_are_chosen(
+    database: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], names: list[str]
+) -> None:
+    assert run(["--database", str(database), "status", "--json", *arguments]) == 0
+    accounts = json.loads(capsys.readouterr().out)["accounts"]
+    assert [account["name"] for account in accounts] == names
+
+    assert run(["--database", str(database), "status", *arguments]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == names
+
+
+def test_an_account_that_is_not_there_is_told(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--database", str(database), "status", "alice", "dead"]) == 5
+    assert "there is no account 'alice'" in capsys.readouterr().err
+
+
+def test_a_provider_that_no_account_has_is_told_with_the_nearest(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--database", str(database), "status", "--provider", "gogle"]) == 0
+    assert "did you mean 'google'?" in capsys.readouterr().err
+    assert run(["--database", str(database), "status", "--provider", "google"]) == 0
+    assert capsys.readouterr().err == ""

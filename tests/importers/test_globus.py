@@ -1,0 +1,506 @@
+"""Storages that globus-sdk itself has made; 3.66 makes the same but for the version in them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import globus_sdk
+import pytest
+import requests
+from globus_sdk.token_storage import JSONTokenStorage, SQLiteTokenStorage, TokenStorageData
+from globus_sdk.token_storage.legacy import SimpleJSONFileAdapter, SQLiteAdapter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.helpers.refreshes import World
+from tests.helpers.stores import raw
+from tokenstore import ProviderConfigurationError, TokenRepository
+from tokenstore.importers.detect import read
+from tokenstore.importers.formats import TokenFile, UnreadableError, Unusable
+from tokenstore.importers.globus import from_json, recognizes
+from tokenstore.jsonfiles import FileResult, export_accounts, find_files, import_accounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NOW = 1_800_000_000
+SECRET = "canary-5b1e"
+CLIENT = "4f8a1c5e-0000-4000-8000-0123456789ab"
+AUTH, TRANSFER = "auth.globus.org", "transfer.api.globus.org"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[TokenRepository]:
+    with TokenRepository(tmp_path / "store" / "tokens.db", clock=lambda: NOW) as repository:
+        yield repository
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    directory = tmp_path / "files"
+    directory.mkdir()
+    return directory
+
+
+def tokens(server: str, number: object = 0) -> dict[str, Any]:
+    return {
+        "access_token": f"{SECRET}-access-{number}",
+        "refresh_token": f"{SECRET}-refresh-{number}",
+        "expires_in": 3600,
+        "resource_server": server,
+        "scope": f"urn:{server}:all",
+        "token_type": "Bearer",
+    }
+
+
+def answer(first: dict[str, Any], *others: dict[str, Any]) -> globus_sdk.OAuthTokenResponse:
+    """Return what the library makes of an answer of Globus Auth."""
+    response = requests.Response()
+    response.status_code = 200
+    response.headers["Content-Type"] = "application/json"
+    response._content = json.dumps({**first, "other_tokens": others}).encode()
+    return globus_sdk.OAuthTokenResponse(response, globus_sdk.NativeAppAuthClient(CLIENT))
+
+
+BOTH = answer(tokens(AUTH, 1), tokens(TRANSFER, 2))
+
+
+def old_sqlite(path: Path, answer: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
+    with closing(SQLiteAdapter(path, **options)) as storage:
+        storage.store(answer)
+    return path
+
+
+def new_sqlite(path: Path, answer: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
+    with closing(SQLiteTokenStorage(path, **options)) as storage:
+        storage.store_token_response(answer)
+    return path
+
+
+def old_json(path: Path, answer: globus_sdk.OAuthTokenResponse = BOTH) -> Path:
+    SimpleJSONFileAdapter(path).store(answer)
+    return path
+
+
+def new_json(path: Path, answer: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
+    JSONTokenStorage(path, **options).store_token_response(answer)
+    return path
+
+
+STORAGES = [old_sqlite, new_sqlite, old_json, new_json]
+every_storage = pytest.mark.parametrize("make", STORAGES, ids=lambda make: make.__name__)
+
+
+def shown(results: Iterator[FileResult]) -> list[tuple[str | None, str, str | None]]:
+    return [(result.account_name, result.outcome, result.reason) for result in results]
+
+
+def found(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the tokens of each account in a file that has nothing else."""
+    accounts = read(path)
+    return {a.account_name: a.tokens.to_dict() for a in accounts if isinstance(a, TokenFile)}
+
+
+def told(path: Path) -> list[tuple[str | None, str | None]]:
+    """Return what is said of each part of a file, None if it is imported without a word."""
+    accounts = read(path)
+    assert SECRET not in str(accounts)
+    return [(a.account_name, a.note if isinstance(a, TokenFile) else a.reason) for a in accounts]
+
+
+# -- what is taken over ---------------------------------------------------------------------------
+
+
+@every_storage
+def test_each_resource_server_is_an_account(
+    make: Callable[[Path], Path], repository: TokenRepository, files: Path
+) -> None:
+    path = make(files / "alice")
+
+    results = list(import_accounts(repository, path, provider="globus"))
+
+    assert results == [
+        FileResult(f"alice:{AUTH}", path, "imported"),
+        FileResult(f"alice:{TRANSFER}", path, "imported"),
+    ]
+    loaded = repository.load(f"alice:{TRANSFER}") or {}
+    made = dict(BOTH.by_resource_server[TRANSFER])
+    assert loaded.pop("expires_at") == made.pop("expires_at_seconds")
+    assert loaded == made
+    assert {account.provider for account in repository.accounts()} == {"globus"}
+
+
+@pytest.mark.parametrize("make", [old_sqlite, new_sqlite, new_json])
+def test_an_account_is_called_by_its_namespace(make: Callable[..., Path], files: Path) -> None:
+    for namespace in ("bob", "DEFAULT", "user/profile"):
+        make(files / "storage", answer(tokens(AUTH, namespace)), namespace=namespace)
+
+    accounts = found(files / "storage")
+
+    assert {name: fields["access_token"] for name, fields in accounts.items()} == {
+        f"bob:{AUTH}": f"{SECRET}-access-bob",
+        f"storage:{AUTH}": f"{SECRET}-access-DEFAULT",
+        f"user/profile:{AUTH}": f"{SECRET}-access-user/profile",
+    }
+
+
+def test_a_namespace_that_is_called_like_the_file_keeps_its_name(files: Path) -> None:
+    for namespace in ("DEFAULT", "alice"):
+        new_sqlite(files / "alice.db", answer(tokens(AUTH, namespace)), namespace=namespace)
+
+    accounts = found(files / "alice.db")
+
+    assert set(accounts) == {f"DEFAULT:{AUTH}", f"alice:{AUTH}"}
+    assert accounts[f"alice:{AUTH}"]["access_token"] == f"{SECRET}-access-alice"
+
+
+@pytest.mark.parametrize(
+    ("file", "label"),
+    [("tokens.db", "my-app"), ("tokens.json", "my-app"), ("sandbox-tokens.db", "my-app:sandbox")],
+)
+def test_where_globus_sdk_puts_it_a_storage_is_called_by_its_application(
+    file: str, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / ".globus" / "app" / CLIENT / "my-app"
+    directory.mkdir(parents=True)
+    (new_json if file.endswith(".json") else new_sqlite)(directory / file)
+    monkeypatch.chdir(directory)
+
+    accounts = found(Path(file))
+
+    assert set(accounts) == {f"{label}:{AUTH}", f"{label}:{TRANSFER}"}
+    assert {fields["client_id"] for fields in accounts.values()} == {CLIENT}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "json"])
+def test_that_is_where_globus_sdk_puts_it(
+    kind: Literal["sqlite", "json"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = globus_sdk.GlobusAppConfig(token_storage=kind)
+    with closing(globus_sdk.UserApp("My App", client_id=CLIENT, config=config)) as app:
+        data = TokenStorageData(AUTH, None, "openid", "a", None, NOW, None)
+        app.token_storage.token_storage.store_token_data_by_resource_server({AUTH: data})
+
+    (path,) = find_files(tmp_path.glob(".globus/app/*/*"))
+
+    assert set(found(path)) == {f"my-app:{AUTH}"}
+
+
+def test_the_client_that_an_adapter_keeps_goes_with_the_accounts_of_its_namespace(
+    files: Path,
+) -> None:
+    path = files / "s.db"
+    for namespace, clients in (("one", ["a"]), ("two", ["b", "c"]), ("none", [])):
+        with closing(SQLiteAdapter(path, namespace=namespace)) as storage:
+            storage.store(answer(tokens(AUTH)))
+            for number, client in enumerate(clients):
+                data = {"client_id": client, "client_secret": f"{SECRET}-{client}"}
+                storage.store_config(f"client-{number}", data)
+            storage.store_config("user", {"sub": SECRET})
+    with closing(SQLiteAdapter(path, namespace="no tokens")) as storage:
+        storage.store_config("client", {"client_id": "d"})
+
+    accounts = found(path)
+
+    assert told(path) == [
+        (f"none:{AUTH}", "6 of the file's settings left out"),
+        (f"one:{AUTH}", None),
+        (f"two:{AUTH}", None),
+    ]
+    one = accounts[f"one:{AUTH}"]
+    assert (one["client_id"], one["client_secret"]) == ("a", f"{SECRET}-a")
+    assert "client_id" not in accounts[f"two:{AUTH}"]
+
+
+def test_what_an_application_added_is_kept(files: Path) -> None:
+    with closing(SQLiteTokenStorage(files / "s.db")) as storage:
+        data = TokenStorageData(AUTH, "alice-id", "openid", "a", None, NOW + 60, None)
+        storage.store_token_data_by_resource_server({AUTH: data})
+    with raw(files / "s.db") as connection:
+        connection.execute(
+            "UPDATE token_storage SET token_data_json = json_set(token_data_json, '$.x', 'y')"
+        )
+
+    assert found(files / "s.db")[f"s:{AUTH}"] == {
+        "access_token": "a",
+        "expires_at": NOW + 60,
+        "resource_server": AUTH,
+        "identity_id": "alice-id",
+        "scope": "openid",
+        "x": "y",
+    }
+
+
+# -- there and back -------------------------------------------------------------------------------
+
+
+@every_storage
+def test_what_the_library_wrote_is_refreshed_once_and_exported(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    with World(tmp_path) as world:
+        signed_in = {s: tokens(s) | world.server.sign_in(s) for s in (AUTH, TRANSFER)}
+        path = make(tmp_path / "alice", answer(*signed_in.values()))
+        manager = world.manager()
+        with TokenRepository(world.path) as repository:
+            list(import_accounts(repository, path, provider="test"))
+
+        new = {s: manager.refresh_token(f"alice:{s}")["refresh_token"] for s in signed_in}
+
+        assert world.posts == 2
+        assert all(new[s] != signed_in[s]["refresh_token"] for s in signed_in)
+        with TokenRepository(world.path) as repository:
+            list(export_accounts(repository, tmp_path / "out"))
+        with TokenRepository(tmp_path / "second.db") as second:
+            list(import_accounts(second, tmp_path / "out"))
+            back = {s: second.load(f"alice:{s}") or {} for s in signed_in}
+        assert {s: fields["refresh_token"] for s, fields in back.items()} == new
+        assert {s: fields["resource_server"] for s, fields in back.items()} == {
+            s: s for s in signed_in
+        }
+
+
+def test_a_refresh_with_another_client_is_refused(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        path = tmp_path / "s.db"
+        with closing(SQLiteAdapter(path)) as storage:
+            storage.store(answer(tokens(AUTH)))
+            storage.store_config("client", {"client_id": "another"})
+        with TokenRepository(world.path) as repository:
+            list(import_accounts(repository, path, provider="test"))
+
+        with pytest.raises(ProviderConfigurationError, match="another client_id"):
+            world.manager().refresh_token(f"s:{AUTH}")
+
+        assert world.posts == 0
+
+
+# -- what is stored already -----------------------------------------------------------------------
+
+
+@every_storage
+def test_an_account_is_replaced_only_if_that_is_asked_for(
+    make: Callable[..., Path], repository: TokenRepository, files: Path
+) -> None:
+    list(import_accounts(repository, make(files / "alice")))
+    repository.save(f"alice:{AUTH}", {"access_token": "mine", "expires_at": NOW * 2})
+
+    again = shown(import_accounts(repository, files / "alice"))
+    newer = shown(import_accounts(repository, files / "alice", newer=True))
+    kept = repository.load(f"alice:{AUTH}") or {}
+    replaced = shown(import_accounts(repository, files / "alice", replace=True))
+
+    assert [outcome for _, outcome, _ in again + newer] == ["skipped"] * 4
+    assert kept["access_token"] == "mine"
+    assert [outcome for _, outcome, _ in replaced] == ["imported"] * 2
+
+
+def test_accounts_of_two_files_that_are_called_alike_are_not_mixed(
+    repository: TokenRepository, files: Path
+) -> None:
+    for directory in ("a", "b"):
+        (files / directory).mkdir()
+        new_json(files / directory / "alice.json", answer(tokens(AUTH, directory)))
+
+    results = shown(import_accounts(repository, [files / "a", files / "b"], replace=True))
+
+    assert results == [
+        (f"alice:{AUTH}", "imported", None),
+        (f"alice:{AUTH}", "skipped", "alice.json is of the same account"),
+    ]
+    assert (repository.load(f"alice:{AUTH}") or {})["access_token"] == f"{SECRET}-access-a"
+
+
+# -- what is odd ----------------------------------------------------------------------------------
+
+NEITHER = "access_token: neither an access token nor a refresh token"
+ODD: dict[str, tuple[Any, str]] = {
+    "not JSON": (f"{{{SECRET}", NEITHER),
+    "deep": ("[" * 100_000, NEITHER),
+    "list": (f'["{SECRET}"]', NEITHER),
+    "nothing": ("{}", NEITHER),
+    "null": (None, NEITHER),
+    "number": (5, NEITHER),
+    "bytes": (b"\xff\xfe", NEITHER),
+    "odd token": (
+        f'{{"access_token": ["{SECRET}"]}}',
+        "access_token: a string is needed, not list",
+    ),
+    "line break": (
+        f'{{"refresh_token": "{SECRET}\\n"}}',
+        "refresh_token: control characters are not allowed",
+    ),
+    "deep value": (
+        '{"access_token": "a", "x": ' + "[" * 300 + "]" * 300 + "}",
+        "x: JSON cannot hold this value",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), ODD.values(), ids=ODD)
+def test_a_bad_row_is_reported_and_stops_nothing(
+    data: Any, reason: str, odd: Callable[..., Path]
+) -> None:
+    path = odd(("A", "x", data))
+
+    assert told(path) == [("A:x", reason), (f"s:{AUTH}", None), (f"s:{TRANSFER}", None)]
+
+
+@pytest.fixture(scope="module")
+def loose(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage whose columns take whatever a test puts into them."""
+    path = old_sqlite(tmp_path_factory.mktemp("loose") / "s.db")
+    with raw(path) as connection:
+        connection.executescript(
+            "CREATE TABLE loose (namespace, resource_server, token_data_json);"
+            "INSERT INTO loose SELECT * FROM token_storage; DROP TABLE token_storage;"
+            "ALTER TABLE loose RENAME TO token_storage"
+        )
+    return path
+
+
+@pytest.fixture
+def odd(loose: Path, files: Path) -> Callable[..., Path]:
+    """Make a storage with rows that the library would not write."""
+
+    def make(*rows: tuple[Any, Any, Any]) -> Path:
+        path = files / "s.db"
+        shutil.copy(loose, path)
+        with raw(path) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.executemany("INSERT INTO token_storage VALUES (?, ?, ?)", rows)
+        return path
+
+    return make
+
+
+GOOD = '{"refresh_token": "r"}'
+NAMES: dict[str, tuple[tuple[Any, Any], str]] = {
+    "null namespace": ((None, "x"), "an entry that was not understood"),
+    "null server": (("A", None), "an entry that was not understood"),
+    "number": ((5, "x"), "an entry that was not understood"),
+    "bytes": ((b"A", "x"), "an entry that was not understood"),
+    "control": (("A\x1b[31m", "x"), "account_name: control characters are not allowed"),
+    "long": (("A", "x" * 600), "account_name: longer than 512 characters"),
+}
+
+
+@pytest.mark.parametrize(("key", "reason"), NAMES.values(), ids=NAMES)
+def test_a_row_whose_name_is_none_is_reported(
+    key: tuple[Any, Any], reason: str, odd: Callable[..., Path]
+) -> None:
+    path = odd((*key, GOOD))
+
+    assert (None, reason) in told(path)
+    assert len(found(path)) == 2
+
+
+def test_text_that_is_none_stays_out_of_every_message(odd: Callable[..., Path]) -> None:
+    path = odd()
+    with raw(path) as connection:
+        connection.execute(
+            "INSERT INTO token_storage VALUES ('A', 'x', CAST(? AS TEXT))",
+            (b'{"access_token": "' + SECRET.encode() + b'\xff"}',),
+        )
+
+    assert told(path)[0] == ("A:x", "access_token: half a surrogate pair is not a character")
+
+
+def test_names_that_run_together_are_not_mixed(
+    repository: TokenRepository, odd: Callable[..., Path]
+) -> None:
+    path = odd(("A", "b:c", GOOD), ("A:b", "c", GOOD))
+
+    results = shown(import_accounts(repository, path, replace=True))
+
+    assert results[:2] == [
+        ("A:b:c", "imported", None),
+        ("A:b:c", "skipped", "s.db is of the same account"),
+    ]
+
+
+EXPIRIES: dict[str, tuple[Any, float | None, str | None]] = {
+    "text": ("1800000060", 1_800_000_060, None),
+    "milliseconds": (1_800_000_060_000, 1_800_000_060, None),
+    "odd": ("soon", 0, "its expiry was not understood; the token counts as expired"),
+    "endless": (float("inf"), None, None),
+}
+
+
+@pytest.mark.parametrize(("value", "expected", "note"), EXPIRIES.values(), ids=EXPIRIES)
+def test_an_expiry_that_the_library_would_not_write_is_understood_or_told(
+    value: Any, expected: float | None, note: str | None, odd: Callable[..., Path]
+) -> None:
+    data = json.dumps({"refresh_token": "r", "access_token": "a", "expires_at_seconds": value})
+    path = odd(("A", "x", data))
+
+    assert told(path)[0] == ("A:x", note)
+    assert found(path)["A:x"].get("expires_at") == expected
+
+
+EMPTY = "a token storage of globus-sdk without any tokens"
+UNKNOWN = "a token storage of globus-sdk of a kind that is not known here"
+JSON: dict[str, tuple[dict[str, Any], str]] = {
+    "no tokens": ({"data": {}}, EMPTY),
+    "no tokens of the namespace": ({"data": {"DEFAULT": {}}}, EMPTY),
+    "no tokens, old": ({"by_rs": {}}, EMPTY),
+    "a later version": ({"format_version": "3.0"}, UNKNOWN),
+    "a list": ({"data": [SECRET]}, UNKNOWN),
+    "a list of servers": ({"data": {"DEFAULT": [SECRET]}}, "an entry that was not understood"),
+    "text of a server": ({"data": {"DEFAULT": {"x": SECRET}}}, NEITHER),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), JSON.values(), ids=JSON)
+def test_a_json_storage_without_tokens_is_reported(
+    content: dict[str, Any], reason: str, files: Path
+) -> None:
+    data = {"globus-sdk.version": "4.10.0", "format_version": "2.0", **content}
+    path = files / "a.json"
+    path.write_text(json.dumps(data))
+
+    assert [reason for _, reason in told(path)] == [reason]
+
+
+def test_a_sqlite_storage_without_tokens_is_reported(files: Path) -> None:
+    SQLiteTokenStorage(files / "s.db").close()
+
+    assert told(files / "s.db") == [(None, EMPTY)]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["data", "by_rs"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: (
+                st.dictionaries(
+                    st.sampled_from(
+                        ["DEFAULT", "a", "access_token", "refresh_token", "expires_at_seconds"]
+                    ),
+                    inner,
+                    max_size=4,
+                )
+                | st.lists(inner, max_size=2)
+            ),
+            max_leaves=15,
+        ),
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_json_says_is_read_or_reported(content: dict[str, Any]) -> None:
+    data = {"globus-sdk.version": "4", "format_version": "2.0", **content}
+    assert recognizes(data)
+
+    try:
+        found = from_json(data, Path("alice.json"))
+    except UnreadableError:
+        return
+
+    assert found
+    assert all(isinstance(account, (TokenFile, Unusable)) for account in found)

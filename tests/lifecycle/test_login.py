@@ -1,0 +1,784 @@
+from __future__ import annotations
+
+import math
+import re
+import sys
+from socket import create_server
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from tests.helpers.refreshes import SOON, Call, Told, World, denied
+from tests.helpers.sign_in import (
+    Tampering,
+    Visitor,
+    begin,
+    callback,
+    claims_of,
+    load,
+    nobody,
+    query_of,
+    with_claims,
+)
+from tokenstore import (
+    ClientRejectedError,
+    Prompt,
+    Provider,
+    ProviderConfigurationError,
+    SignInError,
+    StorageError,
+    TokenPersistError,
+    TransientRefreshError,
+    WrongAccountError,
+)
+from tokenstore.testing import Answer, Drop, Transform, Truncate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path) as world:
+        yield world
+
+
+def refused(world: World, prompt: Callable[[Prompt], None], **options: Any) -> SignInError:
+    """Return the error of a sign-in that comes to nothing, and has to leave no trace."""
+    before = world.manager().load_tokens("alice")
+    with pytest.raises(SignInError) as caught:
+        world.manager().login("alice", "test", prompt=prompt, **options)
+    assert world.manager().load_tokens("alice") == before
+    assert (caught.value.account_name, caught.value.provider) == ("alice", "test")
+    assert str(caught.value).startswith("alice: ")
+    return caught.value
+
+
+# -- a sign-in that succeeds ----------------------------------------------------------------------
+
+
+def test_a_sign_in_stores_tokens_that_work(world: World) -> None:
+    visitor = Visitor(world)
+    manager = world.manager()
+    tokens = manager.login("alice", "test", prompt=visitor)
+
+    assert manager.load_tokens("alice") == tokens
+    assert tokens["expires_at"] == world.clock.now + 3600
+    assert world.server.is_live(tokens["access_token"])
+    assert claims_of(tokens["id_token"])["sub"] == "alice"
+    assert manager.get_valid_token("alice") == tokens["access_token"]
+    assert manager.refresh_token("alice")["access_token"] != tokens["access_token"]
+    [account] = manager.accounts()
+    assert (account.provider, account.state) == ("test", "valid")
+    page = visitor.page
+    assert page.status == 200
+    assert "Signed in" in page.text
+
+
+def test_the_requests_are_those_of_the_standards(world: World) -> None:
+    visitor = Visitor(world)
+    world.manager().login("alice", "test", scope="mail openid", prompt=visitor)
+    [prompt] = visitor.prompts
+    asked, [sent] = query_of(prompt.url), world.server.requests
+
+    assert {**asked, "state": 0, "nonce": 0, "code_challenge": 0} == {
+        "response_type": "code",
+        "client_id": "tokenstore",
+        "redirect_uri": prompt.redirect_uri,
+        "scope": "openid mail",
+        "code_challenge_method": "S256",
+        "state": 0,
+        "nonce": 0,
+        "code_challenge": 0,
+    }
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/callback", str(prompt.redirect_uri))
+    assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
+    assert sent.params["grant_type"] == "authorization_code"
+    assert sent.params["redirect_uri"] == prompt.redirect_uri
+    assert len(sent.params["code_verifier"]) >= 43
+
+
+def test_nothing_of_a_sign_in_is_used_twice(world: World) -> None:
+    visitor = Visitor(world)
+    for _ in range(2):
+        world.manager().login("alice", "test", prompt=visitor)
+    first, second = (query_of(prompt.url) for prompt in visitor.prompts)
+    for name in ("state", "nonce", "code_challenge"):
+        assert first[name] != second[name]
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "none"])
+def test_every_kind_of_client_signs_in(tmp_path: Path, method: str) -> None:
+    secret = None if method == "none" else "p+a/b=:%é€"
+    settings = {"client_secret": secret, "token_endpoint_auth_method": method}
+    with World(tmp_path, **settings) as world:
+        tokens = world.manager().login("alice", "test", prompt=Visitor(world))
+        assert claims_of(tokens["id_token"])["aud"] == "tokenstore"
+        assert world.manager().refresh_token("alice")
+
+
+def test_an_issuer_is_all_that_a_provider_needs_to_name(world: World) -> None:
+    secret = world.server.provider().client_secret
+    ours = Provider("ours", None, "tokenstore", client_secret=secret, issuer=world.server.issuer)
+    visitor = Visitor(world)
+    manager = world.manager(providers={"ours": ours})
+    tokens = manager.login("alice", "ours", prompt=visitor)
+    assert query_of(visitor.prompts[0].url)["scope"] == "openid"
+    assert claims_of(tokens["id_token"])["iss"] == world.server.issuer
+    # What the metadata say about the iss parameter holds.
+    with pytest.raises(SignInError, match="without 'iss'"):
+        manager.login("alice", prompt=Tampering(world, lambda params: params.pop("iss")))
+
+
+def test_an_account_that_is_bound_signs_in_where_it_is_bound_to(world: World) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    assert world.manager().login("alice", prompt=Visitor(world))
+
+
+def test_parameters_of_the_provider_are_added_and_ours_stand(world: World) -> None:
+    params = {"prompt": "consent", "access_type": "offline", "state": "x", "code_challenge": "y"}
+    provider = world.server.provider(scope="a b", authorization_params=params)
+    manager = world.manager(providers={"test": provider})
+    begun = begin(manager, "alice@example.com", timeout=0.01)
+    asked = query_of(begun.prompt.url)
+    assert (asked["prompt"], asked["access_type"]) == ("consent", "offline")
+    assert (asked["scope"], asked["login_hint"]) == ("openid a b", "alice@example.com")
+    assert asked["state"] != "x"
+    assert len(asked["code_challenge"]) == 43
+    assert isinstance(begun.call.error(), SignInError)
+
+
+def test_a_dead_login_is_told_to_have_recovered(world: World) -> None:
+    world.sign_in("alice")
+    world.server.revoke("alice")
+    told: list[str] = []
+    manager = world.manager(on_recovered=told.append)
+    assert manager.get_valid_token("alice") is None
+    manager.login("alice", prompt=Visitor(world))
+    manager.login("alice", prompt=Visitor(world))
+    assert told == ["alice"]
+    assert manager.get_valid_token("alice") is not None
+
+
+def test_odd_times_in_the_answer_lose_no_login(world: World) -> None:
+    world.server.script(Transform(lambda answer: answer | {"expires_in": "soon"}))
+    tokens = world.manager().login("alice", "test", prompt=Visitor(world))
+    assert tokens["expires_at"] == world.clock.now + 3600
+
+
+# -- a refresh token, or none ---------------------------------------------------------------------
+
+
+def test_a_sign_in_without_a_refresh_token_warns_and_says_what_to_change(tmp_path: Path) -> None:
+    with World(tmp_path, offline_access=True) as world, Told() as told:
+        tokens = world.manager().login("alice", "test", prompt=Visitor(world))
+        assert "refresh_token" not in tokens
+        [warning] = [
+            r.getMessage() for r in told.records if r.name.startswith("tokenstore.lifecycle")
+        ]
+        assert "no refresh token" in warning
+        assert "offline_access" in warning
+        scope = "offline_access"
+        assert "refresh_token" in world.manager().login("alice", scope=scope, prompt=Visitor(world))
+
+
+def test_the_same_person_keeps_a_refresh_token_that_works(tmp_path: Path) -> None:
+    with World(tmp_path, offline_access=True) as world:
+        manager = world.manager()
+        first = manager.login("alice", "test", scope="offline_access", prompt=Visitor(world))
+        second = manager.login("alice", prompt=Visitor(world))
+        assert second["refresh_token"] == first["refresh_token"]
+        assert second["access_token"] != first["access_token"]
+        assert manager.refresh_token("alice")
+
+
+@pytest.mark.parametrize("given", ["", 7, [], {}, None])
+def test_what_is_no_refresh_token_is_none(world: World, given: object) -> None:
+    world.server.script(Transform(lambda answer: answer | {"refresh_token": given}))
+    with Told() as told:
+        assert world.manager().login("alice", "test", prompt=Visitor(world))
+    assert any("no refresh token" in record.getMessage() for record in told.records)
+    assert world.tokens()[1] is None
+
+
+def test_a_provider_that_wants_consent_for_offline_access_is_told_of(world: World) -> None:
+    world.server.script(Transform(lambda answer: answer | {"refresh_token": None}))
+    with Told() as told:
+        scope = "openid offline_access"
+        assert world.manager().login("alice", "test", scope=scope, prompt=Visitor(world))
+    assert any("only with prompt = consent" in record.getMessage() for record in told.records)
+
+
+@pytest.mark.parametrize("why", ["dead", "somebody else", "another provider"])
+def test_another_refresh_token_is_not_kept(tmp_path: Path, why: str) -> None:
+    with World(tmp_path, offline_access=True) as world:
+        both = {"test": world.server.provider(), "other": world.server.provider("other")}
+        manager = world.manager(providers=both)
+        manager.login("alice", "test", scope="offline_access", prompt=Visitor(world))
+        if why == "dead":
+            world.server.revoke("alice")
+            with pytest.raises(Exception, match="invalid_grant"):
+                manager.refresh_token("alice")
+        person = "bob" if why == "somebody else" else "alice"
+        provider = "other" if why == "another provider" else None
+        tokens = manager.login("alice", provider, force=True, prompt=Visitor(world, person))
+        assert "refresh_token" not in tokens
+
+
+def test_a_refresh_token_of_another_client_is_not_kept(tmp_path: Path) -> None:
+    with World(tmp_path, offline_access=True) as world:
+        manager = world.manager()
+        first = manager.login("alice", "test", scope="offline_access", prompt=Visitor(world))
+        manager.save_tokens("alice", first | {"client_id": "another"})
+        assert "refresh_token" not in manager.login("alice", prompt=Visitor(world))
+
+
+def test_a_sign_in_waits_for_a_refresh_that_spends_the_token_it_would_keep(tmp_path: Path) -> None:
+    with World(tmp_path, offline_access=True) as world:
+        manager = world.manager()
+        manager.login("alice", "test", scope="offline_access", prompt=Visitor(world))
+        hold = world.hold()
+        refreshing = Call(manager.refresh_token, "alice")
+        assert hold.arrived.wait(SOON)
+        signing_in = Call(manager.login, "alice", prompt=Visitor(world)).waits()
+        hold.release.set()
+        assert refreshing.result()
+        assert signing_in.result()["refresh_token"] == world.tokens()[1]
+        assert manager.refresh_token("alice")
+        assert world.server.reuses == 0
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan, 1e300])
+def test_a_time_that_nobody_waits_is_refused(world: World, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        world.manager().login("alice", "test", timeout=timeout, prompt=Visitor(world))
+
+
+# -- the right person -----------------------------------------------------------------------------
+
+
+def test_somebody_else_is_refused_and_their_tokens_are_revoked(world: World) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    row = world.row()
+    visitor = Visitor(world, "bob")
+    error = refused(world, visitor)
+
+    assert isinstance(error, WrongAccountError)
+    assert "bob@example.com" in str(error)
+    assert "alice@example.com" in str(error)
+    assert world.row() == row
+    page = visitor.page
+    assert page.status == 400
+    assert "Somebody else signed in" in page.text
+    assert "nothing was stored." in page.text
+    assert "force" not in page.text  # that is for the program
+    assert [r.params["token_type_hint"] for r in world.server.requests_at("/revoke")] == [
+        "refresh_token",
+        "access_token",
+    ]
+    assert not any(
+        world.server.is_live(r.params["token"]) for r in world.server.requests_at("/revoke")
+    )
+    assert world.server.is_live(row["access_token"])
+
+
+def test_somebody_who_is_known_under_another_name_stays_signed_in(world: World) -> None:
+    manager = world.manager()
+    manager.login("alice", "test", prompt=Visitor(world))
+    bob = manager.login("bob", "test", prompt=Visitor(world, "bob"))
+    assert isinstance(refused(world, Visitor(world, "bob")), WrongAccountError)
+    assert world.server.requests_at("/revoke") == []
+    assert world.server.is_live(bob["access_token"])
+
+
+def test_nothing_is_revoked_while_an_account_may_be_that_person(world: World) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    world.sign_in("bob")  # nothing says who that is
+    assert isinstance(refused(world, Visitor(world, "bob")), WrongAccountError)
+    assert world.server.requests_at("/revoke") == []
+
+
+def test_a_provider_that_cannot_revoke_refuses_somebody_else_all_the_same(world: World) -> None:
+    provider = world.server.provider(revocation_endpoint=None)
+    manager = world.manager(providers={"test": provider})
+    manager.login("alice", "test", prompt=Visitor(world))
+    with pytest.raises(WrongAccountError):
+        manager.login("alice", prompt=Visitor(world, "bob"))
+
+
+def test_a_revocation_that_fails_hides_nothing(world: World) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    world.server.script(Answer(503), path="/revoke")
+    assert isinstance(refused(world, Visitor(world, "bob")), WrongAccountError)
+
+
+def test_force_lets_the_account_change_hands(world: World) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    tokens = world.manager().login("alice", force=True, prompt=Visitor(world, "bob"))
+    assert claims_of(tokens["id_token"])["sub"] == "bob"
+    assert world.tokens()[0] == tokens["access_token"]
+    assert isinstance(refused(world, Visitor(world, "alice")), WrongAccountError)
+
+
+def test_the_same_subject_of_another_issuer_is_somebody_else(world: World) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    other = world.server.provider(issuer=None, sign_in_scope="openid")
+    world.server.script(with_claims(iss="https://other.example"))
+    manager = world.manager(providers={"test": other})
+    with pytest.raises(WrongAccountError):
+        manager.login("alice", prompt=Visitor(world))
+
+
+@pytest.mark.parametrize(
+    "known",
+    [{"sub": "alice"}, {"sub": "alice", "iss": "ISSUER"}],
+    ids=["sub", "sub and iss"],
+)
+def test_stored_fields_tell_where_there_is_no_id_token(world: World, known: dict[str, str]) -> None:
+    known = {name: value.replace("ISSUER", world.server.issuer) for name, value in known.items()}
+    world.sign_in("alice", **known)
+    assert isinstance(refused(world, Visitor(world, "bob")), WrongAccountError)
+    assert world.manager().login("alice", prompt=Visitor(world))
+
+
+def test_a_known_person_is_not_replaced_by_an_unknown_one(world: World) -> None:
+    manager = world.manager()
+    before = manager.login("alice", "test", prompt=Visitor(world))
+    nameless = Transform(lambda answer: {k: v for k, v in answer.items() if k != "id_token"})
+    world.server.script(nameless)
+    error = refused(world, Visitor(world, "bob"))
+    assert type(error) is SignInError
+    assert "no id_token" in str(error)
+    assert manager.load_tokens("alice") == before
+    world.server.script(nameless)
+    assert manager.login("alice", prompt=Visitor(world), force=True) != before
+
+
+def test_it_is_said_when_it_cannot_be_told_who_it_is(world: World) -> None:
+    world.sign_in("alice")  # without an id_token
+    with Told() as told:
+        world.manager().login("alice", prompt=Visitor(world, "bob"))
+    assert any("cannot be told" in record.getMessage() for record in told.records)
+    provider = world.server.provider(sign_in_scope=None, issuer=None, scope="mail")
+    manager = world.manager(providers={"test": provider})
+    visitor = Visitor(world)
+    with Told() as told:
+        assert "id_token" not in manager.login("alice", prompt=visitor)
+    assert any("cannot be told" in record.getMessage() for record in told.records)
+    assert "nonce" not in query_of(visitor.prompts[0].url)
+
+
+@pytest.mark.parametrize(
+    ("claims", "which"),
+    [
+        ({"iss": "https://other.example"}, "'iss'"),
+        ({"iss": None}, "'iss'"),
+        ({"aud": "another-client"}, "'aud'"),
+        ({"aud": ["tokenstore", "another-client"]}, "'azp'"),
+        ({"azp": "another-client"}, "'azp'"),
+        ({"exp": 1_800_000_000 - 600}, "'exp'|expired"),
+        ({"exp": None}, "'exp'"),
+        ({"exp": "soon"}, "'exp'|malformed"),
+        ({"iat": 1_800_000_000 + 600}, "'iat'|malformed"),
+        ({"nonce": "another"}, "'nonce'"),
+        ({"nonce": None}, "'nonce'"),
+        ({"sub": None}, "'sub'"),
+        ({"at_hash": "another"}, "'at_hash'"),
+    ],
+    ids=str,
+)
+def test_an_id_token_that_is_not_for_this_sign_in_is_refused(
+    world: World, claims: dict[str, object], which: str
+) -> None:
+    world.server.script(with_claims(**claims))
+    error = refused(world, Visitor(world))
+    assert "id_token" in str(error)
+    assert re.search(which, str(error)) or "malformed" in str(error)
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "e30.e30", "e30.W10.x", 7, "é.è.x", "...."])
+def test_an_id_token_that_is_none_is_refused(world: World, token: object) -> None:
+    world.server.script(Transform(lambda answer: answer | {"id_token": token}))
+    assert "id_token" in str(refused(world, Visitor(world)))
+
+
+def test_an_issuer_may_leave_out_its_scheme(world: World) -> None:
+    """Google's id_tokens say accounts.google.com now and then, as its documentation tells."""
+    provider = world.server.provider(issuer="https://accounts.example")
+    manager = world.manager(providers={"test": provider})
+
+    def come_back(params: dict[str, str]) -> None:
+        params["iss"] = "https://accounts.example"
+
+    for said in ("https://accounts.example", "accounts.example"):
+        world.server.script(with_claims(iss=said))
+        manager.login("alice", "test", prompt=Tampering(world, come_back))
+
+
+# -- what the browser brings back -----------------------------------------------------------------
+
+
+def test_another_state_is_refused_and_the_right_one_still_counts(world: World) -> None:
+    begun = begin(world.manager())
+    location, params = callback(world.server, begun.prompt.url)
+    for wrong in ("another", "", "é"):
+        page = load(location, params={**params, "state": wrong})
+        assert page.status == 400
+        assert "Not this sign-in" in page.text
+    assert load(location, params={k: v for k, v in params.items() if k != "state"}).status == 400
+    twice = load(f"{location}?state={params['state']}&code=a&code={params['code']}")
+    assert (twice.status, world.posts) == (400, 0)
+
+    assert load(location, params=params).status == 200
+    assert begun.call.result()["scope"] == "openid"
+
+
+def test_whatever_else_comes_is_not_taken_for_the_callback(world: World) -> None:
+    begun = begin(world.manager())
+    location, params = callback(world.server, begun.prompt.url)
+    home = location.removesuffix("/callback")
+    for path in ("/", "/favicon.ico", "/callback/", "/Callback", "/callback%2F"):
+        assert load(home + path, params=params).status == 404
+    assert requests.post(location, params, timeout=SOON).status_code == 501
+    assert world.posts == 0
+    assert load(location, params=params).status == 200
+    assert begun.call.result()
+
+
+def test_only_the_first_right_callback_counts(world: World) -> None:
+    hold = world.hold()
+    begun = begin(world.manager())
+    location, params = callback(world.server, begun.prompt.url)
+    first = Call(load, location, params=params)
+    assert hold.arrived.wait(SOON)
+    second = load(location, params=params)
+    assert second.status == 409
+    assert "Already answered" in second.text
+    hold.release.set()
+    assert first.result().status == 200
+    assert begun.call.result()
+    assert world.posts == 1
+
+
+@pytest.mark.parametrize("iss", ["https://other.example", ""])
+def test_an_answer_of_another_issuer_is_refused(world: World, iss: str) -> None:
+    visitor = Tampering(world, lambda params: params.update(iss=iss))
+    assert "'iss'" in str(refused(world, visitor))
+    assert visitor.page.status == 400
+    assert world.posts == 0
+
+
+def test_an_answer_without_an_issuer_is_refused_if_the_server_names_itself(world: World) -> None:
+    visitor = Tampering(world, lambda params: params.pop("iss"))
+    assert "RFC 9207" in str(refused(world, visitor))
+    assert world.posts == 0
+
+
+def test_a_server_that_never_names_itself_is_no_hindrance(tmp_path: Path) -> None:
+    with World(tmp_path, iss_parameter=False) as world:
+        assert world.manager().login("alice", "test", prompt=Visitor(world))
+
+
+def test_a_refusal_says_so_in_the_browser_and_in_the_error(world: World) -> None:
+    visitor = Visitor(world, allow=False)
+    error = refused(world, visitor)
+    assert error.error == "access_denied"
+    page = visitor.page
+    assert "Sign-in refused" in page.text
+    assert world.posts == 0
+
+
+def test_the_words_of_an_error_are_shown_and_obeyed_nowhere(world: World) -> None:
+    def come_back(params: dict[str, str]) -> None:
+        del params["code"]
+        params["error"] = "server_error"
+        params["error_description"] = "<script>alert(1)</script>\n\x1b[31m" + "x" * 5000
+
+    visitor = Tampering(world, come_back)
+    error = refused(world, visitor)
+    assert "server_error: <script>" in str(error)
+    assert str(error).isprintable()
+    assert len(str(error)) < 500
+    page = visitor.page
+    assert "<script" not in page.text
+    assert "&lt;script&gt;" in page.text
+
+
+def test_an_answer_without_a_code_is_refused(world: World) -> None:
+    assert "without a code" in str(refused(world, Tampering(world, lambda p: p.pop("code"))))
+
+
+def test_a_code_that_was_used_by_somebody_else_is_refused(world: World) -> None:
+    provider = world.server.provider()
+
+    def steal(params: dict[str, str]) -> None:
+        form = {"grant_type": "authorization_code", "code": params["code"]}
+        form |= {"client_id": provider.client_id, "client_secret": str(provider.client_secret)}
+        assert requests.post(world.server.token_endpoint, form, timeout=SOON).status_code == 400
+
+    error = refused(world, Tampering(world, steal))
+    assert error.error == "invalid_grant"
+    assert "used before" in str(error)
+
+
+def test_a_challenge_that_is_not_ours_makes_the_code_worthless(world: World) -> None:
+    class Attacker(Visitor):
+        def __call__(self, prompt: Prompt) -> None:
+            challenge = query_of(prompt.url)["code_challenge"]
+            self._pages.put(self._server.visit(prompt.url.replace(challenge, "A" * 43)))
+
+    error = refused(world, Attacker(world))
+    assert error.error == "invalid_grant"
+    assert "code_verifier" in str(error)
+
+
+# -- what goes wrong at the token endpoint ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (Answer(503), TransientRefreshError),
+        (Drop(spent=True), TransientRefreshError),
+        (Truncate(), TransientRefreshError),
+        (Answer(200, "<html>"), TransientRefreshError),
+        (denied("invalid_client", 401), ClientRejectedError),
+        (Answer.redirect("http://elsewhere.example/token"), ClientRejectedError),
+        (denied("invalid_grant"), SignInError),
+    ],
+    ids=repr,
+)
+def test_an_answer_that_is_no_success_stores_nothing_and_is_told_in_the_browser(
+    world: World, step: Any, expected: type[Exception]
+) -> None:
+    world.server.script(step)
+    visitor = Visitor(world)
+    with pytest.raises(expected) as caught:
+        world.manager().login("alice", "test", prompt=visitor)
+    assert type(caught.value) is expected
+    assert world.manager().load_tokens("alice") is None
+    assert world.posts == 1
+    page = visitor.page
+    assert "Not signed in" in page.text
+
+
+def test_tokens_that_cannot_be_stored_are_in_the_error(world: World) -> None:
+    world.sign_in("alice", sub="alice")
+    before = world.row()
+    world.refuse("UPDATE ON accounts")
+    visitor = Visitor(world)
+    with pytest.raises(TokenPersistError) as caught:
+        world.manager().login("alice", prompt=visitor)
+    assert caught.value.tokens
+    assert world.server.is_live(caught.value.tokens["access_token"])
+    page = visitor.page
+    assert "Signed in, but not stored" in page.text
+    assert caught.value.tokens["access_token"] not in page.text + str(caught.value)
+    assert world.row() == before
+
+
+def test_a_store_that_cannot_be_read_shows_before_anybody_is_asked(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.path.write_bytes(b"not a database" * 100)
+        with pytest.raises(StorageError):
+            world.manager().login("alice", "test", prompt=nobody)
+
+
+# -- nobody comes ---------------------------------------------------------------------------------
+
+
+def test_nobody_within_the_time_ends_it(world: World) -> None:
+    error = refused(world, lambda _: None, timeout=0.01)
+    assert "nobody signed in within" in str(error)
+
+
+def test_a_callback_after_the_end_finds_nobody(world: World) -> None:
+    begun = begin(world.manager(), timeout=0.01)
+    assert isinstance(begun.call.error(), SignInError)
+    with pytest.raises(requests.ConnectionError):
+        load(str(begun.prompt.redirect_uri))
+
+
+def test_what_the_prompt_raises_ends_it(world: World) -> None:
+    def prompt(_: Prompt) -> None:
+        raise LookupError("no browser")
+
+    with pytest.raises(LookupError, match="no browser"):
+        world.manager().login("alice", "test", prompt=prompt)
+
+
+# -- ports and addresses --------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_told(world: World) -> None:
+    with create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = refused(world, nobody, port=port)
+    assert f"port {port}" in str(error)
+    assert "choose another" in str(error)
+
+
+@pytest.mark.parametrize("how", ["argument", "redirect_uri"])
+def test_a_port_can_be_chosen(world: World, how: str) -> None:
+    with create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    changes = {"redirect_uri": f"http://127.0.0.1:{port}/callback"} if how != "argument" else {}
+    manager = world.manager(providers={"test": world.server.provider(**changes)})
+    visitor = Visitor(world)
+    options = {"port": port} if how == "argument" else {}
+    for _ in range(2):  # the second time too, with old connections about
+        manager.login("alice", "test", prompt=visitor, **options)
+    assert visitor.prompts[0].redirect_uri == f"http://127.0.0.1:{port}/callback"
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://localhost", "http://localhost/", "http://127.0.0.1/a/b", "http://[::1]/x"]
+)
+def test_the_browser_comes_back_to_where_the_client_is_registered(world: World, uri: str) -> None:
+    world.server.register("desktop", redirect_uris=[uri])
+    provider = world.server.provider(
+        client_id="desktop", client_secret=None, token_endpoint_auth_method=None, redirect_uri=uri
+    )
+    assert world.manager(providers={"test": provider}).login("a", "test", prompt=Visitor(world))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://127.0.0.1/callback",
+        "http://app.example/callback",
+        "http://0.0.0.0/callback",
+        "http://127.0.0.1/callback?x=1",
+        "http://127.0.0.1/callback#x",
+        "http://user@127.0.0.1/callback",
+        "http://127.0.0.1:99999/callback",
+        "myapp://callback",
+        "",
+    ],
+)
+def test_a_redirect_uri_has_to_be_on_loopback(world: World, uri: str) -> None:
+    manager = world.manager(providers={"test": world.server.provider(redirect_uri=uri)})
+    with pytest.raises(ProviderConfigurationError, match="redirect_uri"):
+        manager.login("alice", "test", prompt=nobody)
+
+
+# -- configuration --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"authorization_endpoint": "http://login.example/"}, "not https"),
+        ({"authorization_endpoint": "https://user@login.example/"}, "user name"),
+        ({"authorization_endpoint": None, "issuer": None}, "no authorization_endpoint"),
+        ({"token_endpoint": "http://login.example/"}, "not https"),
+        ({"client_id": ""}, "no client_id"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_provider_that_cannot_be_used_is_told_before_anything_is_sent(
+    world: World, changes: dict[str, Any], told: str
+) -> None:
+    manager = world.manager(providers={"test": world.server.provider(**changes)})
+    with pytest.raises(ProviderConfigurationError, match=told):
+        manager.login("alice", "test", prompt=nobody)
+
+
+def test_a_provider_has_to_be_named_once(world: World) -> None:
+    with pytest.raises(ProviderConfigurationError, match="bound to no provider"):
+        world.manager().login("alice", prompt=nobody)
+    with pytest.raises(ProviderConfigurationError, match="unknown provider"):
+        world.manager().login("alice", "tset", prompt=nobody)
+
+
+def test_another_provider_takes_force(world: World) -> None:
+    both = {"test": world.server.provider(), "other": world.server.provider("other")}
+    manager = world.manager(providers=both)
+    manager.login("alice", "test", prompt=Visitor(world))
+    with pytest.raises(ProviderConfigurationError, match="bound to provider 'test'"):
+        manager.login("alice", "other", prompt=nobody)
+    manager.login("alice", "other", force=True, prompt=Visitor(world))
+    assert world.row()["provider"] == "other"
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan")])
+def test_a_timeout_is_a_number_of_seconds(world: World, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        world.manager().login("alice", "test", timeout=timeout)
+
+
+def test_without_the_extra_it_says_what_to_install(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "authlib", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'tokenstore\[login\]'"):
+        world.manager().login("alice", "test", prompt=nobody)
+
+
+@pytest.mark.parametrize(
+    ("scope", "remedy"),
+    [("openid", "ask for the scope offline_access"), ("offline_access", "allow offline access")],
+)
+def test_the_remedy_for_a_missing_refresh_token_fits(world: World, scope: str, remedy: str) -> None:
+    world.server.script(Transform(lambda answer: {**answer, "refresh_token": None}))
+    provider = world.server.provider(sign_in_scope=scope)
+    with Told() as told:
+        world.manager(providers={"test": provider}).login("alice", "test", prompt=Visitor(world))
+    assert any(remedy in record.getMessage() for record in told.records)
+
+
+# -- secrets --------------------------------------------------------------------------------------
+
+
+def test_no_secret_of_a_sign_in_is_logged_or_shown(world: World) -> None:
+    seen: list[str] = []
+    with Told("") as told:
+        for step in (None, denied("invalid_grant"), Answer(503)):
+            if step is not None:
+                world.server.script(step)
+            visitor = Visitor(world)
+            try:
+                tokens = world.manager().login("alice", "test", prompt=visitor)
+            except (SignInError, TransientRefreshError) as error:
+                seen += [str(error), repr(error), repr(vars(error))]
+            page = visitor.page
+            seen += [page.text, repr(visitor.prompts)]
+            asked = query_of(visitor.prompts[0].url)
+            secrets = [asked["state"], asked["nonce"]]
+    secrets += [tokens["access_token"], tokens["refresh_token"], tokens["id_token"]]
+    for request in world.server.requests:
+        secrets += [request.params["code"], request.params["code_verifier"]]
+    seen += [
+        record.getMessage() for record in told.records if record.name != "urllib3.connectionpool"
+    ]
+    text = "\n".join(seen)
+    assert len(text) > 1000
+    assert [secret for secret in secrets if secret in text] == []
+
+
+def test_a_provider_that_echoes_the_code_is_not_quoted(world: World) -> None:
+    class Echo(Visitor):
+        def __call__(self, prompt: Prompt) -> None:
+            location, params = callback(self._server, prompt.url)
+            said = {"error": "invalid_grant", "error_description": f"no {params['code']}"}
+            self._server.script(Answer(400, said))
+            self.code = params["code"]
+            self._pages.put(load(location, params=params))
+
+    echo = Echo(world)
+    error = refused(world, echo)
+    page = echo.page
+    assert "[redacted]" in str(error)
+    assert echo.code not in str(error) + page.text + repr(vars(error))
+
+
+def test_a_refresh_renews_the_scope_that_was_granted_to_a_sign_in(world: World) -> None:
+    provider = world.server.provider(scope="mail")
+    manager = world.manager(providers={"test": provider})
+    world.server.script(Transform(lambda body: {**body, "scope": None}))
+    stored = manager.login("alice", "test", scope="calendar", prompt=Visitor(world))
+    assert "calendar" in stored["scope"].split()
+    manager.refresh_token("alice")
+    assert "scope" not in world.server.requests[-1].params

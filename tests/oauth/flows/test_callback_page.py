@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64encode
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from tests.helpers.refreshes import SOON, World
+from tests.helpers.sign_in import begin, callback
+from tokenstore import SignInError, TokenPersistError, WrongAccountError
+from tokenstore.oauth.flows import callback_page as page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenstore.oauth.flows.callback_page import Page
+
+MARKUP = "<b onclick='x'>\"&</b>"
+PAGES = {
+    "success": page.success("alice", "acme", "alice@example.com"),
+    "failure": page.failure("alice", "acme", SignInError("alice: nobody came; start again")),
+    "refusal": page.failure("alice", "acme", SignInError("no", error="access_denied")),
+    "somebody else": page.failure("alice", "acme", WrongAccountError("this was bob")),
+    "not stored": page.failure("alice", "acme", TokenPersistError("the disk is full")),
+    "interrupted": page.INTERRUPTED,
+    "stray": page.STRAY,
+    "over": page.OVER,
+    "nowhere": page.NOWHERE,
+}
+every_page = pytest.mark.parametrize("shown", PAGES.values(), ids=PAGES)
+
+
+class Tags(HTMLParser):
+    """The elements of a page with their attributes; those that are not closed stay open."""
+
+    VOID = ("meta", "link")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@every_page
+def test_a_page_stands_alone_and_works_without_scripts(shown: Page) -> None:
+    html = shown.html()
+    tags = Tags(html)
+    assert tags.open == []
+    assert not {"script", "img", "iframe", "form", "input", "a"} & {*tags.names}
+    assert {name for name, _ in tags.attributes} & {"style", "src", "onclick", "onload"} == set()
+    assert re.findall(r"https?:|//|url\(|@import", html) == []
+    assert 'name="viewport" content="width=device-width, initial-scale=1"' in html
+    assert "color-scheme: light dark" in html
+    assert "@media (prefers-color-scheme: dark)" in html
+    assert '<html lang="en">' in html
+    assert tags.names.count("h1") == 1
+
+
+@every_page
+def test_the_one_style_is_the_one_that_is_allowed(shown: Page) -> None:
+    [style] = re.findall(r"<style>(.*?)</style>", shown.html(), re.DOTALL)
+    digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = page.HEADERS["Content-Security-Policy"]
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        page.success(MARKUP, MARKUP, MARKUP),
+        page.success("alice", MARKUP, MARKUP),
+        page.failure(MARKUP, MARKUP, SignInError(MARKUP)),
+        page.failure(MARKUP, MARKUP, WrongAccountError(MARKUP)),
+    ],
+)
+def test_whatever_is_shown_is_text(shown: Page) -> None:
+    html = shown.html()
+    assert "<b" not in html.replace("<body>", "").replace("<bdi>", "")
+    assert "&lt;b onclick=&#x27;x&#x27;&gt;&quot;&amp;&lt;/b&gt;" in html
+    assert Tags(html).open == []
+
+
+def test_a_page_says_whose_sign_in_it_was_and_how_it_ended() -> None:
+    shown = PAGES["success"].html()
+    for text in ("Signed in", "alice", "acme", "alice@example.com", "close this page"):
+        assert text in shown
+    shown = PAGES["failure"].html()
+    for text in ("Not signed in", "Nobody came.", "alice", "acme", "try again"):
+        assert text in shown
+    assert "Signed in as" not in page.success("alice", "acme", "alice").html()
+    assert "Signed in as" not in page.success("alice", "acme", None).html()
+
+
+def test_the_headers_keep_the_address_to_the_browser(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        begun = begin(world.manager())
+        location, params = callback(world.server, begun.prompt.url)
+        answers = [
+            requests.get(location, params=sent, timeout=SOON) for sent in ({"state": "x"}, params)
+        ]
+        assert begun.call.result()
+    for answer in answers:
+        assert {**answer.headers, **page.HEADERS} == answer.headers
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Server"].strip() == "tokenstore"
+        assert int(answer.headers["Content-Length"]) == len(answer.content)

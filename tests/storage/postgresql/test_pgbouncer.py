@@ -1,0 +1,80 @@
+"""A pooler between us and the server, which lends a server's connection for one transaction."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.helpers.postgresql import empty, in_schema, schema_of
+from tests.helpers.refreshes import World, until
+from tests.whole.test_concurrency import race
+from tokenstore import TokenRepository
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SETTINGS = """
+[databases]
+postgres = host={directory} port=5432
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {users}
+pool_mode = transaction
+default_pool_size = 30
+max_client_conn = 500
+"""
+
+
+@pytest.fixture
+def pooled(migrated: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of the store, through a pgbouncer of its own."""
+    (directory,) = parse_qs(urlsplit(migrated).query)["host"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    users = tmp_path / "users"
+    users.write_text('"postgres" ""\n')
+    settings = tmp_path / "pgbouncer.ini"
+    settings.write_text(SETTINGS.format(directory=directory, port=port, users=users))
+    unprivileged = {"user": "pgserver", "extra_groups": []} if os.getuid() == 0 else {}
+    for path in (tmp_path, *tmp_path.parents[:3]):
+        path.chmod(0o755)  # it does not run as root
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    command = ["/usr/sbin/pgbouncer", "--quiet", str(settings)]
+    with subprocess.Popen(command, **unprivileged) as pgbouncer:  # type: ignore[call-overload]
+        until(listens)
+        address = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres?gssencmode=disable"
+        yield in_schema(address, schema_of(migrated))
+        pgbouncer.terminate()
+    empty(migrated)
+
+
+def test_the_race_through_a_pooler_is_one_request(pooled: str, tmp_path: Path) -> None:
+    with World(tmp_path, pooled) as world:
+        race(world, "wal", 1)
+
+
+def test_a_lock_is_held_and_let_go_through_a_pooler(pooled: str) -> None:
+    with TokenRepository(pooled) as one, TokenRepository(pooled) as other:
+        with one.refresh_lock("alice", timeout=1.0) as hold:
+            for number in range(3):
+                one.save("alice", {"access_token": str(number)})
+            with one.transaction():
+                assert (one.load("alice") or {})["access_token"] == "2"
+            assert other.load("alice") == one.load("alice")
+            assert not hold.is_lost()
+        with other.refresh_lock("alice", timeout=1.0):
+            pass

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import URL, make_url
+
+from tokenstore.storage.location import locate, providers_file, shown
+
+SECRET = "pw-canary-33d8"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, no setting in the environment, and the home as current directory."""
+    for variable in ("TOKENSTORE_DATABASE", "TOKENSTORE_PROVIDERS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+PLACES = {
+    "relative": ("t.db", "t.db"),
+    "no suffix": ("tokens", "tokens"),
+    "in a directory": ("a/b/t.db", "a/b/t.db"),
+    "dots": ("a/../t.db", "t.db"),
+    "home": ("~/t.db", "t.db"),
+    "unknown user's home": ("~no-such-user/t.db", "~no-such-user/t.db"),
+    "a name that begins with a tilde": ("~t.db", "~t.db"),
+    "blanks": ("my tokens.db", "my tokens.db"),
+    "per cent": ("a%20b.db", "a%20b.db"),
+    "question mark": ("a?mode=ro.db", "a?mode=ro.db"),
+    "hash": ("a#b.db", "a#b.db"),
+    "colon": ("file:t.db", "file:t.db"),
+    "not ASCII": ("tökens.db", "tökens.db"),
+    "path": (Path("a/t.db"), "a/t.db"),
+    "URL": ("sqlite:///a/t.db", "a/t.db"),
+    "URL with driver": ("sqlite+pysqlite:///a/t.db", "a/t.db"),
+    "URL object": (URL.create("sqlite", database="a?b%20.db"), "a?b%20.db"),
+    "parsed URL": (make_url("sqlite:///a/t.db"), "a/t.db"),
+}
+
+
+@pytest.mark.parametrize(("database", "place"), PLACES.values(), ids=PLACES)
+def test_a_database_is_the_file_that_was_named(database: Any, place: str, home: Path) -> None:
+    assert locate(database) == home / place
+
+
+def test_an_absolute_path_stays_as_it_is(home: Path) -> None:
+    path = home / "deep" / "t.db"
+
+    assert locate(path) == locate(str(path)) == locate(f"sqlite:///{path}") == path
+
+
+def test_a_symlink_is_not_followed_so_that_it_can_be_refused(home: Path) -> None:
+    (home / "real.db").touch()
+    (home / "link.db").symlink_to("real.db")
+
+    assert locate("link.db") == home / "link.db"
+
+
+def test_locating_makes_nothing(home: Path) -> None:
+    locate("a/b/t.db")
+    locate(None)
+
+    assert list(home.iterdir()) == []
+
+
+def test_without_a_name_it_is_in_the_users_data_directory(home: Path) -> None:
+    place = locate(None)
+
+    assert isinstance(place, Path)
+    assert place.is_relative_to(home)
+    assert (place.parent.name, place.name) == ("tokenstore", "tokens.db")
+
+
+@pytest.mark.parametrize("value", ["set/t.db", "sqlite:///set/t.db", "~/set/t.db"])
+def test_without_a_name_the_environment_tells(
+    value: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENSTORE_DATABASE", value)
+
+    assert locate(None) == home / "set" / "t.db"
+    assert locate("named.db") == home / "named.db"
+
+
+def test_an_empty_setting_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENSTORE_DATABASE", "")
+    monkeypatch.setenv("TOKENSTORE_PROVIDERS", "")
+
+    assert Path(str(locate(None))).parent.name == "tokenstore"
+    assert providers_file(home / "t.db") == (home / "providers.toml", False)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+def test_a_postgresql_url_is_shown_without_its_secrets(scheme: str, home: Path) -> None:
+    place = locate(f"{scheme}://user:{SECRET}@host:5/db?sslpassword={SECRET}&schema=mail")
+
+    assert isinstance(place, URL)
+    assert place.password == SECRET
+    assert shown(place) == "postgresql+psycopg://user@host:5/db?schema=mail"
+    assert providers_file(place) == (home / "share" / "tokenstore" / "providers.toml", False)
+
+
+def test_an_empty_password_is_not_shown_either() -> None:
+    place = locate("postgresql://user:@/db?host=/run")
+
+    assert shown(place) == "postgresql+psycopg://user@/db?host=%2Frun"
+
+
+REFUSED = {
+    "nothing": "",
+    "memory": ":memory:",
+    "NUL": "a\0b",
+    "bytes": b"t.db",
+    "number": 5,
+    "memory URL": "sqlite://",
+    "named memory URL": "sqlite:///:memory:",
+    "no database in the URL": "sqlite:///",
+    "two slashes": "sqlite://t.db",
+    "two slashes and a directory": "sqlite://tokens/t.db",
+    "user": f"sqlite://user:{SECRET}@/t.db",
+    "query": "sqlite:///t.db?mode=ro",
+    "other system": f"mysql://user:{SECRET}@host/db",
+    "other PostgreSQL driver": f"postgresql+psycopg2://user:{SECRET}@host/db",
+    "no schema": f"postgresql://user:{SECRET}@host/db?schema=a;drop",
+    "the server's schema": "postgresql://host/db?schema=pg_catalog",
+    "two schemas": "postgresql://host/db?schema=a&schema=b",
+    "other driver": "sqlite+aiosqlite:///t.db",
+    "no URL": "://t.db",
+    "not a port": f"postgresql://user:p@ss:{SECRET}@host/db",
+}
+
+
+@pytest.mark.parametrize("database", REFUSED.values(), ids=REFUSED)
+def test_what_names_no_file_is_a_value_error_that_shows_no_password(database: Any) -> None:
+    with pytest.raises(ValueError, match=r"^database: ") as caught:
+        locate(database)
+
+    assert SECRET not in str(caught.value)
+
+
+def test_the_providers_file_is_beside_the_database_and_need_not_be_there(home: Path) -> None:
+    assert providers_file(home / "x" / "t.db") == (home / "x" / "providers.toml", False)
+
+
+@pytest.mark.parametrize(
+    ("named", "place"),
+    [("conf/p.toml", "conf/p.toml"), ("~/p.toml", "p.toml"), ("~p.toml", "~p.toml")],
+)
+def test_a_providers_file_that_is_named_has_to_be_there(
+    named: str, place: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENSTORE_PROVIDERS", named)
+
+    file, required = providers_file(home / "x" / "t.db")
+
+    assert file.absolute() == home / place
+    assert required

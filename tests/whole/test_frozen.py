@@ -1,0 +1,97 @@
+"""A database of every revision that was ever released is still read, upgraded and gone back to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.frozen.freeze import NOW, answers
+from tests.helpers.stores import ROOT, mode, raw
+from tokenstore import SchemaOutdatedError, TokenRepository, migrate
+from tokenstore.storage.sqlite.engine import pragma
+from tokenstore.storage.tables import REVISION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FROZEN = ROOT / "tests" / "frozen"
+REVISIONS = sorted(path.stem for path in FROZEN.glob("*.db"))
+
+
+@pytest.fixture(params=REVISIONS)
+def revision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def path(revision: str, tmp_path: Path) -> Path:
+    path = tmp_path / "tokens.db"
+    shutil.copyfile(FROZEN / f"{revision}.db", path)
+    return path
+
+
+def rows(path: Path) -> dict[str, list[Any]]:
+    with raw(path) as connection:
+        tables = ("accounts", "refreshes", "tokenstore_alembic_version")
+        return {t: connection.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall() for t in tables}
+
+
+def expected(revision: str) -> Any:
+    return json.loads((FROZEN / f"{revision}.json").read_text("utf-8"))
+
+
+def test_every_revision_is_frozen() -> None:
+    made = (ROOT / "migrations" / "versions").glob("[0-9]*.py")
+    assert sorted(path.stem[:4] for path in made) == REVISIONS
+
+
+def test_it_is_of_its_revision(path: Path, revision: str) -> None:
+    assert rows(path)["tokenstore_alembic_version"] == [(revision,)]
+
+
+def test_it_is_upgraded_and_nothing_is_lost(path: Path, revision: str) -> None:
+    before = rows(path)
+    with TokenRepository(path, upgrade=True, clock=lambda: NOW) as repository:
+        found = json.loads(json.dumps(answers(repository)))
+
+    assert found == expected(revision)
+    backups = list(path.parent.glob("tokens.db-backup-*"))
+    assert len(backups) == (revision != REVISION)
+    for backup in backups:
+        assert mode(backup) == 0o600
+        assert rows(backup) == before
+
+
+def test_it_is_gone_back_to_as_it_was(path: Path, revision: str) -> None:
+    before = rows(path)
+
+    migrate.upgrade(path)
+    migrate.downgrade(path, revision) if revision != REVISION else None
+
+    assert rows(path) == before
+    with raw(path) as connection:
+        assert pragma(connection, "integrity_check") == "ok"
+
+
+def test_it_works_as_a_new_one_does(path: Path) -> None:
+    with TokenRepository(path, upgrade=True, clock=lambda: NOW) as repository:
+        repository.save("refreshed", {"access_token": "new", "refresh_token": "new"})
+        repository.save("another", {"access_token": "another"})
+        assert repository.delete("dead")
+        found = {account.name: account.state for account in repository.accounts()}
+
+    assert found["another"] == "sign_in"
+    assert found["refreshed"] == "due"
+    assert "dead" not in found
+    migrate.check(path)
+
+
+def test_without_an_upgrade_it_stays_as_it_is(path: Path, revision: str) -> None:
+    before = path.read_bytes()
+    if revision != REVISION:
+        with TokenRepository(path) as repository, pytest.raises(SchemaOutdatedError):
+            repository.load("dead")
+    assert path.read_bytes() == before

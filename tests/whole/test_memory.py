@@ -1,0 +1,65 @@
+"""What goes over all accounts holds few of them at a time."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.helpers.stores import raw
+from tokenstore import TokenRepository
+from tokenstore.cli import output
+from tokenstore.cli.app import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE, FEW, MANY = 1, 1100, 3300  # few are more than two pages
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Make stores of accounts that are due and that nobody can refresh."""
+    found = {}
+    for size in (ONE, FEW, MANY):
+        found[size] = path = tmp_path_factory.mktemp("store") / "tokens.db"
+        with TokenRepository(path) as repository:
+            tokens = {"access_token": "a" * 100, "refresh_token": "r", "expires_in": -1}
+            repository.save("a-0000000", tokens)
+        with raw(path) as connection:
+            connection.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?)"
+                " INSERT INTO accounts (account_name, access_token, refresh_token, expires_at,"
+                " extra, version) SELECT printf('a-%07d', i), access_token, refresh_token,"
+                " expires_at, extra, i FROM accounts, n",
+                (size,),
+            )
+    return found
+
+
+def peak(path: Path, *words: str) -> int:
+    """Return how many bytes a command has in use at most."""
+    tracemalloc.start()
+    try:
+        run(["--database", str(path), *words])
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "line", ["status", "status --json", "refresh --all --dry-run --json", "export DIR"]
+)
+def test_three_times_the_accounts_take_no_more_memory(
+    stores: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(output, "_demonstrating", line == "status")  # as on a terminal
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody asks for these files later
+    words = line.replace("DIR", str(tmp_path / "exported")).split()
+
+    run(["--database", str(stores[ONE]), *words])  # imports what it needs
+    few, many = peak(stores[FEW], *words), peak(stores[MANY], *words)
+
+    assert many < 1.5 * few

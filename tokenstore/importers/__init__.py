@@ -1,0 +1,1 @@
+"""Token files and storages of other programs."""

@@ -1,0 +1,1 @@
+"""An account at its provider: sign-in, refresh, sign-out."""

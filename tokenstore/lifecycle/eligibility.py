@@ -1,0 +1,87 @@
+"""What is known of a refresh before anything is sent: whom to ask, and whether it is in vain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenstore.errors import ProviderConfigurationError, ReauthorizationRequired
+
+if TYPE_CHECKING:
+    from tokenstore.models.accounts import Record
+    from tokenstore.oauth.provider import Provider
+    from tokenstore.oauth.registry import Providers
+
+
+def whom_to_ask(
+    record: Record,
+    provider: str | Provider | None,
+    providers: Providers,
+    *,
+    heed_verdict: bool,
+    now: float,
+) -> Provider:
+    """Return the provider that may be sent the record's refresh token.
+
+    Args:
+        record: The account.
+        provider: Whom the caller named, or None.
+        providers: Where names are looked up.
+        heed_verdict: Whether a remembered failure that still stands speaks against asking.
+        now: The time, in UTC epoch seconds.
+
+    Raises:
+        ReauthorizationRequired: There is no refresh token, or it is known to be dead.
+        ProviderConfigurationError: There is no such provider, or the token is not for it.
+        TransientRefreshError: The provider is to be left alone for a while.
+    """
+    name = record.account_name
+    if record.tokens.refresh_token is None:
+        raise ReauthorizationRequired(
+            f"{name}: there is no refresh token; sign in again",
+            account_name=name,
+            provider=record.provider,
+        )
+    try:
+        chosen = providers.get(_bound(record, provider))
+    except ProviderConfigurationError as error:
+        error.account_name = name
+        raise
+    require_same_client(record, chosen)
+    failure = record.failure
+    if heed_verdict and failure is not None and failure.stands(chosen.client, now=now):
+        raise failure.to_error(account_name=name, provider=chosen.name, now=now)
+    return chosen
+
+
+def _bound(record: Record, provider: str | Provider | None) -> str | Provider:
+    """Return the provider to ask: the one given, unless the account is bound to another."""
+    given = provider if provider is None or isinstance(provider, str) else provider.name
+    if given is None and record.provider is None:
+        raise ProviderConfigurationError(
+            f"{record.account_name} is bound to no provider; name one (--provider, or provider=…)",
+            account_name=record.account_name,
+        )
+    if given is not None and record.provider not in {None, given}:
+        raise ProviderConfigurationError(
+            f"{record.account_name} is bound to provider {record.provider!r}, not {given!r}; "
+            "sign in or save its tokens with the other provider first",
+            account_name=record.account_name,
+            provider=given,
+        )
+    return provider or record.provider or ""
+
+
+def require_same_client(record: Record, provider: Provider) -> None:
+    """Raise unless the record's tokens were issued to this client, as far as that is known.
+
+    Raises:
+        ProviderConfigurationError: They were issued to another one.
+    """
+    registered = record.tokens.extra.get("client_id")
+    if isinstance(registered, str) and registered not in {"", provider.client_id}:
+        raise ProviderConfigurationError(
+            f"{record.account_name}: its tokens belong to another client_id than that of provider "
+            f"{provider.name!r}; configure the provider with the one that they were issued to",
+            account_name=record.account_name,
+            provider=provider.name,
+        )

@@ -1,0 +1,140 @@
+"""A sign-out: the provider is told first, and only what it has revoked is removed."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from tokenstore.errors import (
+    ProviderConfigurationError,
+    TokenRefreshError,
+    TransientRefreshError,
+)
+from tokenstore.lifecycle.eligibility import require_same_client
+from tokenstore.models.tokens import TokenSet
+from tokenstore.oauth.flows.attempt import with_endpoints
+from tokenstore.oauth.revocation import revoke
+
+if TYPE_CHECKING:
+    import requests
+
+    from tokenstore.models.accounts import Record
+    from tokenstore.oauth.registry import Providers
+    from tokenstore.storage.repository import TokenRepository
+
+_BUSY = 30.0  # seconds that whoever refreshes may spend on the database, besides its requests
+
+_log = logging.getLogger(__name__)
+
+
+class SignOut:
+    """Signs accounts of one repository out.
+
+    Args:
+        repository: Where the accounts are.
+        providers: Whom to tell.
+        timeout: Seconds for one request.
+        session: The session to send them with, or None.
+    """
+
+    def __init__(
+        self,
+        repository: TokenRepository,
+        providers: Providers,
+        *,
+        timeout: float,
+        session: requests.Session | None,
+    ) -> None:
+        self._repository = repository
+        self._providers = providers
+        self._timeout = timeout
+        self._session = session
+
+    def run(self, name: str, *, keep: bool) -> bool:
+        """Revoke the account's tokens and remove it; tell whether the provider revoked them.
+
+        Nothing refreshes the account meanwhile.
+
+        Args:
+            name: The account.
+            keep: Keep the account, without its tokens.
+
+        Raises:
+            TokenRefreshError: The tokens could not be revoked, and the account is as it was; the
+                subclass says why.
+        """
+        try:
+            # A holder makes two requests at the most, and may ask the issuer for its metadata.
+            with self._repository.refresh_lock(name, timeout=3 * self._timeout + _BUSY):
+                record = self._repository.record(name)
+                if record is None:
+                    return False
+                try:
+                    revoked = self._revoke(record)
+                except TokenRefreshError as error:
+                    raise _kept(error, name) from None
+                self._remove(record, keep=keep)
+        except TimeoutError:
+            raise TransientRefreshError(
+                f"{name}: somebody else has been refreshing it for too long; try again later",
+                account_name=name,
+            ) from None
+        return revoked
+
+    def _revoke(self, record: Record) -> bool:
+        if record.provider is None:
+            raise ProviderConfigurationError(f"{record.account_name} is bound to no provider")
+        provider = with_endpoints(
+            self._providers.get(record.provider),
+            "revocation_endpoint",
+            timeout=self._timeout,
+            session=self._session,
+        )
+        require_same_client(record, provider)
+        if provider.revocation_endpoint is None:
+            _log.warning(
+                "%s: provider %r cannot revoke tokens, so the account is removed here alone; end "
+                "its sessions on the provider's own pages",
+                record.account_name,
+                provider.name,
+            )
+            return False
+        revoke(
+            provider,
+            record.tokens,
+            account_name=record.account_name,
+            timeout=self._timeout,
+            session=self._session,
+        )
+        return True
+
+    def _remove(self, record: Record, *, keep: bool) -> None:
+        """Remove what was revoked, unless the account has changed meanwhile."""
+        name = record.account_name
+        with self._repository.transaction():
+            now = self._repository.record(name)
+            if now is not None and now.version != record.version:
+                raise TransientRefreshError(
+                    f"{name} was signed in anew while it was being signed out; try again",
+                    account_name=name,
+                    provider=record.provider,
+                )
+            if now is not None and keep:
+                self._repository.put(name, _without_tokens(record.tokens))
+            elif now is not None:
+                self._repository.delete(name)
+
+
+def _without_tokens(tokens: TokenSet) -> TokenSet:
+    """Return what is kept: whose the account is, and what else was saved with it."""
+    gone = {"expires_in", "client_secret", "token_response"}  # the last two of imported files
+    return TokenSet(extra={k: v for k, v in tokens.extra.items() if k not in gone})
+
+
+def _kept(error: TokenRefreshError, name: str) -> TokenRefreshError:
+    """Return *error* with what that means for the account."""
+    error.account_name = name
+    error.args = (
+        f"{error}; {name} is still stored: try again, or remove it here alone with delete",
+    )
+    return error

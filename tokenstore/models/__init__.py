@@ -1,0 +1,1 @@
+"""Values: token sets, accounts, failures, expiry. No I/O."""

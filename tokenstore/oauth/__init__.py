@@ -1,0 +1,1 @@
+"""What is said to a provider, and what its responses mean."""

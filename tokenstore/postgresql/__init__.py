@@ -1,1 +1,0 @@
-"""Accounts in PostgreSQL, for applications that outgrow one machine."""

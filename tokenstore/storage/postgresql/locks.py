@@ -1,0 +1,153 @@
+"""Refresh locks that the server releases when their holder's connection ends.
+
+Each is held by a transaction that does nothing else, so that it works through a pooler that lends
+a server connection for one transaction, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from psycopg.pq import TransactionStatus
+
+from tokenstore.errors import StorageError
+from tokenstore.storage.locks import Hold, turn
+from tokenstore.storage.postgresql.connections import Connections, driver_of
+from tokenstore.storage.postgresql.errors import (
+    ERRORS,
+    LOCK_NOT_AVAILABLE,
+    is_passing,
+    sqlstate,
+    storage_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psycopg
+    from sqlalchemy.pool import PoolProxiedConnection
+
+# A request may take long, and nothing is said meanwhile. The server has to notice within a minute
+# or so that the holder's machine is gone, and must not end the transaction by itself.
+_BEGIN = """
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL statement_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL tcp_keepalives_idle = 30;
+SET LOCAL tcp_keepalives_interval = 10;
+SET LOCAL tcp_keepalives_count = 3;
+"""
+_LIMITLESS = "SET LOCAL transaction_timeout = 0;"
+_LIMITED_SINCE = 170000  # the server's version
+
+
+class AdvisoryLocks:
+    """The refresh locks of the accounts in one schema.
+
+    Args:
+        name: What to call the database.
+        schema: The schema.
+        connections: Where the transactions that hold locks are. Their number is that of the
+            accounts that are refreshed, or waited for, at the same time.
+    """
+
+    def __init__(self, name: str, schema: str, connections: Connections) -> None:
+        self._name = name
+        self._schema = schema
+        self._connections = connections
+
+    @contextmanager
+    def account(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
+        """Hold the refresh lock of an account (see `Locks`)."""
+        key = key_of(f"{self._schema}\n{account_name}")
+        deadline = time.monotonic() + timeout
+        with turn(f"{self._name} {key}", timeout=timeout) as mine:
+            pooled = self._acquire(key, deadline)
+            process = os.getpid()
+            hold = Hold(mine, lambda: self._release(pooled, process), lambda: _is_lost(pooled))
+        try:
+            yield hold
+        finally:
+            if not hold.kept:
+                hold.release()
+
+    def is_held(self, account_name: str) -> bool:
+        """Tell whether somebody holds the lock of an account."""
+        try:
+            with self.account(account_name, timeout=0.0):
+                return False
+        except TimeoutError:
+            return True
+
+    def _acquire(self, key: int, deadline: float) -> PoolProxiedConnection:
+        try:
+            return self._take(key, deadline - time.monotonic())
+        except StorageError as error:
+            if not is_passing(error):
+                raise
+        # The pool had kept a connection that was lost since.
+        return self._take(key, deadline - time.monotonic())
+
+    def _take(self, key: int, timeout: float) -> PoolProxiedConnection:
+        pooled = self._connections.take()
+        try:
+            driver = driver_of(pooled)
+            if not self._lock(driver, key, timeout):
+                raise TimeoutError
+        except ERRORS as error:
+            self._connections.give_back(pooled)
+            if sqlstate(error) == LOCK_NOT_AVAILABLE:
+                raise TimeoutError from None
+            raise storage_error(self._name, error) from None
+        except BaseException:
+            self._connections.give_back(pooled)
+            raise
+        return pooled
+
+    def _lock(self, driver: psycopg.Connection[Any], key: int, timeout: float) -> bool:
+        begin = _BEGIN + (_LIMITLESS if driver.info.server_version >= _LIMITED_SINCE else "")
+        try:
+            if timeout <= 0:
+                driver.execute(begin.encode())
+                row = driver.execute("SELECT pg_try_advisory_xact_lock(%s)", (key,)).fetchone()
+                if row is not None and row[0]:
+                    return True
+                driver.execute("ROLLBACK")
+                return False
+            milliseconds = max(1, round(timeout * 1000))
+            wait = f"SET LOCAL lock_timeout = {milliseconds}; SELECT pg_advisory_xact_lock({key})"
+            driver.execute((begin + wait).encode())
+        except ERRORS:
+            if not driver.closed and driver.info.transaction_status is TransactionStatus.INERROR:
+                driver.execute("ROLLBACK")
+            raise
+        return True
+
+    def _release(self, pooled: PoolProxiedConnection, process: int) -> None:
+        try:
+            if os.getpid() == process:  # in a child of fork it is the parent's
+                driver_of(pooled).execute("COMMIT")
+        except ERRORS:
+            pass  # then the server has released it already
+        finally:
+            self._connections.give_back(pooled)
+
+
+def _is_lost(pooled: PoolProxiedConnection) -> bool:
+    if pooled.driver_connection is None:  # it was given back already
+        return True
+    try:
+        driver_of(pooled).execute("SELECT 1")
+    except ERRORS:
+        return True
+    return False
+
+
+def key_of(name: str) -> int:
+    """Return the number that stands for a name among the server's advisory locks."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)

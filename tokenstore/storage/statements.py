@@ -1,0 +1,225 @@
+"""Every statement that is run on the tables."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy import (
+    Float,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from tokenstore.storage.query import Query
+from tokenstore.storage.rows import CHECKSUMS, TOKEN_COLUMNS
+from tokenstore.storage.tables import accounts, refreshes
+
+HISTORY: Final = 50
+"""Refreshes that are remembered of an account."""
+
+_TOKENS = (*(accounts.c[name] for name in TOKEN_COLUMNS), accounts.c.checksum)
+_this = accounts.c.account_name == bindparam("account_name")
+_its = refreshes.c.account_name == bindparam("account_name")
+
+# -- accounts -----------------------------------------------------------------------------------
+
+LOAD = Query(select(*_TOKENS).where(_this))
+NAMES = Query(
+    select(accounts.c.account_name)
+    .where(accounts.c.account_name.between(bindparam("first"), bindparam("last")))
+    .order_by(accounts.c.account_name)
+    .limit(bindparam("page"))
+)
+EXISTS = Query(select(1).where(_this))
+# Compared inside the database, so that a damaged token can be replaced and deleted as any other.
+ROTATES = Query(
+    select(1).where(
+        _this, accounts.c.refresh_token.is_distinct_from(bindparam("refresh_token", type_=Text))
+    )
+)
+ACCESS = Query(
+    select(
+        accounts.c.access_token,
+        accounts.c.expires_at,
+        accounts.c.refreshed_at,
+        accounts.c.access_checksum,
+    ).where(_this)
+)
+
+_record = select(
+    accounts.c.account_name,
+    accounts.c.provider,
+    accounts.c.version,
+    accounts.c.refreshed_at,
+    accounts.c.refresh_id,
+    accounts.c.failure,
+    *_TOKENS,
+)
+_listed = select(
+    accounts.c.account_name,
+    accounts.c.provider,
+    accounts.c.failure,
+    accounts.c.access_token.is_not(None),
+    accounts.c.refresh_token.is_not(None),
+    accounts.c.expires_at,
+    accounts.c.refreshed_at,
+    accounts.c.refresh_token_obtained_at,
+    accounts.c.refresh_token_expires_at,
+)
+_after = accounts.c.account_name > bindparam("after")
+
+RECORD = Query(_record.where(_this))
+ACCOUNT = Query(_listed.where(_this))
+PAGE_OF_RECORDS = Query(
+    _record.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
+)
+PAGE_OF_ACCOUNTS = Query(
+    _listed.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
+)
+
+# What may be due: a token that expires by a moment, one of unknown expiry, or none at all.
+_expiry, _name = accounts.c.expires_at, accounts.c.account_name
+_after_expiry = tuple_(bindparam("after_expiry", type_=Float), bindparam("after", type_=Text))
+PAGE_OF_EXPIRING = Query(
+    _listed.where(_expiry <= bindparam("horizon"), tuple_(_expiry, _name) > _after_expiry)
+    .order_by(_expiry, _name)
+    .limit(bindparam("page"))
+)
+PAGE_OF_UNDATED = Query(
+    _listed.where(_expiry.is_(None), _after).order_by(_name).limit(bindparam("page"))
+)
+PAGE_OF_TOKENLESS = Query(
+    _listed.where(accounts.c.access_token.is_(None), _expiry > bindparam("horizon"), _after)
+    .order_by(_name)
+    .limit(bindparam("page"))
+)
+
+_stored = (*TOKEN_COLUMNS, *CHECKSUMS)
+_given: dict[str, Any] = {
+    n: bindparam(n) for n in ("account_name", "provider", "version", *_stored)
+}
+
+
+def _insert(insert: Any) -> Any:
+    return insert(accounts).values(_given).on_conflict_do_nothing()
+
+
+def _replace(insert: Any, *, older: bool = False) -> Any:
+    statement = insert(accounts).values(_given)
+    new = statement.excluded
+    same = accounts.c.refresh_token == new.refresh_token
+    replaced = {
+        **{c.name: new[c.name] for c in accounts.c if not c.primary_key},
+        "provider": func.coalesce(new.provider, accounts.c.provider),
+        # Saving a refresh token once more makes it no younger.
+        **{
+            c.name: case((same, func.coalesce(c, new[c.name])), else_=new[c.name])
+            for c in (accounts.c.refresh_token_obtained_at, accounts.c.refresh_token_expires_at)
+        },
+    }
+    expires_at = accounts.c.expires_at
+    is_older = and_(
+        new.expires_at.is_not(None), or_(expires_at.is_(None), expires_at < new.expires_at)
+    )
+    return statement.on_conflict_do_update(
+        index_elements=["account_name"], set_=replaced, where=is_older if older else None
+    )
+
+
+INSERT = Query(_insert)
+REPLACE = Query(_replace)
+REPLACE_OLDER = Query(partial(_replace, older=True))
+DELETE = Query(delete(accounts).where(_this))
+
+_unchanged = and_(
+    accounts.c.account_name == bindparam("name"),
+    accounts.c.version == bindparam("read_version"),
+)
+
+STORE_TOKENS = Query(
+    update(accounts)
+    .where(_unchanged)
+    .values(
+        {
+            **{name: bindparam(name) for name in _stored},
+            "version": bindparam("version"),
+            "provider": func.coalesce(accounts.c.provider, bindparam("provider")),
+            "refreshed_at": bindparam("refreshed_at"),
+            "refresh_id": bindparam("refresh_id"),
+            "failure": None,
+        }
+    )
+)
+STORE_FAILURE = Query(
+    update(accounts)
+    .where(_unchanged)
+    .values(refresh_id=bindparam("refresh_id"), failure=bindparam("failure"))
+)
+
+# -- refreshes ----------------------------------------------------------------------------------
+
+_begun = ("account_name", "provider", "reason", "host", "pid", "started_at", "sent")
+_finished = ("finished_at", "outcome", "received", "status_code", "error", "maybe_spent")
+
+_last = select(func.max(refreshes.c.id)).scalar_subquery()
+LAST_BEGUN = Query(select(refreshes.c.started_at).where(refreshes.c.id == _last))
+LAST_REFRESH = Query(select(func.max(refreshes.c.id)).where(_its))
+BEGIN_REFRESH = Query(
+    insert(refreshes).values({n: bindparam(n) for n in _begun}).returning(refreshes.c.id)
+)
+CLOSE_REFRESH = Query(
+    update(refreshes)
+    .where(refreshes.c.id == bindparam("id_"))
+    .values({name: bindparam(name) for name in _finished})
+)
+CLOSE_INTERRUPTED = Query(
+    update(refreshes)
+    .where(_its, refreshes.c.outcome.is_(None))
+    .values(finished_at=bindparam("finished_at"), outcome="interrupted")
+)
+SUSPICION = Query(
+    select(refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome)
+    .where(
+        _its,
+        refreshes.c.id < bindparam("before"),
+        refreshes.c.sent == bindparam("sent"),
+        or_(
+            refreshes.c.outcome.is_(None),
+            refreshes.c.outcome == "interrupted",
+            refreshes.c.maybe_spent,
+        ),
+    )
+    .order_by(refreshes.c.id.desc())
+    .limit(1)
+)
+
+_history = (
+    select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
+    .where(refreshes.c.id < bindparam("before"))
+    .order_by(refreshes.c.id.desc())
+    .limit(bindparam("page"))
+)
+
+PAGE_OF_HISTORY = Query(_history)
+PAGE_OF_ITS_HISTORY = Query(_history.where(_its))
+
+_newest = (
+    select(refreshes.c.id)
+    .where(_its)
+    .order_by(refreshes.c.id.desc())
+    .limit(1)
+    .offset(HISTORY)
+    .scalar_subquery()
+)
+PRUNE_REFRESHES = Query(delete(refreshes).where(_its, refreshes.c.id <= _newest))
+FORGET_REFRESHES = Query(delete(refreshes).where(_its, refreshes.c.outcome.is_not(None)))
