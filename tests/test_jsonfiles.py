@@ -20,7 +20,7 @@ from tokenstore import TokenRepository
 from tokenstore.errors import StorageError
 from tokenstore.importers.formats import file_stem
 from tokenstore.jsonfiles import FileResult, export_accounts, find_files, import_accounts
-from tokenstore.models.tokens import NEVER
+from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import StorageError
-from tokenstore.files import new_version, sync_directory, temporary, writing_in
+from tokenstore.files import (
+    file_error,
+    make_private_directory,
+    new_version,
+    sync_directory,
+    temporary,
+    writing_in,
+)
 from tokenstore.importers.detect import is_storage, read
 from tokenstore.importers.formats import TokenFile, Unusable, file_stem, to_json
 from tokenstore.logs import is_told, tell
 from tokenstore.redaction import sealed
-from tokenstore.storage.rows import Damaged
-from tokenstore.storage.sqlite.file import make_private_directory, storage_error
+from tokenstore.storage.rows import CorruptRowError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tokenstore.models.accounts import Record
-    from tokenstore.storage.repository import Existing, TokenRepository
+    from tokenstore.storage.repository import ConflictPolicy, TokenRepository
 
 Outcome = Literal["imported", "exported", "skipped", "failed"]
 
@@ -99,7 +105,7 @@ def import_accounts(
     """
     if replace and newer:
         raise ValueError("replace and newer exclude each other")
-    existing: Existing = "replace" if replace else "keep_newer" if newer else "keep"
+    existing: ConflictPolicy = "replace" if replace else "keep_newer" if newer else "keep"
     return _import(repository, iter(find_files(paths)), provider, existing)
 
 
@@ -130,12 +136,15 @@ def export_accounts(
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise storage_error(error, target) from None
+        raise file_error(error, target) from None
 
 
 @sealed
 def _import(
-    repository: TokenRepository, files: Iterator[Path], provider: str | None, existing: Existing
+    repository: TokenRepository,
+    files: Iterator[Path],
+    provider: str | None,
+    existing: ConflictPolicy,
 ) -> Iterator[FileResult]:
     seen: dict[str, Path] = {}
     contents = ((path, content) for path in files for content in read(path))
@@ -153,7 +162,7 @@ def _store(
     path: Path,
     content: TokenFile | Unusable,
     provider: str | None,
-    existing: Existing,
+    existing: ConflictPolicy,
     seen: dict[str, Path],
 ) -> FileResult:
     if isinstance(content, Unusable):
@@ -172,11 +181,11 @@ def _store(
 
 
 def _export(
-    directory: Path, record: Record | Damaged, *, case_sensitive: bool
+    directory: Path, record: Record | CorruptRowError, *, case_sensitive: bool
 ) -> tuple[FileResult, str | None]:
     name = record.account_name
     path = directory / f"{file_stem(name, case_sensitive=case_sensitive)}.json"
-    if isinstance(record, Damaged):
+    if isinstance(record, CorruptRowError):
         why = "what is stored of it is damaged; restore a backup, or sign it in again"
         return FileResult(name, path, "failed", why), None
     text = json.dumps(to_json(name, record.provider, record.tokens), indent=2)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.helpers.strategies import examples, json_values
 from tokenstore.errors import InvalidTokenError
 from tokenstore.importers.formats import TokenFile, file_stem, from_json, to_json
-from tokenstore.models.tokens import NEVER, TokenSet, local_iso
+from tokenstore.models.timestamps import NEVER, local_iso
+from tokenstore.models.tokens import TokenSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

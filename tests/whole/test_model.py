@@ -26,7 +26,7 @@ from tests.helpers.stores import Process, raw
 from tests.helpers.strategies import examples, json_values, secrets, storable_text
 from tests.storage.test_repository import begin
 from tokenstore import TokenRepository
-from tokenstore.models.accounts import Failure
+from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet
 from tokenstore.storage.statements import HISTORY
 

@@ -11,15 +11,8 @@ from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InvalidTokenError
-from tokenstore.models.tokens import (
-    TokenSet,
-    clamp,
-    is_token,
-    local_iso,
-    normalize_account_name,
-    parse_moment,
-    parse_seconds,
-)
+from tokenstore.models.timestamps import clamp, local_iso, parse_seconds, parse_timestamp
+from tokenstore.models.tokens import TokenSet, is_token, normalize_account_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -119,7 +112,7 @@ def from_json(data: object, *, stem: str) -> TokenFile:
     refresh_token = _take(fields, _REFRESH)
     if access_token is None and refresh_token is None:
         raise InvalidTokenError("access_token", _NO_TOKENS)
-    exported = parse_moment(ours.get("expires_at")) if ours else None
+    exported = parse_timestamp(ours.get("expires_at")) if ours else None
     agrees = bool(ours) and _agree(exported, data)
     expires_at, note = (exported, None) if agrees else _take_expiry(fields)
     name, provider = stem, None
@@ -163,7 +156,7 @@ def from_storage(
         name = normalize_account_name(account_name)
         if fields.get("access_token") is None and fields.get("refresh_token") is None:
             raise InvalidTokenError("access_token", _NO_TOKENS)
-        moment = parse_moment(expires_at, naive=UTC)
+        moment = parse_timestamp(expires_at, naive=UTC)
         if moment is None and expires_at is not None:
             moment = _EXPIRED
             note = "; ".join(filter(None, (_NO_EXPIRY, note)))
@@ -243,7 +236,7 @@ def _take_expiry(fields: dict[str, Any]) -> tuple[float | None, str | None]:
     for name, zone in _EXPIRY:
         if fields.get(name) is None:
             continue
-        moment = parse_moment(fields[name], naive=zone)
+        moment = parse_timestamp(fields[name], naive=zone)
         if moment is not None:
             del fields[name]
             return moment, None
@@ -260,7 +253,7 @@ def _take_expiry(fields: dict[str, Any]) -> tuple[float | None, str | None]:
 
 def _obtained_at(fields: Mapping[str, Any]) -> float | None:
     for name in _OBTAINED:
-        moment = parse_moment(fields[name]) if name in fields else None
+        moment = parse_timestamp(fields[name]) if name in fields else None
         if moment is not None:
             return moment
     return None
@@ -273,7 +266,7 @@ def _agree(exported: float | None, data: Mapping[str, Any]) -> bool:
     expected, written = local_iso(exported), data.get("expires_at", "")
     if expected is None or written is None:
         return expected is written
-    found = parse_moment(written)
+    found = parse_timestamp(written)
     return found is not None and (abs(exported - found) < 1 or expected == local_iso(found))
 
 

@@ -19,7 +19,8 @@ from tokenstore.importers.formats import (
     from_storage,
     with_note,
 )
-from tokenstore.models.tokens import is_token, parse_moment
+from tokenstore.models.timestamps import parse_timestamp
+from tokenstore.models.tokens import is_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -155,7 +156,7 @@ def _account(cache: _Cache, login: _Login, name: str) -> TokenFile | Unusable:
         name,
         fields,
         expires_at=access.get("expires_on"),
-        obtained_at=parse_moment(refresh.get("last_modification_time")),
+        obtained_at=parse_timestamp(refresh.get("last_modification_time")),
         note="; ".join(notes) or None,
     )
 
@@ -205,7 +206,9 @@ def _is_bearer(entry: _Entry) -> bool:
 
 def _last(entries: Iterable[_Entry], *moments: str) -> _Entry:
     """Return the entry whose *moments* are the latest, an empty one if there is none."""
-    return max(entries, key=lambda e: [parse_moment(e.get(m)) or 0.0 for m in moments], default={})
+    return max(
+        entries, key=lambda e: [parse_timestamp(e.get(m)) or 0.0 for m in moments], default={}
+    )
 
 
 def _count(tokens: int) -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tokenstore.importers.formats import UnreadableError
-from tokenstore.storage.sqlite.engine import error_name, uri
+from tokenstore.storage.sqlite.engine import uri
+from tokenstore.storage.sqlite.errors import error_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
