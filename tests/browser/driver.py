@@ -78,6 +78,7 @@ class Browser:
             field.clear()
             field.send_keys(text)
         title = self._driver.title
+        self.console()  # drops the messages about the form
         self._driver.find_element(By.XPATH, f"//button[normalize-space()='{decision}']").click()
         WebDriverWait(self._driver, SOON).until(lambda driver: driver.title != title)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.browser.driver import Browser
     from tokenstore import Prompt
 
-pytest_plugins = ["browsing"]
+pytest_plugins = ["tests.browser.driver"]
 
 ACCOUNT = "alice.with-a-long-name.that-has-to-be-broken-somewhere@a-long-department.example.com"
 

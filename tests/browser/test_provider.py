@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tokenstore import Prompt
 
-pytest_plugins = ["browsing"]
+pytest_plugins = ["tests.browser.driver"]
 
 ACCOUNT = "alice@example.com"
 
