@@ -105,7 +105,7 @@ def import_accounts(
         StorageError: The database operation failed.
     """
     if replace and newer:
-        raise ValueError("replace and newer exclude each other")
+        raise ValueError("replace and newer cannot be combined")
     existing: Existing = "replace" if replace else "keep_newer" if newer else "keep"
     return _import(repository, iter(find_files(paths)), provider, existing)
 
