@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from tests.browser.driver import Browser
     from tokenstore import Prompt
 
-pytest_plugins = ["browsing"]
-
 ACCOUNT = "alice.with-a-long-name.that-has-to-be-broken-somewhere@a-long-department.example.com"
 
 every_way = pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 from tests.helpers.postgresql import empty
 from tests.helpers.refreshes import World
+from tests.helpers.requirements import require
 from tests.helpers.stores import SOON, command, tokens, unmeasured
 from tokenstore import TokenManager
 from tokenstore.storage.postgresql.database import PostgreSQLDatabase
@@ -202,6 +203,7 @@ WAITS = ("fsync", "fdatasync")
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
     """The system calls of each operation, counted."""
+    require("strace")
     directory = tmp_path_factory.mktemp("traced")
     trace = directory / "trace"
     code = SCRIPT.replace("REPEATED", str(REPEATED)).replace("FILES", str(FILES))

@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import sqlite3
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -41,6 +38,7 @@ from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -50,16 +48,6 @@ JOURNAL_MODES = get_args(JournalMode)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "tokens.db"
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that other users can reach; pytest's own are private."""
-    directory = Path(tempfile.mkdtemp(prefix="tokenstore-"))
-    directory.chmod(0o755)
-    yield directory
-    directory.chmod(0o755)
-    shutil.rmtree(directory)
 
 
 def make_store(path: Path, *names: str, journal_mode: JournalMode = "wal") -> None:
