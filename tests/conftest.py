@@ -15,6 +15,9 @@ from tests.helpers.requirements import require
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.helpers.refreshes import World
+    from tokenstore import TokenManager
+
 # What takes minutes (`make torture`), and what needs a browser (`make test-browser`).
 collect_ignore = ["torture", "browser"]
 
@@ -90,6 +93,12 @@ def zone(request: pytest.FixtureRequest, set_zone: Callable[[str], None]) -> str
 
 
 @pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test keeps a SQLite database, which is not there yet."""
+    return tmp_path / "tokens.db"
+
+
+@pytest.fixture
 def open_directory() -> Iterator[Path]:
     """A directory that other users can enter; pytest's own are private."""
     directory = temporary.open_directory()
@@ -141,3 +150,19 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | 
     url = request.getfixturevalue("migrated")
     yield url
     empty(url)
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A provider and a store: on SQLite, or `on_both_engines` where a module says so."""
+    from tests.helpers.refreshes import World
+
+    chosen = "database" in request.fixturenames
+    with World(tmp_path, request.getfixturevalue("database") if chosen else None) as world:
+        yield world
+
+
+@pytest.fixture
+def manager(world: World) -> TokenManager:
+    """A manager of that store."""
+    return world.manager()

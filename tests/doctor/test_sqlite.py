@@ -28,7 +28,7 @@ from tokenstore.storage.tables import REVISION, VERSION_TABLE
 from tokenstore.testing import Drop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tokenstore.doctor import Finding
 
@@ -618,12 +618,6 @@ def test_accounts_with_one_refresh_token_are_told_without_it(path: Path) -> None
 
 
 # -- accounts -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def examined(world: World, **options: Any) -> list[Finding]:

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 SOON = 20.0  # seconds; nothing here takes so long unless it hangs
 
+on_both_engines = pytest.mark.usefixtures("database")
+"""For a module whose tests run on SQLite and on PostgreSQL."""
+
 of_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-"""For a test of what only a file has."""
+"""For a test, in such a module, of what only a file has."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

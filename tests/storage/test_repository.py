@@ -31,11 +31,6 @@ JOURNAL_MODES = ["wal", "delete"]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
 def clock() -> Clock:
     return Clock(NOW)
 

@@ -36,11 +36,6 @@ REFRESH = [
 ]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
 @contextmanager
 def statements(manager: TokenManager) -> Iterator[list[str]]:
     """Yield the first word of every statement that this thread runs from now on."""

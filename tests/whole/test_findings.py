@@ -10,16 +10,13 @@ import ast
 import re
 from pathlib import Path
 from socket import create_server
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.helpers.refreshes import Call, Raw, Told, World
 from tokenstore import TokenManager, TransientRefreshError
 from tokenstore.testing import Answer, Transform
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TESTS = Path(__file__).parents[1]
 NUMBERS = [*range(1, 18), *range(23, 41), 45, 47, 50]
@@ -226,17 +223,6 @@ def test_every_finding_is_borne_by_tests_that_exist(number: int) -> None:
         assert test in functions_in(module), name
     here = [name for name in functions_in("test_findings") if re.match(f"test_u{number:02}_", name)]
     assert listed or here
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
 
 
 # -- what no other test bears -----------------------------------------------------------------

@@ -37,17 +37,12 @@ from tokenstore.storage.sqlite.engine import driver_of
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Connection
 
 JOURNAL_MODES = get_args(JournalMode)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
 
 
 def make_store(path: Path, *names: str, journal_mode: JournalMode = "wal") -> None:
@@ -204,13 +199,6 @@ with repository.transaction():
 
 
 # -- transactions ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def repository(path: Path) -> Iterator[TokenRepository]:
-    with TokenRepository(path) as repository:
-        repository.save("alice", tokens())
-        yield repository
 
 
 def test_an_error_takes_back_all_of_a_transaction(repository: TokenRepository) -> None:
