@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,9 +38,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def browser(
-    request: pytest.FixtureRequest, chromium: Chrome, tmp_path_factory: pytest.TempPathFactory
-) -> Browser:
-    shots = tmp_path_factory.getbasetemp() / "screenshots"
+def browser(request: pytest.FixtureRequest, chromium: Chrome) -> Browser:
+    shots = Path(sys.prefix, "screenshots")
     shots.mkdir(exist_ok=True)
     return Browser(chromium, getattr(request, "param", "plain"), shots)
