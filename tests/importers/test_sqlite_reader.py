@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from globus_sdk.token_storage import SQLiteTokenStorage, TokenStorageData
@@ -21,9 +19,6 @@ from tokenstore.importers.detect import read_accounts
 from tokenstore.importers.formats import ImportedAccount, UnreadableFileError
 from tokenstore.importers.sqlite_reader import NotSQLiteError, open_read_only
 from tokenstore.jsonfiles import find_files, import_accounts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ACCOUNT = "storage:x"
 SECRET = "canary-77d0"
@@ -204,14 +199,6 @@ def test_file_names_may_have_special_characters(
 
     assert isinstance(account, ImportedAccount)
     assert names(path.parent) == {name}
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that other users can access, unlike pytest's."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 def test_a_database_without_write_permission_is_read_if_possible(
