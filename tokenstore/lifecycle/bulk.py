@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import ProviderConfigurationError, TokenStoreError
@@ -46,26 +47,28 @@ class BulkRefresher:
     """Runs one refresh for each of many accounts.
 
     Args:
-        refresh: Refreshes an account; False if somebody else is at it, or has just done it.
-        providers: Where `Provider.max_concurrency` is looked up.
+        start: Begins the refresh of an account, and later calls what it is given with what returns
+            the outcome, or raises.
+        providers: The providers, for their `Provider.max_concurrency`.
         jobs: Accounts that are refreshed at the same time.
-        stop: Asked before an account is begun; once it says True, no other is.
+        stop: Called before each account; returning True stops the run.
     """
 
     def __init__(
         self,
-        refresh: Callable[[Account], bool],
+        start: Callable[[Account, Callable[[Callable[[], bool]], object]], object],
         providers: ProviderRegistry,
         *,
         jobs: int,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._refresh = refresh
+        self._start_one = start
         self._providers = providers
         self._jobs = jobs
         self._stop = stop
         self._limits: dict[str | None, int] = {}
-        self._running: dict[Future[RefreshResult], str | None] = {}
+        self._running: Counter[str | None] = Counter()
+        self._results: SimpleQueue[tuple[Account, Callable[[], bool]]] = SimpleQueue()
 
     def run(self, accounts: Iterator[Account]) -> Generator[RefreshResult]:
         """Refresh *accounts*; yield a result as each is done.
@@ -74,39 +77,39 @@ class BulkRefresher:
         """
         waiting: list[Account] = []
         failure: TokenStoreError | None = None
-        with ThreadPoolExecutor(self._jobs, "tokenstore-refresh") as pool:
-            while True:
-                if failure is None and len(waiting) < _WINDOW // 2:
-                    try:
-                        waiting += islice(accounts, _WINDOW - len(waiting))
-                    except TokenStoreError as error:
-                        failure = error
-                    random.shuffle(waiting)  # runs that start together seldom meet
-                if failure is not None or self._stop():
-                    waiting = []
-                waiting = self._start(pool, waiting)
-                if not self._running:
-                    break
-                done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    del self._running[future]
-                    yield future.result()
+        while True:
+            if failure is None and len(waiting) < _WINDOW // 2:
+                try:
+                    waiting += islice(accounts, _WINDOW - len(waiting))
+                except TokenStoreError as error:
+                    failure = error
+                random.shuffle(waiting)  # runs that start together seldom meet
+            if failure is not None or self._stop():
+                waiting = []
+            waiting = self._start(waiting)
+            if not self._running.total():
+                break
+            account, outcome = self._results.get()
+            self._running[account.provider] -= 1
+            yield _result(account, outcome)
         if failure is not None:
             raise failure
 
-    def _start(self, pool: ThreadPoolExecutor, waiting: list[Account]) -> list[Account]:
+    def _start(self, waiting: list[Account]) -> list[Account]:
         """Start as many as may run now; return those that may not."""
-        busy = Counter(self._running.values())
         left: list[Account] = []
         for position, account in enumerate(waiting):
-            if len(self._running) >= self._jobs:
+            if self._running.total() >= self._jobs:
                 return left + waiting[position:]
-            if busy[account.provider] >= self._limit(account.provider):
+            if self._running[account.provider] >= self._limit(account.provider):
                 left.append(account)
                 continue
-            busy[account.provider] += 1
-            self._running[pool.submit(self._one, account)] = account.provider
+            self._running[account.provider] += 1
+            self._start_one(account, partial(self._done, account))
         return left
+
+    def _done(self, account: Account, outcome: Callable[[], bool]) -> None:
+        self._results.put((account, outcome))
 
     def _limit(self, provider: str | None) -> int:
         if provider not in self._limits:
@@ -119,15 +122,18 @@ class BulkRefresher:
             self._limits[provider] = limit or self._jobs
         return self._limits[provider]
 
-    def _one(self, account: Account) -> RefreshResult:
-        try:
-            refreshed = self._refresh(account)
-        except TokenStoreError as error:
-            seal(error)
-            return RefreshResult(account.name, "failed", str(error), error)
-        if refreshed:
-            return RefreshResult(account.name, "refreshed")
-        return RefreshResult(account.name, "skipped", "somebody else refreshes it, or just has")
+
+def _result(account: Account, outcome: Callable[[], bool]) -> RefreshResult:
+    try:
+        refreshed = outcome()
+    except TokenStoreError as error:
+        seal(error)
+        return RefreshResult(account.name, "failed", str(error), error)
+    if refreshed:
+        return RefreshResult(account.name, "refreshed")
+    return RefreshResult(
+        account.name, "skipped", "another process is refreshing it or just did"
+    )
 
 
 class Selection:

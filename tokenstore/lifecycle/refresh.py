@@ -1,11 +1,28 @@
-"""One refresh: lock, look again, write down, ask, store, unlock. Nothing else spends a token."""
+"""The refresh protocol. Nothing else spends a refresh token.
+
+A refresh is a job that owns everything from the lock to the hooks; callers wait for it (`jobs`).
+
+1. Take the account's refresh lock, which dies with its holder.
+2. Read the row again: another process may have refreshed the account, or what the caller wants may
+   be stored by now.
+3. Respect recorded failures, and what the journal knows: spent tokens, refreshes under way.
+4. Record that the refresh begins, which proves that its outcome can be stored.
+5. Send the request, with no transaction open. It has a hard end.
+6. Judge the response (`oauth`).
+7. Commit the outcome. A commit that fails is repeated, with the lock still held.
+8. Release the lock, call the hooks, tell the callers.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import (
@@ -17,26 +34,46 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.eligibility import resolve_provider
+from tokenstore.lifecycle.jobs import process_is_ending
 from tokenstore.models.failures import Failure
+from tokenstore.models.tokens import lifetime_of
+from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
+from tokenstore.storage.locks import LockTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator
 
     import requests
 
     from tokenstore.lifecycle.hooks import Hooks
-    from tokenstore.models.accounts import Record
+    from tokenstore.lifecycle.jobs import Job
+    from tokenstore.models.accounts import HistoryEntry, Record
     from tokenstore.models.tokens import TokenSet
+    from tokenstore.oauth.client import TokenResponse
     from tokenstore.oauth.provider import Provider
     from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.journal import Reason, Refresh
     from tokenstore.storage.locks import HeldLock
     from tokenstore.storage.repository import TokenRepository
 
-_STORE_ATTEMPTS = 3
-_BUSY = 30.0  # seconds that a holder of the lock may spend on the database, besides its requests
+_BUSY = 30.0  # seconds that a refresh may spend on the database, besides its requests
+_SLICE = 0.5  # seconds of one wait for a lock; in between, the end of the process is noticed
+STORE_PATIENCE = 2.0  # seconds that callers wait at least for a commit
+_FIRST_DELAY, _LONGEST_DELAY = 0.05, 5.0  # seconds between two attempts to commit
+_END_PATIENCE = 10.0  # seconds that the process waits at its end for a commit that keeps failing
+_LOST_CAUSE_SECONDS = 60.0  # a token that is rejected this soon after its refresh is not at fault
 
 _log = logging.getLogger(__name__)
+
+
+def hard_end(timeout: float) -> float:
+    """Return the seconds after which a token request is ended, whatever the provider does."""
+    return 2.0 * timeout
+
+
+def longest_hold(timeout: float) -> float:
+    """Return the seconds for which a refresh may hold an account's lock: two requests."""
+    return 2.0 * hard_end(timeout) + _BUSY
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,319 +81,336 @@ class RefreshRequest:
     """What a caller wants of a refresh.
 
     Attributes:
-        reason: ``due`` respects a remembered verdict and shares whatever others achieve;
-            ``forced`` and ``rejected`` ask the provider all the same.
-        satisfied_by: Whether a stored record will do, so that nothing is requested.
-        patience: Seconds to wait for others who refresh the account; None: as long as they may
-            need.
+        reason: ``due`` respects a recorded failure; ``forced`` and ``rejected`` do not.
+        satisfied_by: Returns whether a stored record will do, so that nothing is requested.
+        patience: Seconds to wait for another process that refreshes the account. Defaults to as
+            long as that may take.
+        rejected: The access token that a resource server rejected, or None.
     """
 
     reason: Reason
     satisfied_by: Callable[[Record], bool]
     patience: float | None = None
+    rejected: str | None = None
 
 
-class _Again(Exception):  # noqa: N818 - not an error: try once more
-    """The attempt failed in a way that one more may mend at once."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job.
 
+    Attributes:
+        record: What is stored, if that will do.
+        error: Why it will not; neither means that another process is refreshing the account.
+        refreshed: Whether the job has refreshed the account itself.
+        requested_at: When it sent its first request (`time.monotonic`), None if it sent none.
+    """
+
+    record: Record | None = None
+    error: TokenRefreshError | None = None
+    refreshed: bool = False
+    requested_at: float | None = None
+
+    def answers(self, request: RefreshRequest, asked_at: float) -> bool:
+        """Return whether this is an answer for a caller that joined the job.
+
+        Args:
+            request: What the caller wants.
+            asked_at: When it asked (`time.monotonic`).
+        """
+        if request.reason == "forced":  # only a refresh that began after the call
+            return self.requested_at is not None and self.requested_at >= asked_at
+        if self.record is not None:
+            return self.refreshed or request.satisfied_by(self.record)
+        return self.error is not None and (
+            request.reason == "due" or self.requested_at is not None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshContext:
+    """What every refresh of a manager works with.
+
+    Attributes:
+        repository: The repository.
+        providers: The providers.
+        hooks: The application's hooks.
+        timeout: Seconds that a caller waits for one token request.
+        session: The session that requests go through, or None.
+        clock: The time, in UTC epoch seconds.
+        metadata: What is known of issuers.
+    """
+
+    repository: TokenRepository
+    providers: ProviderRegistry
+    hooks: Hooks
+    timeout: float
+    session: requests.Session | None
+    clock: Callable[[], float]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class _Retry(Exception):  # noqa: N818 - not an error: one more attempt may succeed at once
     def __init__(self, error: TokenRefreshError) -> None:
         super().__init__(error)
         self.error = error
 
 
-@dataclass(slots=True)
-class _Call:
-    """One call of `Refresher.refresh`, while it is at work.
+class RefreshProtocol:
+    """One refresh of one account, in the thread that owns it.
 
     Attributes:
-        seen: The refresh after which one counts as an answer to this call.
-        before: Why the last refresh before this call failed, or None.
-        hold: The account's lock, while this call holds it.
-        news: What the hooks are to be told of, once the lock is released.
-    """
-
-    name: str
-    provider: str | Provider | None
-    demand: RefreshRequest
-    seen: int
-    before: Failure | None
-    hold: HeldLock | None = None
-    news: list[Callable[[], None]] = field(default_factory=list)
-
-
-class Refresher:
-    """Refreshes accounts of one repository, each at most once at a time, in all processes.
-
-    Args:
-        repository: Where the accounts are.
-        providers: Whom to ask.
-        hooks: Whom to tell.
-        timeout: Seconds for one token request, to its last byte.
-        session: The session to send it with, or None.
-        clock: The time, in UTC epoch seconds.
-        changed: Is told the name of every account whose row was changed, here or by somebody else.
+        requested_at: When it sent its first request (`time.monotonic`), or None.
+        news: What the hooks are to be told once the lock is released.
     """
 
     def __init__(
         self,
-        repository: TokenRepository,
-        providers: ProviderRegistry,
-        hooks: Hooks,
-        *,
-        timeout: float,
-        session: requests.Session | None,
-        clock: Callable[[], float],
-        changed: Callable[[str], None],
+        context: RefreshContext,
+        name: str,
+        provider: str | Provider | None,
+        request: RefreshRequest,
+        job: Job[Outcome],
     ) -> None:
-        self._repository = repository
-        self._providers = providers
-        self._hooks = hooks
-        self._timeout = timeout
-        self._session = session
-        self._clock = clock
-        self._changed = changed
-        self._metadata: dict[str, Mapping[str, Any]] = {}  # of issuers
-        # Answers that the store would not take yet, by number: they go in before anything is sent.
-        self._unsaved: dict[int, tuple[Refresh, TokenSet, str]] = {}
-        # Requests that nobody waits for and that have not ended, and the process they are of.
-        self._outstanding: dict[str, int] = {}
+        self._context = context
+        self._repository = context.repository
+        self._journal = context.repository.journal
+        self._name = name
+        self._provider = provider
+        self._request = request
+        self._job = job
+        self._previous: Failure | None = None
+        self.requested_at: float | None = None
+        self.news: list[Callable[[], None]] = []
 
-    def refresh(
-        self, name: str, provider: str | Provider | None, demand: RefreshRequest
-    ) -> tuple[Record, bool]:
-        """Return a record that meets the demand, and whether it was this call that refreshed.
-
-        That takes one request at the most, or its one retry.
-
-        Raises:
-            TokenRefreshError: No token can be had; the subclass says why.
-            TokenPersistError: A token was had and could not be stored.
-            StorageError: The store cannot be used.
-        """
-        record, refreshed = self.attempt(name, provider, demand)
-        if record is None:
-            raise TransientRefreshError(
-                f"{name}: somebody else has been refreshing it for too long; try again later",
-                account_name=name,
-                provider=self._read(name).provider,
-            )
-        return record, refreshed
-
-    def attempt(
-        self, name: str, provider: str | Provider | None, demand: RefreshRequest
-    ) -> tuple[Record | None, bool]:
-        """Do what `refresh` does, but with None for the record of an account that is busy.
-
-        That is one which somebody else refreshes for longer than the demand is patient.
-        """
-        record = self._read(name)
-        if demand.satisfied_by(record):
-            self._changed(name)
-            return record, False
-        if self._outstanding.get(name) == os.getpid():
-            raise _unanswered(record)
-        if not self._unsaved_of(name):
-            # Asked before the lock as well, so that a hopeless account costs no lock and no file.
-            self._resolve_provider(record, provider, demand)
-        call = _Call(name, provider, demand, self._last_refresh(record, demand), record.failure)
-        # A holder makes two requests at the most, and may ask the issuer for its metadata.
-        patience = 3 * self._timeout + _BUSY if demand.patience is None else demand.patience
+    def run(self) -> Outcome:
+        """Return the outcome, after the lock is released."""
+        record = self._read()
+        if self._request.satisfied_by(record):
+            return Outcome(record)
+        # Checked before the lock as well, so that a hopeless account costs no lock and no file.
+        self._resolve(record)
+        seen = self._last_refresh(record)
+        self._previous = record.failure
         try:
-            with self._repository.refresh_lock(name, timeout=patience) as call.hold:
-                stored = self._with_lock(call)
-        except TimeoutError:
-            record = self._read(name)
-            return (record if demand.satisfied_by(record) else None), False
-        finally:
-            self._changed(name)
-            _tell(call.news)
-        return stored, bool(call.news)
+            with self._lock() as lock:
+                return self._with_lock(lock, seen)
+        except LockTimeoutError:
+            record = self._read()
+            return Outcome(record) if self._request.satisfied_by(record) else Outcome()
 
-    def store_unsaved(self) -> None:
-        """Store what earlier commits would not take, of every account.
-
-        Raises:
-            TokenPersistError: The store still will not.
-        """
-        failure: TokenPersistError | None = None
-        for refresh, _, _ in list(self._unsaved.values()):
+    @contextmanager
+    def _lock(self) -> Iterator[HeldLock]:
+        """Hold the account's lock (step 1)."""
+        patience = self._request.patience
+        if patience is None:
+            patience = longest_hold(self._context.timeout)
+        self._job.expect(patience + _BUSY, self._busy)
+        deadline = time.monotonic() + patience
+        while True:
+            self._require_time()
+            left = max(0.0, deadline - time.monotonic())
+            held = self._repository.refresh_lock(self._name, timeout=min(left, _SLICE))
             try:
-                _tell(self._store_unsaved(refresh.record.account_name))
-            except TokenPersistError as error:
-                failure = error
-        if failure is not None:
-            raise failure
-
-    # -- under the lock -----------------------------------------------------------------------
-
-    def _with_lock(self, call: _Call) -> Record:
-        call.news += self._store_unsaved(call.name)
-        record = self._read(call.name)
-        if not call.demand.satisfied_by(record) and (record.refresh_id or 0) > call.seen:
-            return self._shared(record)
+                lock = held.__enter__()
+                break
+            except LockTimeoutError:
+                if left <= _SLICE:
+                    raise
         try:
-            return self._once(call, record)
-        except _Again:
+            yield lock
+        finally:
+            held.__exit__(None, None, None)
+
+    def _with_lock(self, lock: HeldLock, seen: int) -> Outcome:
+        record = self._read()
+        if not self._request.satisfied_by(record) and (record.refresh_id or 0) > seen:
+            return Outcome(record, _recorded(record, self._now()))
+        try:
+            return self._once(record, lock)
+        except _Retry:
             pass
         try:
-            return self._once(call, self._read(call.name))
-        except _Again as again:
-            failure = again.error
+            return self._once(self._read(), lock)
+        except _Retry as retry:
+            failure = retry.error
         raise failure
 
-    def _once(self, call: _Call, record: Record) -> Record:
-        if call.demand.satisfied_by(record):
-            return record
-        chosen = self._resolve_provider(record, call.provider, call.demand)
-        refresh = self._repository.journal.begin(
-            record, provider=chosen.name, reason=call.demand.reason
+    def _once(self, record: Record, lock: HeldLock) -> Outcome:
+        """Do steps 2 to 7 once."""
+        if self._request.satisfied_by(record):
+            return Outcome(record)
+        provider = self._with_endpoint(self._resolve(record))
+        self._require_other_cause(record)
+        if lock.is_lost():
+            raise self._busy()
+        refresh = self._begin(record, provider)
+        try:
+            response = self._send(refresh, provider)
+            lost = lock.is_lost()
+            refresh = replace(refresh, lock_lost=True) if lost else refresh
+            if isinstance(response, TokenRefreshError):
+                return self._failed(refresh, provider, response)
+            return self._succeeded(refresh, provider, response, lock)
+        finally:
+            self._journal.abandon(refresh)  # nothing, if it was closed
+
+    # -- steps 2 to 4 -------------------------------------------------------------------------
+
+    def _read(self) -> Record:
+        record = self._repository.record(self._name)
+        if record is None:
+            raise ReauthorizationRequired(
+                f"{self._name}: no tokens are stored; sign in first", account_name=self._name
+            )
+        return record
+
+    def _resolve(self, record: Record) -> Provider:
+        return resolve_provider(
+            record,
+            self._provider,
+            self._context.providers,
+            respect_failure=self._request.reason == "due",
+            now=self._now(),
         )
-        answer = self._ask(call, chosen, refresh)
-        if isinstance(answer, TokenRefreshError):
-            return self._failed(call, self._seen_lost(call, refresh), chosen, answer)
-        tokens = self._merge(refresh, chosen, answer)
-        self._unsaved[refresh.id] = refresh, tokens, chosen.name  # whatever interrupts what follows
-        stored = self._store(self._seen_lost(call, refresh), tokens, chosen.name)
-        call.news += self._news_of(refresh, stored)
-        return self._usable(call, refresh, stored, None)
 
-    def _seen_lost(self, call: _Call, refresh: Refresh) -> Refresh:
-        """Return *refresh* with whether somebody else could have the account's lock by now."""
-        if call.hold is None or call.hold.kept or not call.hold.is_lost():
-            return refresh
-        _log.warning("%s: the connection that held its lock was lost meanwhile", call.name)
-        return replace(refresh, lock_lost=True)
+    def _last_refresh(self, record: Record) -> int:
+        """Return the refresh after which one of another process counts as an answer.
 
-    def _ask(
-        self, call: _Call, provider: Provider, refresh: Refresh
-    ) -> dict[str, Any] | TokenRefreshError:
+        A forced refresh shares only one that began after it; any other shares one that ended
+        after it.
+        """
+        if self._request.reason == "forced":
+            return self._journal.last_begun(self._name)
+        return record.refresh_id or 0
+
+    def _with_endpoint(self, provider: Provider) -> Provider:
+        from tokenstore.oauth.discovery import with_endpoints
+
+        timeout, session = self._context.timeout, self._context.session
+        if not provider.token_endpoint:
+            self._job.expect(timeout + _BUSY, lambda: self._unanswered(provider.name))
+        try:
+            return with_endpoints(
+                provider,
+                timeout=timeout,
+                session=session,
+                known=self._context.metadata,
+            )
+        except TokenRefreshError as error:
+            error.account_name = self._name
+            raise
+
+    def _require_other_cause(self, record: Record) -> None:
+        """Raise if the rejected token has just replaced one that was rejected as well."""
+        rejected = self._request.rejected
+        if rejected is None or rejected != record.tokens.access_token:
+            return
+        age = self._now() - (record.refreshed_at or float("-inf"))
+        if 0 <= age < _LOST_CAUSE_SECONDS and self._journal.reason_of(record) == "rejected":
+            raise TransientRefreshError(
+                f"{self._name}: its token is {age:.0f} s old and replaced one that was rejected "
+                "too, so that another refresh would not help; check what the account is permitted "
+                "to do",
+                account_name=self._name,
+                provider=record.provider,
+                retry_after=_LOST_CAUSE_SECONDS - age,
+            )
+
+    def _begin(self, record: Record, provider: Provider) -> Refresh:
+        self._require_time()
+        try:
+            return self._journal.begin(
+                record,
+                provider=provider.name,
+                reason=self._request.reason,
+                longest=longest_hold(self._context.timeout),
+            )
+        except AccountChanged:
+            raise _Retry(self._changed_meanwhile()) from None
+        except UnderWay as under_way:
+            raise self._busy(under_way.entry) from None
+        except SpentToken as spent:
+            raise ReauthorizationRequired(
+                f"{self._name}: the stored refresh token was exchanged for another one at "
+                f"{_iso(spent.at)}, and that is not stored: an old copy was saved or restored; "
+                "sign in again",
+                account_name=self._name,
+                provider=provider.name,
+            ) from None
+
+    def _require_time(self) -> None:
+        if process_is_ending():
+            raise TransientRefreshError(
+                f"{self._name}: not refreshed, because the process is ending",
+                account_name=self._name,
+            )
+
+    # -- steps 5 and 6 ------------------------------------------------------------------------
+
+    def _send(self, refresh: Refresh, provider: Provider) -> TokenResponse | TokenRefreshError:
         from tokenstore.oauth.client import refresh_grant
 
-        record = refresh.record
+        record, timeout = refresh.record, self._context.timeout
+        self.requested_at = self.requested_at or time.monotonic()
+        self._job.expect(timeout, lambda: self._unanswered(provider.name))
         try:
             return refresh_grant(
-                _without_other_scope(self._with_endpoint(provider, record), record),
+                _without_other_scope(provider, record),
                 record.tokens.refresh_token or "",
-                account_name=record.account_name,
-                timeout=self._timeout,
-                session=self._session,
-                abandoned=lambda: self._abandoned(call, provider, refresh),
+                account_name=self._name,
+                timeout=hard_end(timeout),
+                connect_timeout=0.9 * timeout,
+                session=self._context.session,
             )
         except TokenRefreshError as error:
             return error
 
+    def _unanswered(self, provider: str) -> TransientRefreshError:
+        timeout = self._context.timeout
+        return TransientRefreshError(
+            f"{self._name}: no complete response from provider {provider!r} within {timeout:g} s; "
+            "the refresh token may have been spent, and a late response is still stored",
+            account_name=self._name,
+            provider=provider,
+            maybe_spent=True,
+        )
+
     def _failed(
-        self, call: _Call, refresh: Refresh, provider: Provider, error: TokenRefreshError
-    ) -> Record:
+        self, refresh: Refresh, provider: Provider, error: TokenRefreshError
+    ) -> Outcome:
         if isinstance(error, ReauthorizationRequired):
             error = self._explained(refresh, error)
-        again = call.demand.reason == "due" and _may_try_again(error) and not refresh.lock_lost
-        now = self._clock()
-        failure = Failure.of(error, provider.client, now=now, previous=call.before)
-        if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
-            error.retry_after = failure.retry_at - now
-        stored = self._repository.journal.finish(refresh, failure, provider=provider.name)
+        now = self._now()
+        failure = Failure.of(error, provider.client, now=now, previous=self._previous)
+        if isinstance(error, (TransientRefreshError, ClientRejectedError)):
+            if failure.retry_at is not None and isinstance(error, TransientRefreshError):
+                error.retry_after = failure.retry_at - now
+        stored = self._journal.finish(refresh, failure, provider=provider.name)
         if isinstance(error, ClientRejectedError):
-            self._metadata.pop(provider.issuer or "", None)  # it may have moved
-        if stored is None or stored.version != refresh.record.version:
-            return self._usable(call, refresh, stored, error)
-        if isinstance(error, ReauthorizationRequired) and not refresh.record.needs_sign_in:
-            told = error
-            call.news.append(lambda: self._hooks.reauthorization_required(call.name, told))
-        if again:
-            raise _Again(error)
-        raise error
-
-    def _usable(
-        self,
-        call: _Call,
-        refresh: Refresh,
-        stored: Record | None,
-        error: TokenRefreshError | None,
-    ) -> Record:
-        """Return what is stored after a refresh: its own tokens, or those of whoever was faster."""
-        if stored is None:
-            raise ReauthorizationRequired(
-                f"{call.name} was deleted while it was being refreshed", account_name=call.name
-            )
-        if stored.refresh_id == refresh.id or call.demand.satisfied_by(stored):
-            return stored
-        if call.demand.reason == "forced" and stored.tokens.access_token is not None:
-            return stored
-        raise _Again(error or _lost(refresh))
-
-    def _shared(self, record: Record) -> Record:
-        """Return or raise the outcome of a refresh that this caller has waited for."""
-        if record.failure is None:
-            return record
-        raise record.failure.to_error(
-            account_name=record.account_name, provider=record.provider, now=self._clock()
-        )
-
-    def _news_of(self, refresh: Refresh, stored: Record | None) -> list[Callable[[], None]]:
-        """Return what the hooks are to be told of a refresh that succeeded."""
+            self._context.metadata.pop(provider.issuer or "", None)
         if stored is None or stored.refresh_id != refresh.id:
-            return []  # somebody else was faster
-        name, tokens = stored.account_name, stored.tokens.to_dict()
-        news: list[Callable[[], None]] = [lambda: self._hooks.refreshed(name, tokens)]
-        if refresh.record.needs_sign_in:
-            news.append(lambda: self._hooks.recovered(name))
-        return news
-
-    # -- before asking ------------------------------------------------------------------------
-
-    def _read(self, name: str) -> Record:
-        record = self._repository.record(name)
-        if record is None:
-            raise ReauthorizationRequired(
-                f"{name}: no tokens are stored; sign in first", account_name=name
-            )
-        return record
-
-    def _resolve_provider(
-        self, record: Record, provider: str | Provider | None, demand: RefreshRequest
-    ) -> Provider:
-        return resolve_provider(
-            record,
-            provider,
-            self._providers,
-            respect_failure=demand.reason == "due",
-            now=self._clock(),
-        )
-
-    def _last_refresh(self, record: Record, demand: RefreshRequest) -> int:
-        """Return the refresh after which one counts as an answer to this call.
-
-        A forced call shares only what began after it; any other shares what ended after it.
-        """
-        if demand.reason == "forced":
-            return self._repository.journal.last_begun(record.account_name)
-        return record.refresh_id or 0
-
-    def _with_endpoint(self, provider: Provider, record: Record) -> Provider:
-        from tokenstore.oauth.discovery import with_endpoints
-
-        try:
-            return with_endpoints(
-                provider, timeout=self._timeout, session=self._session, known=self._metadata
-            )
-        except TokenRefreshError as error:
-            error.account_name = record.account_name
-            raise
+            return self._superseded(stored, error)
+        if isinstance(error, ReauthorizationRequired) and not refresh.record.needs_sign_in:
+            hooks, told = self._context.hooks, error
+            self.news.append(lambda: hooks.reauthorization_required(self._name, told))
+        if self._request.reason == "due" and not refresh.lock_lost and _may_retry(error):
+            raise _Retry(error)
+        raise error
 
     def _explained(
         self, refresh: Refresh, error: ReauthorizationRequired
     ) -> ReauthorizationRequired:
-        """Say so if an earlier use of the token, with unknown end, is why it is dead."""
-        earlier = self._repository.journal.suspicion(refresh)
+        """Add that an earlier use of the token, with unknown outcome, is why it is refused."""
+        earlier = self._journal.unanswered(refresh)
         if earlier is None:
             return error
-        moment = datetime.fromtimestamp(earlier.started_at, UTC).isoformat(timespec="seconds")
-        what = (
-            f"a refresh was interrupted on {earlier.host} at {moment}"
-            if earlier.interrupted
-            else f"a refresh on {earlier.host} at {moment} got no usable answer"
-        )
+        at = _iso(earlier.started_at)
+        if earlier.interrupted:
+            what = f"a refresh was interrupted on {earlier.host} at {at}"
+        elif earlier.status_code is not None:
+            what = f"a refresh on {earlier.host} at {at} was answered HTTP {earlier.status_code}"
+        else:
+            what = f"a refresh on {earlier.host} at {at} got no usable answer"
         return ReauthorizationRequired(
             f"{error}; {what}; the provider had already rotated the token",
             account_name=error.account_name,
@@ -366,90 +420,150 @@ class Refresher:
             error_description=error.error_description,
         )
 
-    # -- storing ------------------------------------------------------------------------------
+    # -- step 7 -------------------------------------------------------------------------------
 
-    def _merge(self, refresh: Refresh, provider: Provider, answer: dict[str, Any]) -> TokenSet:
-        return refresh.record.tokens.merge(
-            answer, now=refresh.started_at, default_expires_in=provider.default_expires_in
-        )
+    def _succeeded(
+        self, refresh: Refresh, provider: Provider, response: TokenResponse, lock: HeldLock
+    ) -> Outcome:
+        def merge(current: TokenSet) -> TokenSet:
+            return current.merge(
+                response.fields,
+                now=refresh.started_at,
+                default_expires_in=provider.default_expires_in,
+            )
 
-    def _store(self, refresh: Refresh, tokens: TokenSet, provider: str) -> Record | None:
-        self._unsaved[refresh.id] = refresh, tokens, provider  # whatever interrupts what follows
-        failure: StorageError | None = None
-        for _ in range(_STORE_ATTEMPTS):
+        stored = self._store(refresh, provider, merge, lock)
+        if stored is None or stored.refresh_id != refresh.id:
+            return self._superseded(stored, None)
+        if not response.has_access_token:
+            raise TransientRefreshError(
+                f"{self._name}: provider {provider.name!r} gave a new refresh token, which is "
+                "stored, and no usable access token; try again",
+                account_name=self._name,
+                provider=provider.name,
+            )
+        if lifetime_of(response.fields, now=refresh.started_at) is None:
+            self.news.append(partial(_warn_about_lifetime, self._name, provider))
+        hooks, tokens = self._context.hooks, stored.tokens.to_dict()
+        self.news.append(lambda: hooks.refreshed(self._name, tokens))
+        if refresh.record.needs_sign_in:
+            self.news.append(lambda: hooks.recovered(self._name))
+        return Outcome(stored, refreshed=True, requested_at=self.requested_at)
+
+    def _store(
+        self,
+        refresh: Refresh,
+        provider: Provider,
+        merge: Callable[[TokenSet], TokenSet],
+        lock: HeldLock,
+    ) -> Record | None:
+        """Commit the new tokens; again and again until it is done, with the lock still held."""
+        delay, until = _FIRST_DELAY, None
+        while True:
             try:
-                stored = self._repository.journal.finish(refresh, tokens, provider=provider)
+                return self._journal.finish(refresh, merge, provider=provider.name, lock=lock)
             except StorageError as error:
-                failure = error
-            else:
-                self._unsaved.pop(refresh.id, None)
-                self._changed(refresh.record.account_name)
-                return stored
-        raise TokenPersistError(
-            f"{refresh.record.account_name}: the provider gave new tokens and they could not be "
-            f"stored: {failure}. They are in this error's .tokens and are stored as soon as that "
-            "is possible; do not refresh the account elsewhere",
+                failure = self._not_stored(refresh, merge, error)
+            self._expect_storage(partial(_same, failure))
+            if failure.errno == errno.ESTALE:
+                raise failure  # there is nothing any more that it could be stored in
+            if delay == _FIRST_DELAY:
+                _log.warning("%s; trying again until it is done", failure)
+            if process_is_ending():
+                until = until or time.monotonic() + _END_PATIENCE
+                if time.monotonic() > until:
+                    _log.error("%s; the process is ending, and the tokens are lost", failure)
+                    raise failure
+            threading.Event().wait(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _expect_storage(self, overdue: Callable[[], BaseException]) -> None:
+        requested_at = self.requested_at or 0.0
+        left = requested_at + self._context.timeout - time.monotonic()
+        self._job.expect(max(left, STORE_PATIENCE), overdue)
+
+    def _not_stored(
+        self, refresh: Refresh, merge: Callable[[TokenSet], TokenSet], error: StorageError
+    ) -> TokenPersistError:
+        return TokenPersistError(
+            f"{self._name}: the provider gave new tokens, and they could not be stored: {error}. "
+            "They are in this error's .tokens, and are stored as soon as that is possible; do not "
+            "refresh the account elsewhere",
             self._repository.name,
-            errno=failure.errno if failure else None,
-            tokens=tokens.to_dict(),
+            errno=error.errno,
+            tokens=merge(refresh.record.tokens).to_dict(),
         )
 
-    def _unsaved_of(self, name: str) -> list[tuple[Refresh, TokenSet, str]]:
-        unsaved = sorted(self._unsaved.copy().values(), key=lambda entry: entry[0].id)
-        return [entry for entry in unsaved if entry[0].record.account_name == name]
+    def _superseded(self, stored: Record | None, error: TokenRefreshError | None) -> Outcome:
+        """Return what another process, or a caller, has stored meanwhile, if that will do."""
+        if stored is None:
+            raise ReauthorizationRequired(
+                f"{self._name} was deleted while it was being refreshed", account_name=self._name
+            )
+        forced = self._request.reason == "forced" and stored.tokens.access_token is not None
+        if forced or self._request.satisfied_by(stored):
+            return Outcome(stored, requested_at=self.requested_at)
+        raise _Retry(error or self._changed_meanwhile())
 
-    def _store_unsaved(self, name: str) -> list[Callable[[], None]]:
-        news: list[Callable[[], None]] = []
-        for refresh, tokens, provider in self._unsaved_of(name):
-            news += self._news_of(refresh, self._store(refresh, tokens, provider))
-        return news
+    def _changed_meanwhile(self) -> TransientRefreshError:
+        return TransientRefreshError(
+            f"{self._name} was changed while it was being refreshed; try again",
+            account_name=self._name,
+        )
 
-    def _abandoned(
-        self, call: _Call, provider: Provider, refresh: Refresh
-    ) -> Callable[[dict[str, Any] | None], None]:
-        """Keep the lock for a request that nobody waits for: its refresh token is still out.
+    def _busy(self, entry: HistoryEntry | None = None) -> TransientRefreshError:
+        return busy_error(self._context.repository, self._name, entry)
 
-        Whoever sent the same token again meanwhile would be taken for a thief.
-        """
-        hold = call.hold
-        assert hold is not None  # noqa: S101 - for the type checker
-        hold.keep()
-        self._outstanding[call.name] = os.getpid()
-
-        def ended(answer: dict[str, Any] | None) -> None:
-            try:
-                if answer is not None:
-                    self._late(refresh, provider, answer)
-            finally:
-                self._outstanding.pop(call.name, None)
-                hold.release()
-
-        return ended
-
-    def _late(self, refresh: Refresh, provider: Provider, answer: dict[str, Any]) -> None:
-        """Store an answer that nobody waits for any more, if nothing has changed since."""
-        name = refresh.record.account_name
-        try:
-            stored = self._store(refresh, self._merge(refresh, provider, answer), provider.name)
-        except StorageError as error:
-            _log.error("%s: an answer that came late could not be stored: %s", name, error)
-        else:
-            news = self._news_of(refresh, stored)
-            what = "was stored" if news else "was ignored: the account has changed"
-            _log.info("%s: an answer that came late %s", name, what)
-            _tell(news)
+    def _now(self) -> float:
+        return self._context.clock()
 
 
-def _tell(news: list[Callable[[], None]]) -> None:
-    for tell in news:
-        tell()
+def busy_error(
+    repository: TokenRepository, name: str, entry: HistoryEntry | None = None
+) -> TransientRefreshError:
+    """Return the error that another process is refreshing an account; it names the process."""
+    entry = entry or repository.journal.open_entry(name)
+    process = "another process"
+    if entry is not None:
+        process = f"process {entry.pid} on {entry.host}, since {_iso(entry.started_at)},"
+    return TransientRefreshError(
+        f"{name}: {process} is refreshing it, or storing the result; try again later",
+        account_name=name,
+        provider=None if entry is None else entry.provider,
+    )
+
+
+def _recorded(record: Record, now: float) -> TokenRefreshError | None:
+    """Return the error of the refresh that a record comes from, None if it succeeded."""
+    if record.failure is None:
+        return None
+    return record.failure.to_error(
+        account_name=record.account_name, provider=record.provider, now=now
+    )
+
+
+def _warn_about_lifetime(name: str, provider: Provider) -> None:
+    _log.warning(
+        "%s: the response of provider %r has no usable expires_in; assuming %s seconds",
+        name,
+        provider.name,
+        provider.default_expires_in,
+    )
+
+
+def _same(error: TokenPersistError) -> BaseException:
+    return error
+
+
+def _iso(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds")
 
 
 def _without_other_scope(provider: Provider, record: Record) -> Provider:
-    """Return *provider*, which asks for no scope if another was granted (RFC 6749 section 6).
+    """Return *provider*, which requests no scope if another one was granted (RFC 6749 section 6).
 
-    Without one, all that was granted is renewed. One that was not granted is refused, and one that
-    lacks a part loses it.
+    Without a scope, everything that was granted is renewed. A scope that was not granted is
+    refused, and one that is narrower narrows the grant.
     """
     granted = record.tokens.extra.get("scope")
     if not isinstance(granted, str) or set(granted.split()) == set((provider.scope or "").split()):
@@ -457,27 +571,10 @@ def _without_other_scope(provider: Provider, record: Record) -> Provider:
     return replace(provider, scope=None)
 
 
-def _may_try_again(error: TokenRefreshError) -> bool:
-    """Tell whether one more request may be sent at once: none arrived, or the answer was a 5xx."""
+def _may_retry(error: TokenRefreshError) -> bool:
+    """Return whether one more request may follow at once: none was sent, or a 5xx came back."""
     if not isinstance(error, TransientRefreshError) or error.retry_after is not None:
         return False
     if error.status_code is None:
         return not error.maybe_spent
     return error.status_code >= 500  # noqa: PLR2004
-
-
-def _unanswered(record: Record) -> TransientRefreshError:
-    return TransientRefreshError(
-        f"{record.account_name}: the last request is still without an answer; try again later",
-        account_name=record.account_name,
-        provider=record.provider,
-        maybe_spent=True,
-    )
-
-
-def _lost(refresh: Refresh) -> TransientRefreshError:
-    return TransientRefreshError(
-        f"{refresh.record.account_name} was changed while it was being refreshed; try again",
-        account_name=refresh.record.account_name,
-        provider=refresh.record.provider,
-    )

@@ -110,10 +110,11 @@ class TokenSet:
         """Return this set as a successful refresh answer changes it (RFC 6749 section 6).
 
         An absent, empty or unusable ``refresh_token`` keeps the old one, a field that the answer
-        does not have is kept, and no field of the answer can cost the new access token.
+        does not have is kept, and no field of the answer can cost the new access token. Without a
+        usable access token the old one stays, and is due.
 
         Args:
-            answer: A JSON object with a usable ``access_token``.
+            answer: A JSON object with a usable ``access_token`` or ``refresh_token``.
             now: When the request was sent, in UTC epoch seconds.
             default_expires_in: Seconds to assume if the answer has no usable ``expires_in``;
                 ``math.inf`` for tokens that do not expire.
@@ -122,18 +123,17 @@ class TokenSet:
         refresh_token = given if is_token(given) else self.refresh_token
         rotated = refresh_token != self.refresh_token
         expiry = _refresh_token_expiry(answer, now)
-        lifetime = parse_seconds(answer.get("expires_in"))
-        if lifetime is None or now + lifetime > NEVER:
-            _log.warning(
-                "the answer has no usable expires_in; assuming %s seconds", default_expires_in
-            )
+        access_token, lifetime = answer.get("access_token"), lifetime_of(answer, now=now)
+        if not is_token(access_token):
+            access_token, lifetime = self.access_token, 0.0
+        elif lifetime is None:
             lifetime = default_expires_in
         extra = {k: v for k, v in self.extra.items() if k not in {*_COLUMNS, "expires_in"}}
         # A client_id says whom the refresh token was issued to; a refresh does not change that.
         ignored = {*_COLUMNS, "client_id"}
         extra |= {k: v for k, v in answer.items() if k not in ignored and _is_json(v)}
         return TokenSet(
-            access_token=answer["access_token"],
+            access_token=access_token,
             refresh_token=refresh_token,
             expires_at=clamp(now + lifetime),
             refresh_token_obtained_at=now if rotated else self.refresh_token_obtained_at,
@@ -142,6 +142,12 @@ class TokenSet:
             ),
             extra=extra,
         )
+
+
+def lifetime_of(answer: Mapping[str, Any], *, now: float) -> float | None:
+    """Return the seconds of a response's ``expires_in``, None if it is missing or unusable."""
+    lifetime = parse_seconds(answer.get("expires_in"))
+    return None if lifetime is None or now + lifetime > NEVER else lifetime
 
 
 def is_token(value: object) -> bool:

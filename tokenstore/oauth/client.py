@@ -1,19 +1,37 @@
-"""The refresh grant (RFC 6749 section 6): ask a provider and have its answer judged; no storage."""
+"""The client's side of the token endpoint: authentication, and the refresh grant. No storage."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
-from tokenstore.oauth.http import HTTPResponse, TransportFailure, exchange
+from tokenstore.models.tokens import is_token
+from tokenstore.oauth.http import TransportFailure, exchange
 from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import requests
 
     from tokenstore.oauth.provider import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class TokenResponse:
+    """A successful response of the token endpoint (RFC 6749 section 5.1).
+
+    Attributes:
+        fields: Its fields (secret!). There is an access token or a new refresh token.
+    """
+
+    fields: dict[str, Any] = field(repr=False)
+
+    @property
+    def has_access_token(self) -> bool:
+        """Whether there is a usable access token."""
+        return is_token(self.fields.get("access_token"))
 
 
 def refresh_grant(
@@ -22,37 +40,24 @@ def refresh_grant(
     *,
     account_name: str,
     timeout: float,
+    connect_timeout: float | None = None,
     session: requests.Session | None = None,
-    abandoned: Callable[[], Callable[[dict[str, Any] | None], None]] | None = None,
-) -> dict[str, Any]:
-    """Exchange *refresh_token* for new tokens; return the answer, whose access token is usable.
+) -> TokenResponse:
+    """Exchange *refresh_token* for new tokens (RFC 6749 section 6).
 
     Args:
-        provider: Whom to ask, with a token endpoint.
+        provider: The provider, with a token endpoint.
         refresh_token: The token to spend.
-        account_name: Whose it is, for errors.
-        timeout: Seconds for the whole request.
-        session: A session to use in place of a new connection.
-        abandoned: Is called when nobody waits any more while the request is still under way;
-            what it returns is called when that ends, in another thread, with a good answer or
-            None.
+        account_name: The account, for errors.
+        timeout: Seconds to the last byte of the response; then the connection is closed.
+        connect_timeout: Seconds to establish the connection.
+        session: A session whose network settings are used, or None.
 
     Raises:
-        ReauthorizationRequired: The refresh token is dead.
-        TransientRefreshError: Nothing usable came; try later.
+        ReauthorizationRequired: The refresh token is refused.
+        TransientRefreshError: There was no usable response; try again later.
         ClientRejectedError: The provider refuses the client or the request.
     """
-    judge = TokenResponseParser(provider, [refresh_token], account_name)
-
-    def give_up() -> Callable[[HTTPResponse | TransportFailure], None]:
-        ended = abandoned() if abandoned is not None else lambda _: None
-
-        def judge_late(received: HTTPResponse | TransportFailure) -> None:
-            verdict = judge.answer(received) if isinstance(received, HTTPResponse) else None
-            ended(verdict if isinstance(verdict, dict) else None)
-
-        return judge_late
-
     params = {
         **provider.extra_params,
         "grant_type": "refresh_token",
@@ -65,20 +70,19 @@ def refresh_grant(
         "POST",
         provider.token_endpoint or "",
         timeout=timeout,
+        connect_timeout=connect_timeout,
         session=session,
         headers=headers,
         data=form,
         as_json=provider.body_format == "json",
-        abandoned=give_up,
     )
-    verdict = (
-        judge.silence(received)
-        if isinstance(received, TransportFailure)
-        else judge.answer(received)
-    )
-    if isinstance(verdict, TokenRefreshError):
-        raise verdict
-    return verdict
+    parser = TokenResponseParser(provider, [refresh_token], account_name)
+    if isinstance(received, TransportFailure):
+        raise parser.silence(received)
+    result = parser.answer(received, refresh_token=refresh_token)
+    if isinstance(result, TokenRefreshError):
+        raise result
+    return TokenResponse(result)
 
 
 def authenticated_request(

@@ -1,17 +1,32 @@
-"""One HTTP request and its answer, within a total time, whatever the other side does."""
+"""One HTTP request and its response. No other module opens a connection to a provider.
+
+requests bounds each read, not the whole: a server that sends a byte now and then is not outwaited
+by that. So a request has a hard end, at which its sockets are shut down, whatever it is doing.
+"""
 
 from __future__ import annotations
 
+import heapq
+import http.client
+import ipaddress
+import itertools
+import logging
+import socket
 import ssl
 import threading
 import time
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
+from urllib3 import PoolManager, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -19,23 +34,32 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
+from tokenstore import fork
 from tokenstore.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 MAX_BODY = 1 << 20
-"""Bytes of an answer that are read; a longer one counts as unreadable."""
+"""Bytes of a body that are read; a longer one counts as unreadable."""
+
+_log = logging.getLogger(__name__)
+
+_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",  # nothing to gain; a compressed response is understood as well
+    "User-Agent": f"tokenstore/{__version__}",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class HTTPResponse:
-    """What came back.
+    """A response.
 
     Attributes:
         status: The HTTP status.
         headers: The headers, by case-insensitive name.
-        body: The body, None if it did not come whole.
+        body: The body, None if it did not arrive completely.
     """
 
     status: int
@@ -45,7 +69,7 @@ class HTTPResponse:
 
 @dataclass(frozen=True, slots=True)
 class TransportFailure:
-    """Nothing came back.
+    """No response.
 
     Attributes:
         sent: Whether the request may have reached the other side.
@@ -56,60 +80,37 @@ class TransportFailure:
     reason: str
 
 
-class _Session(requests.Session):
-    """Looks at no redirect: requests would read its whole body, and fail at a bad Location."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
-        return None
-
-
-class _NoNetrc(AuthBase):
-    """Stands where requests would put a password from ~/.netrc (which a proxy setting may need)."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
-
-
 def exchange(
     method: str,
     url: str,
     *,
     timeout: float,
+    connect_timeout: float | None = None,
     session: requests.Session | None = None,
     headers: Mapping[str, str | None] | None = None,
     data: Mapping[str, str] | None = None,
     as_json: bool = False,
-    abandoned: Callable[[], Callable[[HTTPResponse | TransportFailure], None]] | None = None,
 ) -> HTTPResponse | TransportFailure:
-    """Send one request and wait for the last byte of the answer, at most *timeout* seconds.
+    """Send one request, once, on a connection of its own; return the response.
 
-    requests bounds each read, not the whole: headers or a body that drip are not outwaited by it.
-    So the request runs in a thread of its own. Redirects are not followed and ~/.netrc is not
-    looked at; proxies and certificate settings of the environment are.
+    Redirects are not followed, nothing is sent again, and ``~/.netrc`` is not read. Proxies and
+    certificates of the environment are used, except for loopback.
 
     Args:
         method: The HTTP method.
-        url: Where to.
-        timeout: Seconds for all of it.
-        session: A session to use; without one, each request has a connection of its own, since
-            one that died while idle could not be told from one that died after the request.
-        headers: Further headers; None removes one of the session's.
+        url: The URL.
+        timeout: Seconds to the last byte of the response; then the connection is closed.
+        connect_timeout: Seconds to establish the connection. Defaults to nine tenths of *timeout*.
+        session: A session whose proxies, ``verify``, ``cert`` and adapters are used, and nothing
+            else of it.
+        headers: Further headers.
         data: The form to send.
-        as_json: Whether to send it as a JSON object.
-        abandoned: Is called when nobody waits any more, after the timeout or an interrupt
-            (Ctrl-C), while the request is still under way; what it returns is called with what
-            comes of it, in another thread.
+        as_json: Send it as a JSON object instead.
     """
-
-    def run() -> HTTPResponse | TransportFailure:
-        if session is not None:
-            return _run(session)
-        with _Session() as own:
-            return _run(own)
-
-    def _run(used: requests.Session) -> HTTPResponse | TransportFailure:
+    connect_timeout = 0.9 * timeout if connect_timeout is None else connect_timeout
+    with _Exchange(timeout) as current, _Session(session) as own:
         try:
-            with used.request(
+            with own.request(
                 method,
                 url,
                 data=None if as_json else data,
@@ -118,65 +119,296 @@ def exchange(
                 auth=_NoNetrc(),
                 allow_redirects=False,
                 stream=True,
-                # A connection that was never made is to be told from an answer that never came;
-                # an answer that is late is listened for.
-                timeout=(0.9 * timeout, 2 * timeout),
+                timeout=(connect_timeout, timeout),
             ) as response:
-                body = _read(response, deadline=time.monotonic() + 2 * timeout)
-                return HTTPResponse(response.status_code, response.headers, body)
-        except (HTTPError, OSError, ValueError) as error:  # requests' own are OSErrors
-            return TransportFailure(not _never_sent(error), _describe(error))
-
-    future: Future[HTTPResponse | TransportFailure] = Future()
-    thread = threading.Thread(target=_fulfil, args=(future, run), daemon=True)
-    try:
-        try:
-            thread.start()
-        except RuntimeError:
-            return TransportFailure(sent=False, reason="the system has no thread to spare")
-        return future.result(timeout)
-    except BaseException as error:
-        if abandoned is not None:
-            ended = abandoned()
-            future.add_done_callback(lambda done: ended(done.result()))
-        if not isinstance(error, TimeoutError):
-            raise
-    return TransportFailure(sent=True, reason=f"no complete answer within {timeout:g} s")
+                body = _read(response)
+                complete = None if current.is_over else body
+                return HTTPResponse(response.status_code, response.headers, complete)
+        except (HTTPError, OSError, ValueError) as error:  # those of requests are OSErrors
+            return TransportFailure(current.may_have_sent(error), current.describe(error))
+        except Exception as error:  # noqa: BLE001 - an adapter of the application may raise any
+            return TransportFailure(sent=True, reason=_describe_bug(error))
 
 
 def host_of(url: str | None) -> str:
-    """Return the host of *url*, for messages; a user name or password in it is left out."""
+    """Return the host of *url*, for messages, without a user name or password in it."""
     try:
         return urlsplit(url or "").netloc.rpartition("@")[2] or "?"
     except ValueError:
         return "?"
 
 
-_HEADERS = {
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",  # nothing to gain; who compresses all the same is understood
-    "User-Agent": f"tokenstore/{__version__}",
-}
+# -- the hard end, and whether anything was sent -------------------------------------------------
 
 
-def _fulfil(
-    future: Future[HTTPResponse | TransportFailure],
-    run: Callable[[], HTTPResponse | TransportFailure],
-) -> None:
+class _Exchange:
+    """One request at work: its sockets, and whether any byte was sent on them.
+
+    Args:
+        timeout: Seconds after which its sockets are shut down.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.is_over = self.is_done = False
+        self._sockets: list[socket.socket] = []
+        self._has_connection = False
+        self._has_sent = False
+
+    def __enter__(self) -> _Exchange:
+        _current.exchange = self
+        _watchdog.watch(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.exchange = None
+        self.is_done = True
+        while self._sockets:
+            self._sockets.pop().close()
+
+    def connected(self, connection: socket.socket) -> None:
+        """Remember a connection of this request."""
+        self._has_connection = True
+        # TLS detaches the descriptor from its socket; a duplicate shuts the connection down, too.
+        self._sockets.append(connection.dup())
+        if self.is_over:
+            self.end()
+
+    def sending(self) -> None:
+        """Note that bytes of the request are about to be sent."""
+        self._has_sent = True
+
+    def end(self) -> None:
+        """Shut the connections down, so that nothing waits for them any more."""
+        self.is_over = True
+        for connection in list(self._sockets):
+            with suppress(OSError):  # it is closed
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def may_have_sent(self, error: BaseException) -> bool:
+        """Return whether the request may have reached the other side before *error*."""
+        return self._has_sent if self._has_connection else not _never_sent(error)
+
+    def describe(self, error: BaseException) -> str:
+        """Return what happened, in a few words that quote nothing of the request."""
+        if self.is_over:
+            return f"no complete response within {self.timeout:g} s"
+        return _describe(error)
+
+
+class _Current(threading.local):
+    exchange: _Exchange | None = None
+
+
+_current = _Current()
+
+
+class _Watchdog(fork.ForkParticipant):
+    """One thread of the process that ends every exchange at its time."""
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+        fork.register(fork.Stage.THREADS, self)
+
+    def after_fork_in_child(self) -> None:
+        """Start with nothing to watch, and without the thread."""
+        self._condition = threading.Condition()
+        self._watched: list[tuple[float, int, _Exchange]] = []
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, exchange: _Exchange) -> None:
+        ends_at = time.monotonic() + exchange.timeout
+        entry = (ends_at, next(self._numbers), exchange)
+        with self._condition:
+            heapq.heappush(self._watched, entry)
+            if self._watched[0] is entry:
+                self._condition.notify()
+            if self._thread is None:
+                thread = threading.Thread(
+                    target=self._run, name="tokenstore-watchdog", daemon=True
+                )
+                with suppress(RuntimeError):  # no thread to spare, or the process is ending
+                    thread.start()
+                    self._thread = thread
+
+    def _run(self) -> None:
+        with self._condition:
+            while True:
+                while self._watched and self._watched[0][2].is_done:
+                    heapq.heappop(self._watched)
+                left = self._watched[0][0] - time.monotonic() if self._watched else None
+                if left is None or left > 0:
+                    self._condition.wait(left)
+                else:
+                    heapq.heappop(self._watched)[2].end()
+
+
+_watchdog = _Watchdog()
+
+
+# -- the session of one request --------------------------------------------------------------------
+
+
+class _NoNetrc(AuthBase):
+    """Takes the place of the password that requests would read from ``~/.netrc``."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+class _Session(requests.Session):
+    """A session for one request, with the network settings of the application's session.
+
+    Args:
+        given: The application's session, or None.
+    """
+
+    def __init__(self, given: requests.Session | None) -> None:
+        super().__init__()
+        self.adapters.clear()
+        if given is None:
+            self.mount("https://", _Adapter())
+            self.mount("http://", _Adapter())
+            return
+        self.trust_env = given.trust_env
+        self.proxies, self.verify, self.cert = given.proxies, given.verify, given.cert
+        for prefix, adapter in given.adapters.items():
+            self.mount(prefix, _of_one_request(adapter))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
+        """Ignore redirects: requests would read the whole body, and fail at a bad Location."""
+        return None
+
+    def merge_environment_settings(self, url: Any, *args: Any, **kwargs: Any) -> Any:
+        """Use no proxy for loopback: the request would travel to it in clear text."""
+        settings = super().merge_environment_settings(url, *args, **kwargs)
+        if _is_loopback(url):
+            settings["proxies"] = {}
+        return settings
+
+
+def _is_loopback(url: str) -> bool:
     try:
-        future.set_result(run())
-    except BaseException as error:  # noqa: BLE001 - a session of the caller's may raise anything
-        future.set_result(
-            TransportFailure(sent=True, reason=f"the session raised {type(error).__name__}")
-        )
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
-def _read(response: requests.Response, *, deadline: float) -> bytes | None:
+def _of_one_request(adapter: Any) -> Any:
+    """Return an adapter like the given one that repeats nothing and shares no connection."""
+    if not isinstance(adapter, HTTPAdapter):
+        return _Borrowed(adapter)
+    if type(adapter) is HTTPAdapter:
+        return _Adapter()
+    own = object.__new__(type(adapter))
+    own.__dict__.update(adapter.__dict__)
+    own.max_retries = Retry(0, read=False)
+    own.proxy_manager = {}
+    kwargs = getattr(adapter.poolmanager, "connection_pool_kw", {})
+    known = {name: kwargs[name] for name in ("ssl_context", "source_address") if name in kwargs}
+    try:
+        own.init_poolmanager(1, 1, block=False, **known)
+    except TypeError:  # an adapter with a signature of its own sets these by itself
+        own.init_poolmanager(1, 1, block=False)
+    _track(own.poolmanager)
+    return own
+
+
+class _Borrowed(BaseAdapter):
+    """The application's own adapter, which stays open."""
+
+    def __init__(self, adapter: BaseAdapter) -> None:
+        super().__init__()
+        self._adapter = adapter
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        return self._adapter.send(request, **kwargs)
+
+    def close(self) -> None:
+        """Leave the adapter to the application."""
+
+
+class _Adapter(HTTPAdapter):
+    """Reports its connections to the exchange that they are for."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        _track(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        _track(manager)
+        return manager
+
+
+def _track(manager: object) -> None:
+    if isinstance(manager, PoolManager):
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+class _Response(http.client.HTTPResponse):
+    """Skips every interim response (RFC 9110 section 15.2), not only 100."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 < status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
+class _Tracked:
+    """A connection that reports to the exchange that it is for."""
+
+    response_class = _Response
+    _is_tunnelling = False
+
+    def _new_conn(self) -> socket.socket:
+        connection: socket.socket = super()._new_conn()  # type: ignore[misc]
+        if _current.exchange is not None:
+            _current.exchange.connected(connection)
+        return connection
+
+    def _tunnel(self) -> None:
+        self._is_tunnelling = True  # what is sent to the proxy now is not the request
+        super()._tunnel()  # type: ignore[misc]
+        self._is_tunnelling = False
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:  # type: ignore[has-type]
+            self.connect()  # type: ignore[attr-defined]
+        if _current.exchange is not None and not self._is_tunnelling:
+            _current.exchange.sending()
+        super().send(data)  # type: ignore[misc]
+
+
+class _HTTPConnection(_Tracked, HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Tracked, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+# -- reading, and what errors mean -----------------------------------------------------------------
+
+
+def _read(response: requests.Response) -> bytes | None:
     body = b""
     try:
         for chunk in _chunks(response):
             body += chunk
-            if len(body) > MAX_BODY or time.monotonic() > deadline:
+            if len(body) > MAX_BODY:
                 return None
     except (requests.RequestException, HTTPError, OSError):
         return None
@@ -213,7 +445,10 @@ _HANDSHAKE = {
 
 
 def _never_sent(error: BaseException) -> bool:
-    """Tell whether *error* means that no connection was ever made."""
+    """Return whether *error* means that no connection was ever established.
+
+    What it wraps is looked at, not what happened before it: that may be of another connection.
+    """
     if type(error) is OSError:  # requests: there is no such file of certificates
         return True
     seen: set[int] = set()
@@ -225,7 +460,7 @@ def _never_sent(error: BaseException) -> bool:
         seen.add(id(cause))
         if isinstance(cause, _UNCONNECTED) or _is_refusal(cause):
             return True
-        pending += [getattr(cause, "reason", None), cause.__cause__, cause.__context__, *cause.args]
+        pending += [getattr(cause, "reason", None), *cause.args]
     return False
 
 
@@ -248,3 +483,15 @@ def _describe(error: BaseException) -> str:
     if _never_sent(error):
         return "no connection could be made"
     return f"the connection broke ({type(error).__name__})"
+
+
+def _describe_bug(error: BaseException) -> str:
+    """Return what an adapter of the application raised, and log where."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    kind = type(error).__name__
+    if trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename).name
+        _log.warning("an adapter of the session raised %s at %s:%s", kind, file, trace.tb_lineno)
+    return f"the session raised {kind}"

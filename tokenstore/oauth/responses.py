@@ -110,13 +110,14 @@ class TokenResponseParser:
         )
 
     def answer(
-        self, answer: HTTPResponse, *, needed: str = "access_token"
+        self, answer: HTTPResponse, *, needed: str = "access_token", refresh_token: str = ""
     ) -> dict[str, Any] | TokenRefreshError:
         """Judge an answer by its body first, then by its status.
 
         Args:
             answer: What came back.
             needed: The field that makes an answer a good one.
+            refresh_token: The one that was sent; a new one is good enough, even alone.
         """
         if 300 <= answer.status < 400:  # noqa: PLR2004
             target = self._target(answer)
@@ -128,6 +129,11 @@ class TokenResponseParser:
         body = _parse(answer)
         if body is not None and is_token(body.get(needed)):
             return body
+        tokens = find_tokens(parse_json(answer.body or b"", "utf-8") if body is None else body)
+        if needed == "access_token" and 200 <= answer.status < 300 and tokens:  # noqa: PLR2004
+            new = tokens.get("refresh_token")
+            if "access_token" in tokens or (refresh_token and new not in {None, refresh_token}):
+                return tokens
         error, description = self._error_of(body or {})
         return self._refused(answer, error, description)
 
@@ -237,6 +243,41 @@ def _parse(answer: HTTPResponse) -> dict[str, Any] | None:
     if parsed is None:
         parsed = _parse_form(answer.body)
     return parsed if isinstance(parsed, dict) else None
+
+
+def find_tokens(data: object) -> dict[str, Any] | None:
+    """Return the token set in a response, at its top or one level down, under standard names.
+
+    Some providers wrap it (``data``, ``body``), send a list of one, or write names in camel case.
+    White space around a token is not part of it.
+    """
+    candidates = data if isinstance(data, list) and len(data) == 1 else [data]
+    for candidate in candidates:
+        if isinstance(candidate, dict):
+            nested = [value for value in candidate.values() if isinstance(value, dict)]
+            for fields in (candidate, *nested):
+                if (found := _as_token_set(fields)) is not None:
+                    return found
+    return None
+
+
+def _as_token_set(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    named = {_STANDARD_NAMES.get(name, name): value for name, value in fields.items()}
+    for name in ("access_token", "refresh_token"):
+        value = named.get(name)
+        if isinstance(value, str):
+            named[name] = value.strip()
+        if not is_token(named.get(name)):
+            named.pop(name, None)
+    return named if {"access_token", "refresh_token"} & named.keys() else None
+
+
+_STANDARD_NAMES = {
+    "accessToken": "access_token",
+    "refreshToken": "refresh_token",
+    "expiresIn": "expires_in",
+    "tokenType": "token_type",
+}
 
 
 def parse_json(body: bytes, charset: str) -> Any:

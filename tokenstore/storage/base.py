@@ -27,8 +27,8 @@ class RefreshLocks(Protocol):
         """Hold the lock of an account; wait for it at most *timeout* seconds.
 
         Raises:
-            TimeoutError: Somebody else holds it.
-            StorageError: It cannot be taken at all.
+            LockTimeoutError: Another thread or process held it for that long.
+            StorageError: It cannot be taken at all, or the calling thread holds it already.
         """
 
     def is_held(self, account_name: str) -> bool:
@@ -59,7 +59,9 @@ class Database(Protocol):
     def execute(self, query: Query, parameters: dict[str, Any]) -> int:
         """Run a statement that writes, inside a transaction; return how many rows it changed."""
 
-    def run(self, work: Callable[[], T], *, where: object = None) -> T:
+    def run(
+        self, work: Callable[[], T], *, where: object = None, lock: HeldLock | None = None
+    ) -> T:
         """Do *work* in one durable transaction, or in the one that this thread is in.
 
         If the database ends it for a passing reason, with nothing stored, it is done again.
@@ -68,7 +70,15 @@ class Database(Protocol):
             work: What to do; it reads and writes this database and nothing else.
             where: The `identity` that the database has to have still; None: any, and one that is
                 missing is created.
+            lock: A refresh lock that the caller holds. A backend whose locks are held by a
+                transaction commits on that one, so that stored and released are one step.
         """
+
+    def in_transaction(self) -> bool:
+        """Return whether the calling thread is inside a transaction on this database."""
+
+    def require_room(self, size: int) -> None:
+        """Raise a `StorageError` unless a row of *size* bytes can be stored, as far as is known."""
 
     def transaction(self) -> AbstractContextManager[None]:
         """Make what this thread does one durable transaction, while nobody else writes.

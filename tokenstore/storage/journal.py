@@ -1,44 +1,48 @@
-"""The journal: a refresh is written down before its token is spent, and closed with its outcome.
+"""The journal: a refresh is recorded before its refresh token is spent, and closed with its outcome.
 
-It is the history at the same time: what is begun and what has ended are one row.
+It is the history as well: an entry that is begun and the refresh that it became are one row. It is
+also the second line of defence where a lock was lost: it knows which tokens are spent, and which
+refreshes of living processes are still under way.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tokenstore.models.accounts import HistoryEntry, Record
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.storage import statements as sql
-from tokenstore.storage.rows import new_version, to_columns, to_history_entry
+from tokenstore.storage.processes import is_running
+from tokenstore.storage.rows import new_version, row_size, to_columns, to_history_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokenstore.models.accounts import HistoryEntry, Record
     from tokenstore.storage.base import Database
+    from tokenstore.storage.locks import HeldLock
 
 Reason = Literal["due", "forced", "rejected"]
 
 LOCK_LOST = "lock_lost"
-"""The journal's ``error`` of a refresh during which somebody else could refresh the account."""
+"""The journal's ``error`` of a refresh during which another process could refresh the account."""
 
-_PAGE = 500  # rows a query
+_PAGE = 500  # rows per query
+_at_work: set[tuple[str, int]] = set()  # the refreshes of this process: database and number
 
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """A refresh that is written down as begun.
+    """A refresh that is recorded as begun.
 
     Attributes:
-        id: Its number; of two refreshes of an account, the later has the higher one.
+        id: Its number; of two refreshes of an account, the later one has the higher number.
         started_at: When it began, in UTC epoch seconds.
-        record: What was stored when it began.
-        where: The database that it was written down in (`Database.identity`).
-        lock_lost: Whether somebody else could refresh the account at the same time.
+        record: What was stored when it began; its refresh token is the one that is sent.
+        where: The database in which it is recorded (`Database.identity`).
+        lock_lost: Whether another process could refresh the account at the same time.
     """
 
     id: int
@@ -49,12 +53,48 @@ class Refresh:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion:
-    """An earlier use of the same refresh token of which nobody knows the outcome."""
+class Unanswered:
+    """An earlier use of the same refresh token whose outcome is unknown.
+
+    Attributes:
+        host: The machine.
+        started_at: When it began, in UTC epoch seconds.
+        interrupted: Whether its process died; otherwise there was no usable response.
+        status_code: The HTTP status of an unusable response, or None.
+    """
 
     host: str
     started_at: float
-    interrupted: bool  # the process died, as opposed to: no usable answer came
+    interrupted: bool
+    status_code: int | None
+
+
+class AccountChanged(Exception):  # noqa: N818 - not an error: the caller reads the account again
+    """The account has changed since it was read, so that nothing was begun."""
+
+
+class SpentToken(Exception):  # noqa: N818 - likewise
+    """The stored refresh token was exchanged for another one before.
+
+    Attributes:
+        at: When, in UTC epoch seconds.
+    """
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self.at = at
+
+
+class UnderWay(Exception):  # noqa: N818 - likewise: the caller waits, or reports it
+    """A process that is alive has begun a refresh of the account and not ended it.
+
+    Attributes:
+        entry: The journal's entry of it.
+    """
+
+    def __init__(self, entry: HistoryEntry) -> None:
+        super().__init__()
+        self.entry = entry
 
 
 class Journal:
@@ -86,20 +126,40 @@ class Journal:
         row = self._database.fetch_one(sql.LAST_BEGUN, {})
         return None if row is None else row[0]
 
-    def suspicion(self, refresh: Refresh) -> Suspicion | None:
-        """Return the last earlier use of the same refresh token whose outcome nobody knows."""
+    def open_entry(self, account_name: str) -> HistoryEntry | None:
+        """Return the account's refresh that is begun and not ended, None if there is none."""
+        row = self._database.fetch_one(sql.OPEN_REFRESH, {"account_name": account_name})
+        return None if row is None else to_history_entry(row)
+
+    def unanswered(self, refresh: Refresh) -> Unanswered | None:
+        """Return the last earlier use of the same refresh token whose outcome is unknown."""
         row = self._database.fetch_one(
-            sql.SUSPICION,
+            sql.UNANSWERED,
             {
                 "account_name": refresh.record.account_name,
                 "before": refresh.id,
                 "sent": _fingerprint(refresh.record.tokens),
             },
         )
-        return None if row is None else Suspicion(row[0], row[1], row[2] == "interrupted")
+        if row is None:
+            return None
+        host, started_at, outcome, status_code = row
+        return Unanswered(host, started_at, outcome in {None, "interrupted"}, status_code)
+
+    def spent_at(self, account_name: str, refresh_token: str) -> float | None:
+        """Return when a refresh token was exchanged for another one, None if it was not."""
+        row = self._database.fetch_one(
+            sql.SPENT, {"account_name": account_name, "sent": fingerprint(refresh_token)}
+        )
+        return None if row is None else row[0]
+
+    def reason_of(self, record: Record) -> str | None:
+        """Return why the refresh was made that a record comes from, None if that is unknown."""
+        row = self._database.fetch_one(sql.REASON, {"id_": record.refresh_id})
+        return None if row is None else row[0]
 
     def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
-        """Yield the remembered refreshes, of one account or of all, the newest first."""
+        """Yield the recorded refreshes, of one account or of all, newest first."""
         query = sql.PAGE_OF_HISTORY if account_name is None else sql.PAGE_OF_ITS_HISTORY
         its = {} if account_name is None else {"account_name": normalize_account_name(account_name)}
         before = 2**62
@@ -107,46 +167,92 @@ class Journal:
             yield from map(to_history_entry, rows)
             before = rows[-1][0]
 
-    def begin(self, record: Record, *, provider: str, reason: Reason) -> Refresh:
-        """Write down that a refresh begins. Its caller holds the account's lock.
+    def begin(
+        self, record: Record, *, provider: str, reason: Reason, longest: float
+    ) -> Refresh:
+        """Record that a refresh begins. The caller holds the account's lock.
 
-        A refresh that is still open then was interrupted: its process died.
+        It touches the account's own row, and requires room for the outcome: so it proves that the
+        outcome can be stored, before the refresh token is spent.
+
+        Args:
+            record: What is stored of the account.
+            provider: The provider that the request goes to.
+            reason: Why the account is refreshed.
+            longest: Seconds that a refresh may last at most, in any process.
+
+        Raises:
+            AccountChanged: The account has changed since *record* was read.
+            UnderWay: Another process is refreshing the account, lock or no lock.
+            SpentToken: The stored refresh token must not be sent again.
+            StorageError: The outcome could not be stored.
         """
         now = self._clock()
         account = {"account_name": record.account_name}
         begun = {
             "provider": provider,
             "reason": reason,
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
             "pid": os.getpid(),
             "started_at": now,
             "sent": _fingerprint(record.tokens),
         }
+        unchanged = {"name": record.account_name, "read_version": record.version}
 
         def begin() -> Refresh:
+            self._require_ended(record.account_name, now, longest)
+            if not self._database.execute(sql.TOUCH, unchanged):
+                raise AccountChanged
+            spent_at = self.spent_at(record.account_name, record.tokens.refresh_token or "")
+            if spent_at is not None:
+                raise SpentToken(spent_at)
             self._database.execute(sql.CLOSE_INTERRUPTED, account | {"finished_at": now})
             ((number,),) = self._database.fetch_all(sql.BEGIN_REFRESH, account | begun)
             return Refresh(int(number), now, record, self._database.identity())
 
-        return self._database.run(begin)
+        self._database.require_room(row_size(record.tokens))
+        refresh = self._database.run(begin)
+        _at_work.add((self._database.name, refresh.id))
+        return refresh
+
+    def abandon(self, refresh: Refresh) -> None:
+        """Give up a refresh whose outcome cannot be stored; its entry counts as interrupted."""
+        _at_work.discard((self._database.name, refresh.id))
+
+    def _require_ended(self, account_name: str, now: float, longest: float) -> None:
+        """Raise `UnderWay` if an entry is open and its process may still be at work."""
+        entry = self.open_entry(account_name)
+        if entry is None:
+            return
+        if entry.host == os.uname().nodename and entry.pid == os.getpid():
+            alive = (self._database.name, entry.id) in _at_work
+        elif entry.host == os.uname().nodename:
+            alive = is_running(entry.pid, since=entry.started_at)
+        else:
+            alive = 0 <= now - entry.started_at < longest
+        if alive:
+            raise UnderWay(entry)
 
     def finish(
         self,
         refresh: Refresh,
-        outcome: TokenSet | Failure,
+        outcome: Failure | Callable[[TokenSet], TokenSet],
         *,
         provider: str,
+        lock: HeldLock | None = None,
     ) -> Record | None:
         """Store the outcome and close the journal's entry, in one transaction.
 
-        If the row changed since the refresh began, by a sign-in, an import or a delete, it is
-        left as it is, and the journal says ``superseded``. It may be called again when it is not
-        known whether it has stored anything.
+        The row is read again first. If it still holds the refresh token that was sent, the outcome
+        belongs to it, whatever else of it was changed meanwhile. If it holds another one, or is
+        gone, it is left as it is and the journal says ``superseded``. This may be called again
+        when it is not known whether an earlier call has stored anything.
 
         Args:
             refresh: What `begin` returned.
-            outcome: The new tokens, or why there are none.
-            provider: Who gave them.
+            outcome: Merges the response into the tokens that are stored now; or the failure.
+            provider: The provider that responded.
+            lock: The account's lock, which is released with the commit where the backend can.
 
         Returns:
             What is stored now, None if the account is gone.
@@ -154,58 +260,86 @@ class Journal:
         now = self._clock()
 
         def finish() -> Record | None:
-            applied = self._apply(refresh, outcome, provider)
-            stored = self._record(refresh.record.account_name)
-            applied = applied or (stored is not None and stored.refresh_id == refresh.id)
-            self._close(refresh, outcome, stored, applied=applied, now=now)
-            return stored
+            current = self._database_record(refresh.record.account_name)
+            done = current is not None and current.refresh_id == refresh.id
+            if current is not None and not done and _holds_what_was_sent(current, refresh):
+                self._apply(refresh, current, outcome, provider)
+                done = True
+                current = self._record(current.account_name)
+            self._close(refresh, outcome, current, applied=done, now=now)
+            return current
 
-        return self._database.run(finish, where=refresh.where)
+        stored = self._database.run(finish, where=refresh.where, lock=lock)
+        _at_work.discard((self._database.name, refresh.id))
+        return stored
 
-    def _apply(self, refresh: Refresh, outcome: TokenSet | Failure, provider: str) -> bool:
-        """Store the outcome if nothing has changed since the refresh began; tell whether."""
-        name = refresh.record.account_name
+    def _database_record(self, account_name: str) -> Record | None:
+        """Return what is stored, and keep others from changing it until the transaction ends."""
+        if not self._database.execute(sql.LOCK_ROW, {"account_name": account_name}):
+            return None
+        return self._record(account_name)
+
+    def _apply(
+        self,
+        refresh: Refresh,
+        current: Record,
+        outcome: Failure | Callable[[TokenSet], TokenSet],
+        provider: str,
+    ) -> None:
         row = {
-            "name": name,
-            "read_version": refresh.record.version,
+            "name": current.account_name,
+            "read_version": current.version,
             "refresh_id": refresh.id,
         }
         if isinstance(outcome, Failure):
-            failure = {"failure": outcome.to_json()}
-            return self._database.execute(sql.STORE_FAILURE, row | failure) > 0
+            self._database.execute(sql.STORE_FAILURE, row | {"failure": outcome.to_json()})
+            return
         row |= {
             "version": new_version(),
             "provider": provider,
             "refreshed_at": refresh.started_at,
-            **to_columns(name, outcome),
+            **to_columns(current.account_name, outcome(current.tokens)),
         }
         self._database.scrub_after_commit()
-        return self._database.execute(sql.STORE_TOKENS, row) > 0
+        self._database.execute(sql.STORE_TOKENS, row)
 
     def _close(
         self,
         refresh: Refresh,
-        outcome: TokenSet | Failure,
+        outcome: Failure | Callable[[TokenSet], TokenSet],
         stored: Record | None,
         *,
         applied: bool,
         now: float,
     ) -> None:
+        if stored is None:  # a deleted account is forgotten, this refresh included
+            self._database.execute(sql.FORGET_REFRESH, {"id_": refresh.id})
+            return
         failure = outcome if isinstance(outcome, Failure) else None
-        told = "refreshed" if failure is None else failure.verdict
+        result = "refreshed" if failure is None else failure.verdict
         self._database.execute(
             sql.CLOSE_REFRESH,
             {
                 "id_": refresh.id,
                 "finished_at": now,
-                "outcome": told if applied else "superseded",
-                "received": None if stored is None else _fingerprint(stored.tokens),
+                "outcome": result if applied else "superseded",
+                "received": _fingerprint(stored.tokens),
                 "status_code": failure and failure.status_code,
-                "error": (failure and failure.error) or (LOCK_LOST if refresh.lock_lost else None),
+                "error": _error_of(failure, refresh),
                 "maybe_spent": bool(failure and failure.maybe_spent),
             },
         )
         self._database.execute(sql.PRUNE_REFRESHES, {"account_name": refresh.record.account_name})
+
+
+def _error_of(failure: Failure | None, refresh: Refresh) -> str | None:
+    if failure is not None:
+        return failure.error or failure.verdict
+    return LOCK_LOST if refresh.lock_lost else None
+
+
+def _holds_what_was_sent(current: Record, refresh: Refresh) -> bool:
+    return current.tokens.refresh_token == refresh.record.tokens.refresh_token
 
 
 def _fingerprint(tokens: TokenSet) -> str:

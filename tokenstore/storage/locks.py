@@ -1,72 +1,79 @@
-"""What the refresh locks of every backend share: a lock that is held, and its half in this process.
+"""What the refresh locks of every backend share: their half among the threads of this process.
 
 Of the threads of a process only one at a time asks the operating system or the server for a lock.
 """
 
 from __future__ import annotations
 
+import errno
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
 from tokenstore import fork
+from tokenstore.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+
+class LockTimeoutError(TimeoutError):
+    """Another thread or process held the lock for as long as the caller was willing to wait."""
+
+
+class HeldLock(Protocol):
+    """A refresh lock that is held, until its block ends or its process dies."""
+
+    def is_lost(self) -> bool:
+        """Return whether another process may hold the lock as well, because ours was lost."""
 
 
 class ThreadLock:
     """The half of a named lock that is held among the threads of this process."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._owner: int | None = None
 
+    def acquire(self, timeout: float) -> bool:
+        """Wait for the lock; return whether it was acquired in time.
 
-class HeldLock:
-    """A lock that is held. It ends with its block, unless what it protects lasts longer.
-
-    Args:
-        thread_lock: Its half among the threads of this process.
-        release: Releases the other half, which other processes wait for.
-        is_lost: Returns whether another process may hold it already.
-    """
-
-    def __init__(
-        self, thread_lock: ThreadLock, release: Callable[[], object], is_lost: Callable[[], bool]
-    ) -> None:
-        self._thread_lock = thread_lock
-        self._release = release
-        self.is_lost = is_lost
-        self.kept = False
-
-    def keep(self) -> None:
-        """Hold the lock beyond its block, until `release` is called in any thread."""
-        self.kept = True
+        Raises:
+            StorageError: The calling thread holds it already, and would wait for itself.
+        """
+        this = threading.get_ident()
+        if self._owner == this:
+            raise StorageError(
+                "this thread holds the refresh lock of the account already; release it first",
+                errno=errno.EDEADLK,
+            )
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        self._owner = this
+        return True
 
     def release(self) -> None:
         """Release the lock."""
-        try:
-            self._release()
-        finally:
-            self._thread_lock.lock.release()
+        self._owner = None
+        self._lock.release()
 
 
 @contextmanager
-def thread_lock(name: str, *, timeout: float) -> Iterator[ThreadLock]:
-    """Acquire a lock among the threads of this process. The block releases it only if it raises.
+def thread_lock(name: str, *, timeout: float) -> Iterator[None]:
+    """Hold a lock among the threads of this process.
 
     Raises:
-        TimeoutError: Another thread held it for *timeout* seconds.
+        LockTimeoutError: Another thread held it for *timeout* seconds.
+        StorageError: The calling thread holds it already.
     """
-    found = _thread_locks.get(name)
-    if not found.lock.acquire(timeout=timeout):
-        raise TimeoutError
+    lock = _thread_locks.get(name)
+    if not lock.acquire(timeout):
+        raise LockTimeoutError
     try:
-        yield found
-    except BaseException:
-        found.lock.release()
-        raise
+        yield
+    finally:
+        lock.release()
 
 
 class _ThreadLocks(fork.ForkParticipant):

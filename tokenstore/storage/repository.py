@@ -157,6 +157,10 @@ class TokenRepository:
             expiry_buffer=expiry_buffer, client_of=client_of, names=names
         )
 
+    def in_transaction(self) -> bool:
+        """Return whether the calling thread is inside a transaction on this database."""
+        return self._database.in_transaction()
+
     @contextmanager
     def transaction(self) -> Iterator[TokenRepository]:
         """Make what this thread does inside one transaction: all of it is stored, or nothing."""

@@ -81,6 +81,12 @@ def to_columns(account_name: str, tokens: TokenSet) -> dict[str, Any]:
     }
 
 
+def row_size(tokens: TokenSet) -> int:
+    """Return about how many bytes the row of a token set takes."""
+    secrets = len(tokens.access_token or "") + len(tokens.refresh_token or "")
+    return secrets + len(json.dumps(dict(tokens.extra)))
+
+
 def to_tokens(account_name: str, row: Row) -> TokenSet:
     """Return the token set of the token columns and, last, the checksum.
 

@@ -160,6 +160,9 @@ STORE_TOKENS = Query(
         }
     )
 )
+# Both take the row's lock, and need the right to change it. What they write is what is there.
+TOUCH = Query(update(accounts).where(_unchanged).values(version=accounts.c.version))
+LOCK_ROW = Query(update(accounts).where(_this).values(version=accounts.c.version))
 STORE_FAILURE = Query(
     update(accounts)
     .where(_unchanged)
@@ -187,8 +190,10 @@ CLOSE_INTERRUPTED = Query(
     .where(_its, refreshes.c.outcome.is_(None))
     .values(finished_at=bindparam("finished_at"), outcome="interrupted")
 )
-SUSPICION = Query(
-    select(refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome)
+UNANSWERED = Query(
+    select(
+        refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome, refreshes.c.status_code
+    )
     .where(
         _its,
         refreshes.c.id < bindparam("before"),
@@ -203,6 +208,23 @@ SUSPICION = Query(
     .limit(1)
 )
 
+REASON = Query(select(refreshes.c.reason).where(refreshes.c.id == bindparam("id_")))
+SPENT = Query(
+    select(refreshes.c.started_at)
+    .where(
+        _its,
+        refreshes.c.sent == bindparam("sent"),
+        refreshes.c.outcome.in_(["refreshed", "superseded"]),
+        refreshes.c.received != refreshes.c.sent,
+        # Of a superseded refresh, these tell whether it had succeeded.
+        refreshes.c.status_code.is_(None),
+        refreshes.c.maybe_spent.is_(False),
+        or_(refreshes.c.error.is_(None), refreshes.c.error == "lock_lost"),
+    )
+    .order_by(refreshes.c.id.desc())
+    .limit(1)
+)
+
 _history = (
     select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
     .where(refreshes.c.id < bindparam("before"))
@@ -210,6 +232,12 @@ _history = (
     .limit(bindparam("page"))
 )
 
+OPEN_REFRESH = Query(
+    select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
+    .where(_its, refreshes.c.outcome.is_(None))
+    .order_by(refreshes.c.id.desc())
+    .limit(1)
+)
 PAGE_OF_HISTORY = Query(_history)
 PAGE_OF_ITS_HISTORY = Query(_history.where(_its))
 
@@ -222,4 +250,5 @@ _newest = (
     .scalar_subquery()
 )
 PRUNE_REFRESHES = Query(delete(refreshes).where(_its, refreshes.c.id <= _newest))
+FORGET_REFRESH = Query(delete(refreshes).where(refreshes.c.id == bindparam("id_")))
 FORGET_REFRESHES = Query(delete(refreshes).where(_its, refreshes.c.outcome.is_not(None)))

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.errors import StorageError
@@ -19,7 +19,7 @@ from tokenstore.storage.postgresql.errors import (
     postgresql_error,
     sqlstate,
 )
-from tokenstore.storage.postgresql.locks import AdvisoryLocks
+from tokenstore.storage.postgresql.locks import AdvisoryLocks, HeldAdvisoryLock
 from tokenstore.storage.postgresql.schema import SchemaManager
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine import URL
 
+    from tokenstore.storage.locks import HeldLock
     from tokenstore.storage.query import Query, Row
 
 T = TypeVar("T")
@@ -45,6 +46,25 @@ SELECT set_config(
     'synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true
 );
 """
+
+
+_ON_LOCK = f"""
+SET LOCAL lock_timeout = {BUSY_TIMEOUT * 1000:.0f};
+SELECT set_config(
+    'synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true
+);
+SAVEPOINT outcome;
+"""
+
+
+class _Transactions(threading.local):
+    """The names of the stores in whose transactions a thread is, through whichever object."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+
+_transactions = _Transactions()
 
 
 class _Thread(threading.local):
@@ -99,10 +119,14 @@ class PostgreSQLDatabase:
             raise RuntimeError("execute() is for inside a transaction()")
         return self._execute(self._in_transaction(), query, parameters).rowcount
 
-    def run(self, work: Callable[[], T], *, where: object = None) -> T:
+    def run(
+        self, work: Callable[[], T], *, where: object = None, lock: HeldLock | None = None
+    ) -> T:
         """Do *work* in one durable transaction, or in the one that this thread is in."""
         if self._thread.driver is not None:
             return work()
+        if isinstance(lock, HeldAdvisoryLock) and lock.driver is not None:
+            return self._run_on_lock(work, where, lock, lock.driver)
 
         def once() -> T:
             with self._begun(where):
@@ -120,6 +144,13 @@ class PostgreSQLDatabase:
             table = f"{self._schema}.accounts"
             self._run(driver, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
             yield
+
+    def in_transaction(self) -> bool:
+        """Return whether the calling thread is inside a transaction on the same store."""
+        return self.name in _transactions.names
+
+    def require_room(self, size: int) -> None:
+        """Do nothing: the room on the server's disk is not known here."""
 
     def scrub_after_commit(self) -> None:
         """Do nothing: vacuum removes old rows, and what is written of them is the server's."""
@@ -173,6 +204,43 @@ class PostgreSQLDatabase:
             time.sleep(pause)
         return call()
 
+    def _run_on_lock(
+        self,
+        work: Callable[[], T],
+        where: object,
+        lock: HeldAdvisoryLock,
+        driver: psycopg.Connection[Any],
+    ) -> T:
+        """Do *work* on the transaction that holds a lock, and commit that.
+
+        If the work fails, the lock is still held: only what it did is undone.
+        """
+        self._run(driver, _ON_LOCK)
+        with self._inside(driver):
+            try:
+                if where is not None and where != self.identity():
+                    raise self._gone()
+                done = work()
+            except BaseException:
+                if not driver.closed:
+                    with suppress(StorageError):
+                        self._run(driver, "ROLLBACK TO SAVEPOINT outcome")
+                raise
+        lock.ended = True
+        self._commit(driver)
+        return done
+
+    @contextmanager
+    def _inside(self, driver: psycopg.Connection[Any]) -> Iterator[None]:
+        """Run the statements of this thread on *driver*."""
+        self._thread.driver, self._thread.process = driver, os.getpid()
+        _transactions.names.append(self.name)
+        try:
+            yield
+        finally:
+            _transactions.names.remove(self.name)
+            self._thread.driver = None
+
     @contextmanager
     def _begun(self, where: object) -> Iterator[psycopg.Connection[Any]]:
         """Begin a transaction on a connection of its own, and end it."""
@@ -180,18 +248,16 @@ class PostgreSQLDatabase:
             raise self._gone()
         with self._connections.lent() as driver:
             self._run(driver, _BEGIN)
-            self._thread.driver, self._thread.process = driver, os.getpid()
-            try:
-                if where is not None and where != self.identity():
-                    raise self._gone()
-                yield driver
-                if os.getpid() == self._thread.process:  # a child forked inside has no part in it
-                    self._commit(driver)
-            except BaseException:
-                self._roll_back(driver)
-                raise
-            finally:
-                self._thread.driver = None
+            with self._inside(driver):
+                try:
+                    if where is not None and where != self.identity():
+                        raise self._gone()
+                    yield driver
+                    if os.getpid() == self._thread.process:  # a forked child has no part in it
+                        self._commit(driver)
+                except BaseException:
+                    self._roll_back(driver)
+                    raise
 
     def _in_transaction(self) -> psycopg.Connection[Any]:
         driver = self._thread.driver

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from psycopg.pq import TransactionStatus
 
 from tokenstore.errors import StorageError
-from tokenstore.storage.locks import HeldLock, thread_lock
+from tokenstore.storage.locks import LockTimeoutError, thread_lock
 from tokenstore.storage.postgresql.connections import Connections, driver_of
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
@@ -49,10 +49,10 @@ class AdvisoryLocks:
     """The refresh locks of the accounts in one schema.
 
     Args:
-        name: What to call the database.
+        name: What messages call the database.
         schema: The schema.
-        connections: Where the transactions that hold locks are. Their number is that of the
-            accounts that are refreshed, or waited for, at the same time.
+        connections: The connections whose transactions hold the locks: one for each account that
+            is refreshed, or waited for, at the same time.
     """
 
     def __init__(self, name: str, schema: str, connections: Connections) -> None:
@@ -61,26 +61,24 @@ class AdvisoryLocks:
         self._connections = connections
 
     @contextmanager
-    def account(self, account_name: str, *, timeout: float) -> Iterator[HeldLock]:
+    def account(self, account_name: str, *, timeout: float) -> Iterator[HeldAdvisoryLock]:
         """Hold the refresh lock of an account (see `RefreshLocks`)."""
         key = key_of(f"{self._schema}\n{account_name}")
         deadline = time.monotonic() + timeout
-        with thread_lock(f"{self._name} {key}", timeout=timeout) as mine:
-            pooled = self._acquire(key, deadline)
-            process = os.getpid()
-            hold = HeldLock(mine, lambda: self._release(pooled, process), lambda: _is_lost(pooled))
-        try:
-            yield hold
-        finally:
-            if not hold.kept:
-                hold.release()
+        with thread_lock(f"{self._name} {key}", timeout=timeout):
+            lock = HeldAdvisoryLock(self._acquire(key, deadline))
+            try:
+                yield lock
+            finally:
+                lock.release()
+                self._connections.give_back(lock.pooled)
 
     def is_held(self, account_name: str) -> bool:
-        """Tell whether somebody holds the lock of an account."""
+        """Return whether any process holds the lock of an account."""
         try:
             with self.account(account_name, timeout=0.0):
                 return False
-        except TimeoutError:
+        except LockTimeoutError:
             return True
 
     def _acquire(self, key: int, deadline: float) -> PoolProxiedConnection:
@@ -97,11 +95,11 @@ class AdvisoryLocks:
         try:
             driver = driver_of(pooled)
             if not self._lock(driver, key, timeout):
-                raise TimeoutError
+                raise LockTimeoutError
         except ERRORS as error:
             self._connections.give_back(pooled)
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
-                raise TimeoutError from None
+                raise LockTimeoutError from None
             raise postgresql_error(self._name, error) from None
         except BaseException:
             self._connections.give_back(pooled)
@@ -127,24 +125,48 @@ class AdvisoryLocks:
             raise
         return True
 
-    def _release(self, pooled: PoolProxiedConnection, process: int) -> None:
+
+class HeldAdvisoryLock:
+    """A lock that the transaction of a connection holds, and what is done on that transaction.
+
+    Attributes:
+        pooled: The connection.
+        ended: Whether the transaction was committed, which has released the lock.
+    """
+
+    def __init__(self, pooled: PoolProxiedConnection) -> None:
+        self.pooled = pooled
+        self.ended = False
+        self._process = os.getpid()
+
+    @property
+    def driver(self) -> psycopg.Connection[Any] | None:
+        """The driver's connection while it holds the lock, else None."""
+        if self.ended or self.pooled.driver_connection is None or self._process != os.getpid():
+            return None
+        driver = driver_of(self.pooled)
+        held = driver.info.transaction_status is TransactionStatus.INTRANS
+        return driver if held and not driver.closed else None
+
+    def is_lost(self) -> bool:
+        """Return whether the connection is lost, and the lock with it."""
+        driver = self.driver
+        if driver is None:
+            return not self.ended
         try:
-            if os.getpid() == process:  # in a child of fork it is the parent's
-                driver_of(pooled).execute("COMMIT")
+            driver.execute("SELECT 1")
         except ERRORS:
-            pass  # then the server has released it already
-        finally:
-            self._connections.give_back(pooled)
+            return True
+        return False
 
-
-def _is_lost(pooled: PoolProxiedConnection) -> bool:
-    if pooled.driver_connection is None:  # it was given back already
-        return True
-    try:
-        driver_of(pooled).execute("SELECT 1")
-    except ERRORS:
-        return True
-    return False
+    def release(self) -> None:
+        """End the transaction, which releases the lock."""
+        driver = self.driver
+        if driver is None:
+            return
+        self.ended = True
+        with suppress(ERRORS):  # then the server has released the lock already
+            driver.execute("COMMIT")
 
 
 def key_of(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.errors import StorageError
+from tokenstore.files import file_error
 from tokenstore.storage.sqlite.connections import ThreadConnection, ThreadConnections
 from tokenstore.storage.sqlite.connector import Connector
 from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, decoding_what_can_be, pragma
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tokenstore.storage.base import JournalMode
+    from tokenstore.storage.locks import HeldLock
     from tokenstore.storage.query import Query, Row
     from tokenstore.storage.sqlite.file import FileId
 
 T = TypeVar("T")
 
+_LEAST_ROOM = 256 << 10  # bytes that have to be free before a refresh token is spent
 _LONGEST_RUSH = 1.0  # seconds for which threads that write one after the other let the log be
 
 
@@ -104,7 +108,13 @@ class SQLiteDatabase:
         except DRIVER_ERRORS as error:
             raise sqlite_error(self.path, error) from None
 
-    def run(self, work: Callable[[], T], *, where: object = None) -> T:
+    def run(
+        self,
+        work: Callable[[], T],
+        *,
+        where: object = None,
+        lock: HeldLock | None = None,  # noqa: ARG002 - its file is not part of the database
+    ) -> T:
         """Do *work* in one durable transaction, or in the one that this thread is in."""
         if self._threads.current().in_transaction:
             return work()
@@ -139,6 +149,29 @@ class SQLiteDatabase:
             finally:
                 thread.in_transaction = False
                 self._scrub(thread)
+
+    def in_transaction(self) -> bool:
+        """Return whether the calling thread is inside a transaction on the same file."""
+        return self._threads.is_writing()
+
+    def require_room(self, size: int) -> None:
+        """Raise a `StorageError` unless the disk has room to store a row of *size* bytes.
+
+        The row, its indexes and the journal's entry are written as whole pages, and once more
+        when the log is emptied.
+        """
+        needed = _LEAST_ROOM + 4 * size
+        try:
+            found = os.statvfs(self.path.parent)
+        except OSError as error:
+            raise file_error(error, self.path.parent) from None
+        if found.f_bavail * found.f_frsize < needed:
+            raise StorageError(
+                f"{self.path}: less than {needed >> 10} KiB are free on the disk, too little to "
+                "store new tokens; free some and repeat the call",
+                self.path,
+                errno=errno.ENOSPC,
+            )
 
     def scrub_after_commit(self) -> None:
         """Let the bytes that this transaction deletes leave the write-ahead log as well.

@@ -1,4 +1,4 @@
-"""FileLocks beside a SQLite file, which the operating system releases when their holder dies."""
+"""Locks next to a SQLite file, which the operating system releases when their holder dies."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import hashlib
 import os
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.storage.locks import HeldLock, thread_lock
+from tokenstore.storage.locks import LockTimeoutError, thread_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_POLL = 0.02  # seconds between two looks at a lock that another process holds
+    from tokenstore.storage.locks import HeldLock
+
+_POLL = 0.02  # seconds between two attempts to take a lock that another process holds
 
 
 class FileLocks:
-    """Named locks as files in one directory, which is made when the first is taken.
+    """Named locks as files in one directory, which is created with the first of them.
 
-    A file is never removed: whoever waits for it would then wait for a file that is gone.
+    A file is never removed: a process that waits for it would wait for a file that is gone.
 
     Args:
-        directory: Where the lock files are.
+        directory: The directory of the lock files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -35,45 +37,38 @@ class FileLocks:
 
     @contextmanager
     def account(self, account_name: str, *, timeout: float) -> Iterator[HeldLock]:
-        """Hold the refresh lock of an account; wait for it at most *timeout* seconds.
-
-        Raises:
-            TimeoutError: Somebody else holds it.
-            StorageError: It cannot be taken at all.
-        """
-        with self._hold(_file_of(account_name), timeout) as hold:
-            yield hold
+        """Hold the refresh lock of an account (see `RefreshLocks`)."""
+        with self._hold(_file_of(account_name), timeout) as lock:
+            yield lock
 
     def is_held(self, account_name: str) -> bool:
-        """Tell whether somebody holds the lock of an account; that creates nothing."""
+        """Return whether any process holds the lock of an account; creates nothing."""
         if not (self.directory / _file_of(account_name)).exists():
             return False
         try:
             with self.account(account_name, timeout=0.0):
                 return False
-        except TimeoutError:
+        except LockTimeoutError:
             return True
-        except StorageError:  # it cannot be taken at all, so nobody holds it
+        except StorageError:  # no process can take it, or this very thread holds it
             return False
 
     @contextmanager
     def schema(self, *, timeout: float) -> Iterator[None]:
-        """Hold the lock under which the database is created; like `account` otherwise."""
+        """Hold the lock under which the database is created; otherwise like `account`."""
         with self._hold("schema", timeout):
             yield
 
     @contextmanager
-    def _hold(self, name: str, timeout: float) -> Iterator[HeldLock]:
+    def _hold(self, name: str, timeout: float) -> Iterator[_HeldFileLock]:
         path = str(self.directory / name)
         deadline = time.monotonic() + timeout
-        with thread_lock(path, timeout=timeout) as mine:
+        with thread_lock(path, timeout=timeout):
             lock = self._acquire(path, max(0.0, deadline - time.monotonic()))
-            hold = HeldLock(mine, lock.release, lambda: False)
-        try:
-            yield hold
-        finally:
-            if not hold.kept:
-                hold.release()
+            try:
+                yield _HeldFileLock(path)
+            finally:
+                lock.release()
 
     def _acquire(self, path: str, timeout: float) -> FileLock:
         lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
@@ -81,13 +76,13 @@ class FileLocks:
             self._make_directory()
             lock.acquire(timeout=timeout, poll_interval=_POLL)
         except Timeout:
-            raise TimeoutError from None
+            raise LockTimeoutError from None
         except StorageError:
             raise
         except OSError as error:
             raise StorageError(
-                f"{path}: the lock cannot be taken: {error.strerror or error}; its directory has "
-                "to be writable and on a file system with flock",
+                f"{path}: cannot take the lock: {error.strerror or error}; its directory must "
+                "be writable and on a file system with flock",
                 path,
                 errno=error.errno,
             ) from error
@@ -103,6 +98,24 @@ class FileLocks:
                     f"{self.directory}: not a directory of this user; move it away, locks go there",
                     self.directory,
                 ) from None
+
+
+class _HeldFileLock:
+    """A lock file that is locked; a lock is lost if its file is removed or replaced."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity = self._look()
+
+    def is_lost(self) -> bool:
+        """Return whether another file, or none, is at the path: another process may lock that."""
+        return self._look() != self._identity
+
+    def _look(self) -> tuple[int, int] | None:
+        with suppress(OSError):
+            found = os.lstat(self._path)
+            return found.st_dev, found.st_ino
+        return None
 
 
 def _file_of(account_name: str) -> str:

@@ -1,0 +1,220 @@
+"""Work that belongs to no caller: a thread owns it, callers wait for it, and nothing ends it.
+
+A caller that is interrupted (Ctrl-C, a cancelled coroutine, a signal handler that raises) or whose
+deadline passes stops waiting; the work goes on. A signal is handled in the main thread, between any
+two instructions. So what the main thread does here changes shared state in single steps only, each
+of which leaves the work either not begun, for the next caller to begin, or begun.
+"""
+
+from __future__ import annotations
+
+import _thread
+import copy
+import threading
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from tokenstore import fork
+from tokenstore.errors import TokenPersistError, TokenStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+T = TypeVar("T")
+
+_SOON = 0.05  # seconds after which a caller starts work that another one was about to start
+_LONGEST = 86400.0  # seconds of one wait; far below what the system can count
+
+
+class NoThreadError(Exception):
+    """The system has no thread to spare; nothing was begun."""
+
+
+class Job(Generic[T]):
+    """One piece of work, done at most once, in a thread of its own.
+
+    The interpreter waits for the thread before it exits.
+
+    Args:
+        work: What to do. It is given this job, and returns the outcome.
+    """
+
+    def __init__(self, work: Callable[[Job[T]], T]) -> None:
+        self._work = work
+        self._claim = threading.Lock()  # locked for good when a thread begins the work
+        self._thread: int | None = None
+        self._outcome: T | None = None
+        self._error: BaseException | None = None
+        self._is_done = False
+        self._due_at = float("inf")
+        self._overdue: Callable[[], BaseException] = TimeoutError
+        self._waiters: list[SimpleQueue[None]] = []
+        self._listeners: list[Callable[[], object]] = []
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a thread has begun the work and not ended it."""
+        return self._claim.locked() and not self._is_done
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the calling thread does the work, and would wait for itself."""
+        return self._thread == threading.get_ident()
+
+    def expect(self, seconds: float, overdue: Callable[[], BaseException]) -> None:
+        """Set the deadline of the current step; for the work itself.
+
+        Args:
+            seconds: How long callers wait for the step, from now.
+            overdue: Returns the error for a caller that stops waiting then.
+        """
+        self._overdue = overdue
+        self._due_at = time.monotonic() + seconds
+        self._wake()
+
+    def start(self) -> None:
+        """Start the work, unless that was done."""
+        if self._claim.locked():
+            return
+        if threading.current_thread() is not threading.main_thread():
+            self._start_thread()
+            return
+        # Thread.start() takes many steps, and an interrupt between two of them breaks it.
+        try:
+            _thread.start_new_thread(self._start_thread, ())
+        except RuntimeError:
+            self._refuse()
+
+    def wait(self, *, patience: float = 0.0) -> T:
+        """Return the outcome, or raise the error that ended the work.
+
+        Args:
+            patience: Seconds to wait at least, even if the current step is due earlier.
+
+        Raises:
+            NoThreadError: The work could not be started.
+            BaseException: What the work raised, or the error of the step that is overdue.
+        """
+        waiter: SimpleQueue[None] = SimpleQueue()
+        self._waiters.append(waiter)
+        self.start()
+        now = time.monotonic()
+        earliest, restart = now + patience, now + _SOON
+        while not self._is_done:
+            due_at = max(self._due_at, earliest)
+            if now >= due_at:
+                raise self._overdue()
+            if now >= restart:
+                self.start()  # the caller that was about to was interrupted
+                restart = float("inf")
+            with suppress(Empty):
+                waiter.get(timeout=min(due_at, restart, now + _LONGEST) - now)
+            now = time.monotonic()
+        return self._result()
+
+    def wait_until(self, deadline: float) -> None:
+        """Wait for the end of the work, until *deadline* (`time.monotonic`) at most."""
+        waiter: SimpleQueue[None] = SimpleQueue()
+        self._waiters.append(waiter)
+        while not self._is_done and (left := deadline - time.monotonic()) > 0:
+            with suppress(Empty):
+                waiter.get(timeout=min(left, _LONGEST))
+
+    def when_done(self, listener: Callable[[], object]) -> None:
+        """Call *listener* once when the work has ended, in whichever thread that is noticed."""
+        self._listeners.append(listener)
+        if self._is_done:
+            self._notify()
+
+    def _result(self) -> T:
+        if self._error is not None:
+            raise _copy(self._error)
+        return self._outcome  # type: ignore[return-value] # there is an outcome, or an error
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="tokenstore-refresh").start()
+        except RuntimeError:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        if self._claim.acquire(blocking=False):
+            self._end(error=NoThreadError())
+
+    def _run(self) -> None:
+        if not self._claim.acquire(blocking=False):
+            return  # another thread was faster
+        self._thread = threading.get_ident()
+        try:
+            self._end(outcome=self._work(self))
+        except BaseException as error:  # noqa: BLE001 - it is raised to every caller
+            self._end(error=error)
+
+    def _end(self, *, outcome: T | None = None, error: BaseException | None = None) -> None:
+        self._thread = None
+        self._outcome, self._error = outcome, error
+        self._is_done = True
+        self._wake()
+        self._notify()
+
+    def _wake(self) -> None:
+        for waiter in list(self._waiters):
+            waiter.put(None)
+
+    def _notify(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._listeners.pop()()
+
+
+class Jobs(fork.ForkParticipant, Generic[T]):
+    """The jobs that are at work, by key: whoever asks for one of them joins it."""
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+        fork.register(fork.Stage.THREADS, self)
+
+    def after_fork_in_child(self) -> None:
+        """Start with no job: those of the parent are at work there."""
+        self._jobs: dict[Hashable, Job[T]] = {}
+
+    def join(self, key: Hashable, work: Callable[[Job[T]], T]) -> tuple[Job[T], bool]:
+        """Return the job of a key, and whether it is a new one, which does *work*."""
+        new = Job(work)
+        job = self._jobs.setdefault(key, new)
+        return job, job is new
+
+    def forget(self, key: Hashable, job: Job[T]) -> None:
+        """Let the next caller begin a new job, though this one has not ended."""
+        if self._jobs.get(key) is job:
+            self._jobs.pop(key, None)
+
+    def at_work(self) -> list[Job[T]]:
+        """Return the jobs that are at work."""
+        return [job for job in list(self._jobs.values()) if job.is_at_work]
+
+
+    def drain(self, seconds: float) -> list[Job[T]]:
+        """Wait for the jobs that are at work; return those that still are after *seconds*."""
+        deadline = time.monotonic() + seconds
+        for job in self.at_work():
+            job.wait_until(deadline)
+        return self.at_work()
+
+
+def process_is_ending() -> bool:
+    """Return whether the main thread has ended, so that the interpreter only waits for threads."""
+    return not threading.main_thread().is_alive()
+
+
+def _copy(error: BaseException) -> BaseException:
+    """Return a copy for one caller: a traceback belongs to one thread, and shows its variables."""
+    if not isinstance(error, TokenStoreError):
+        return error
+    copied = copy.copy(error)
+    if isinstance(error, TokenPersistError):
+        copied.tokens = error.tokens  # type: ignore[attr-defined] # a pickle leaves them out
+    return copied
+
