@@ -573,7 +573,7 @@ def test_an_output_that_cannot_be_written_is_no_bug(database: Path) -> None:
             text=True,
             check=False,
         )
-    told = f"tokenstore: the output could not be written: {os.strerror(errno.ENOSPC)}\n"
+    told = f"tokenstore: cannot write the output: {os.strerror(errno.ENOSPC)}\n"
     assert (ran.returncode, ran.stderr) == (1, told)
 
 

@@ -98,14 +98,14 @@ def test_all_takes_what_is_due_and_within_what_becomes_so(world: World, command:
     assert world.posts == 2
 
 
-def test_unused_for_takes_what_was_not_used_for_so_long(world: World, command: Command) -> None:
+def test_idle_for_takes_what_was_not_used_for_so_long(world: World, command: Command) -> None:
     world.clock.now -= 31 * DAY
     world.sign_in("idle", expires_in=400 * DAY)
     world.clock.now += 2 * DAY
     world.sign_in("used", expires_in=400 * DAY)
-    assert command.results("refresh", "--unused-for", "30d") == {"idle": "refreshed"}
-    assert command.results("refresh", "--all", "--unused-for", "30d") == {}
-    assert command.results("refresh", "--unused-for", "28d") == {"used": "refreshed"}
+    assert command.results("refresh", "--idle-for", "30d") == {"idle": "refreshed"}
+    assert command.results("refresh", "--all", "--idle-for", "30d") == {}
+    assert command.results("refresh", "--idle-for", "28d") == {"used": "refreshed"}
 
 
 def test_provider_takes_those_of_one(world: World, command: Command) -> None:
@@ -154,9 +154,9 @@ def test_jobs_bounds_what_is_under_way(world: World, command: Command) -> None:
         ["--all", "--jobs", "many"],
         ["--all", "--within", "soon"],
         ["--all", "--within", "-1"],
-        ["--unused-for", "1w"],
-        ["--unused-for", "30d", "--within", "1h"],
-        ["--unused-for", "30d", "alice"],
+        ["--idle-for", "1w"],
+        ["--idle-for", "30d", "--within", "1h"],
+        ["--idle-for", "30d", "alice"],
         ["--within", "1h"],
         ["--dry-run"],
         ["alice", "--within", "1h"],

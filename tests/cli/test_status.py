@@ -137,7 +137,7 @@ def test_many_accounts_are_summarised_unless_all_are_asked_for(tmp_path: Path) -
 
     text = shown(database)
     assert listed(text) == [f"{number:03}" for number in range(50)]
-    assert "200 accounts: 200 valid\nThe 50 most urgent are shown; --all shows every one.\n" in text
+    assert "200 accounts: 200 valid\nShowing the 50 most urgent; use --all to show all.\n" in text
     assert len(listed(shown(database, "--all"))) == 200
 
 

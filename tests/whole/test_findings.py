@@ -75,7 +75,7 @@ BORNE_BY = {
         "lifecycle/test_bulk::test_what_was_not_used_for_some_time_is_kept_alive",
         "lifecycle/test_bulk::test_one_account_that_fails_stops_nothing",
         "cli/test_refresh::test_status_says_by_when_a_sign_in_is_needed",
-        "cli/test_refresh::test_unused_for_takes_what_was_not_used_for_so_long",
+        "cli/test_refresh::test_idle_for_takes_what_was_not_used_for_so_long",
     ],
     10: [
         "whole/test_crashes::test_exports_that_are_killed_leave_whole_files",

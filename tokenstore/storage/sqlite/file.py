@@ -173,7 +173,7 @@ def make_private_directory(directory: Path) -> None:
 
 def storage_error(error: OSError, path: Path) -> StorageError:
     """Return the `StorageError` that tells of a file-system error."""
-    _log.error("%s: %s", path, error.strerror)
+    _log.error("%s: %s", path, error.strerror, extra={"raised": True})
     return StorageError(
         f"{path}: {error.strerror}; check the path and its permissions", path, errno=error.errno
     )
