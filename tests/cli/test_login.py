@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.test_app import COMMAND
-from tests.cli.test_refresh import Command
+from tests.helpers.command import COMMAND, Command
 from tests.helpers.refreshes import SOON, World
 from tests.helpers.sign_in import Visitor
 from tokenstore import Prompt
