@@ -66,7 +66,12 @@ class AccountChecks:
             ),
             ("warning", self._expire_soon, "will need a sign-in within 7 days", "sign in by then"),
             ("info", self._wait, "must wait: the provider failed or asked for it", None),
-            ("info", self._without_provider, "without a provider", "name it at the next refresh"),
+            (
+                "info",
+                self._without_provider,
+                "without a provider",
+                "name the provider at the next refresh",
+            ),
         )
         for severity, names, what, hint in kinds:
             if names:
