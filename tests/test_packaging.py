@@ -25,6 +25,7 @@ USE = """
 import importlib.metadata, io, json, sys
 import tokenstore
 from tokenstore import TokenRepository, migrate
+from tokenstore.storage.migrations import scripts
 
 migrate.upgrade(sys.argv[1])
 with TokenRepository(sys.argv[1]) as repository:
@@ -35,7 +36,7 @@ migrate.check(sys.argv[1], stdout=io.StringIO())
 migrate.current(sys.argv[1], stdout=out)
 print(json.dumps({
     "package": tokenstore.__file__,
-    "scripts": str(migrate.scripts()),
+    "scripts": str(scripts()),
     "current": out.getvalue().split()[0],
     "version": tokenstore.__version__,
     "metadata": importlib.metadata.version("tokenstore"),
@@ -88,7 +89,10 @@ def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unpacked(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
-        archive.extractall(directory, filter="data")
+        if hasattr(tarfile, "data_filter"):  # since Python 3.11.4
+            archive.extractall(directory, filter="data")
+        else:
+            archive.extractall(directory)
     [source] = directory.iterdir()
     return source
 

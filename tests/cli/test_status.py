@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.command import DAY, HOUR, Command, Ran, on_a_terminal, save
 from tokenstore import TokenRepository
 from tokenstore.cli.app import run
-from tokenstore.models.accounts import Failure
+from tokenstore.models.failures import Failure
 from tokenstore.testing import Answer, AuthorizationServer
 
 if TYPE_CHECKING:

@@ -2,16 +2,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.doctor import tokens
-from tests.helpers.refreshes import World
 from tokenstore import TokenRepository
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +23,3 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def path(made: Path, tmp_path: Path) -> Path:
     """A store with two accounts, in a directory of its own."""
     return Path(shutil.copytree(made, tmp_path / "data")) / "tokens.db"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world

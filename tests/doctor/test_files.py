@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.doctor import as_root, bad, listing, look, only, tokens
+from tests.helpers.doctor import bad, listing, look, only, tokens
 from tests.helpers.refreshes import SOON
+from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, Process, mode, python
 from tokenstore import TokenRepository
 from tokenstore.doctor.mounts import file_system_of
@@ -75,7 +76,7 @@ def test_locks_and_backups_that_are_open_to_others_are_told_and_fixed_when_asked
     assert not bad(path)
 
 
-@as_root
+@needs_root
 def test_what_belongs_to_somebody_else_is_told(path: Path) -> None:
     locks = path.with_name("tokens.db-locks")
     os.chown(locks, NOBODY, NOBODY)
@@ -87,7 +88,7 @@ def test_what_belongs_to_somebody_else_is_told(path: Path) -> None:
     assert str(found.hint).endswith(f"chown 0 {locks}")
 
 
-@as_root
+@needs_root
 def test_the_store_of_somebody_else_is_left_alone(path: Path) -> None:
     path.chmod(0o644)
     os.chown(path, NOBODY, NOBODY)
@@ -99,7 +100,7 @@ def test_the_store_of_somebody_else_is_left_alone(path: Path) -> None:
 AS_NOBODY = """
 import shutil, tempfile
 from tokenstore.doctor import examine
-directory = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own are private
+directory = Path(tempfile.mkdtemp())
 path = directory / "tokens.db"
 repository = TokenRepository(path)
 repository.save("alice", tokens())
@@ -116,7 +117,7 @@ def look():
 """
 
 
-@as_root
+@needs_root
 def test_the_log_of_somebody_else_is_told_though_nothing_can_be_opened() -> None:
     """As root left it who ran a command on another user's database, say."""
     printed = python(
@@ -143,7 +144,7 @@ shutil.rmtree(directory)
     assert len(told) == 2
 
 
-@as_root
+@needs_root
 def test_what_cannot_be_listed_does_not_stop_the_doctor() -> None:
     printed = python(
         AS_NOBODY
@@ -162,7 +163,7 @@ shutil.rmtree(directory)
     assert printed[-1].startswith("error directory | cannot read DIR")
 
 
-@as_root
+@needs_root
 def test_a_store_that_can_only_be_read_is_looked_at_all_the_same() -> None:
     printed = python(
         AS_NOBODY
@@ -199,7 +200,7 @@ def test_a_directory_in_which_others_can_replace_the_database_is_told(
     assert stat.S_IMODE(where.stat().st_mode) == bits
 
 
-@as_root
+@needs_root
 def test_a_directory_of_somebody_else_is_told(path: Path) -> None:
     path.parent.chmod(0o1777)
     os.chown(path.parent, NOBODY, NOBODY)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from tests.helpers.stores import Process
 from tokenstore import doctor
@@ -15,9 +12,6 @@ if TYPE_CHECKING:
 
     from tests.helpers.refreshes import World
     from tokenstore.doctor import Finding
-
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
 
 def tokens(number: int = 0, **more: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from tests.helpers.refreshes import SOON, Call, World, denied, until
+from tests.helpers.refreshes import SOON, Call, World, denied, on_both_engines, until
 from tests.helpers.stores import Process
 from tokenstore import (
     Provider,
@@ -19,11 +19,10 @@ from tokenstore import (
     TokenPersistError,
     TransientRefreshError,
 )
-from tokenstore.lifecycle.bulk import _WINDOW, Fleet, RefreshResult
-from tokenstore.lifecycle.selection import Selection
+from tokenstore.lifecycle.bulk import _WINDOW, BulkRefresher, RefreshResult, Selection
 from tokenstore.models.accounts import Account
 from tokenstore.models.tokens import TokenSet
-from tokenstore.oauth.registry import Providers
+from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
@@ -33,16 +32,7 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 DAY = 24 * HOUR
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
+pytestmark = on_both_engines
 
 
 def sign_in(world: World, names: Iterable[str], provider: str = "test", **more: Any) -> list[str]:
@@ -120,7 +110,7 @@ def test_only_what_may_be_due_is_read_the_most_urgent_first(
     kept = TokenSet(access_token=None, refresh_token="r", expires_at=now + 9000)
     manager._repository.put("tokenless", kept)
 
-    found = manager._repository.listing.may_be_due(
+    found = manager._repository.listing.due_candidates(
         before=now, expiry_buffer=0.0, client_of=lambda _: None
     )
 
@@ -335,7 +325,7 @@ def test_a_fleet_of_a_thousand_is_read_as_it_is_refreshed() -> None:
         submitted.append(len(fleet._running))
         return True
 
-    fleet = Fleet(refresh, Providers(None, None), jobs=8)
+    fleet = BulkRefresher(refresh, ProviderRegistry(None, None), jobs=8)
     done = []
     for result in fleet.run(accounts()):
         done.append(result.account_name)

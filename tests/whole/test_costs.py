@@ -16,10 +16,11 @@ import pytest
 
 from tests.helpers.postgresql import empty
 from tests.helpers.refreshes import World
+from tests.helpers.requirements import require
 from tests.helpers.stores import SOON, command, tokens, unmeasured
 from tokenstore import TokenManager
 from tokenstore.storage.postgresql.database import PostgreSQLDatabase
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,17 +36,12 @@ REFRESH = [
 ]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
 @contextmanager
 def statements(manager: TokenManager) -> Iterator[list[str]]:
     """Yield the first word of every statement that this thread runs from now on."""
     database = manager._repository._database
-    assert isinstance(database, Database)
-    driver = database._threads.mine().driver
+    assert isinstance(database, SQLiteDatabase)
+    driver = database._threads.current().driver
     assert driver is not None
     run: list[str] = []
     driver.set_trace_callback(lambda statement: run.append(statement.split(maxsplit=1)[0]))
@@ -202,6 +198,7 @@ WAITS = ("fsync", "fdatasync")
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
     """The system calls of each operation, counted."""
+    require("strace")
     directory = tmp_path_factory.mktemp("traced")
     trace = directory / "trace"
     code = SCRIPT.replace("REPEATED", str(REPEATED)).replace("FILES", str(FILES))

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from tokenstore import __version__
 from tokenstore.cli.context import Store
 from tokenstore.cli.errors import run_command
+from tokenstore.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

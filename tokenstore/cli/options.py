@@ -53,13 +53,13 @@ def _complete_account(context: click.Context, _: click.Parameter, incomplete: st
 
 
 def _complete_provider(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.location import locate, providers_file
 
     options = context.find_root().params
     try:
         file, required = providers_file(locate(options.get("database")))
-        names = Providers(None, options.get("providers") or file, required=required).names()
+        names = ProviderRegistry(None, options.get("providers") or file, required=required).names()
     except (TokenStoreError, ValueError):
         return []
     return [name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)]

@@ -13,7 +13,7 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, Store, login_command, pass_store, require_account
 from tokenstore.cli.options import account_argument, json_option, provider_option
-from tokenstore.models.tokens import NEVER
+from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,7 +14,7 @@ from tokenstore.doctor.providers import check_providers
 from tokenstore.doctor.sqlite import SQLiteStore
 from tokenstore.errors import StorageError
 from tokenstore.manager import TokenManager
-from tokenstore.oauth.registry import Providers
+from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.redaction import sealed
 from tokenstore.storage.location import locate, providers_file
 
@@ -104,7 +104,7 @@ def _examine_accounts(
     with TokenManager(location, providers=given, clock=clock) as manager:
         accounts = AccountChecks(manager.accounts(), clock())
     file, required = providers_file(location)
-    registry = Providers(given, file, required=required)
+    registry = ProviderRegistry(given, file, required=required)
     yield from accounts.sign_ins()
     yield from check_providers(registry, accounts.by_provider)
     yield from accounts.clock()

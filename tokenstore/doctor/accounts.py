@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, Severity, counted, ok
-from tokenstore.models.accounts import went_back
+from tokenstore.models.expiry import clock_moved_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +48,7 @@ class AccountChecks:
             self._expire_soon.append(name)
         if account.state == "retry_later":
             self._wait.append(name)
-        if went_back(account.refreshed_at, now):
+        if clock_moved_back(account.refreshed_at, now):
             self._refreshed_in_future.append(name)
         if account.provider is None:
             self._without_provider.append(name)

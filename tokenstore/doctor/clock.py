@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, ok
 from tokenstore.errors import ProviderConfigurationError
-from tokenstore.oauth.http import NoAnswer, exchange, host_of
+from tokenstore.oauth.http import TransportFailure, exchange, host_of
 from tokenstore.oauth.responses import http_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
 
 _TIMEOUT = 10.0  # seconds for one provider
 _TOLERANCE = 30.0  # seconds; beyond that, tokens expire noticeably early or late
 
 
 def compare_clocks(
-    registry: Providers, names: Iterable[str], clock: Callable[[], float]
+    registry: ProviderRegistry, names: Iterable[str], clock: Callable[[], float]
 ) -> Iterator[Finding]:
     """Ask each provider for the time, with a request that contains nothing of an account.
 
@@ -37,7 +37,7 @@ def compare_clocks(
         before = clock()
         response = exchange("HEAD", url, timeout=_TIMEOUT)
         now = (before + clock()) / 2
-        if isinstance(response, NoAnswer):
+        if isinstance(response, TransportFailure):
             message = f"no response from {name} at {host_of(url)}: {response.reason}"
             yield Finding("clock", "warning", message, "check the network, then try again")
             continue

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tokenstore.storage.sqlite.file import StoreFile
+    from tokenstore.storage.sqlite.file import DatabaseFile
 
 _OTHERS = 0o077
 _MIN_FREE = 16 << 20  # bytes of free space
@@ -32,7 +32,7 @@ class FileChecks:
         fix: Whether to fix what can be fixed safely.
     """
 
-    def __init__(self, file: StoreFile, *, fix: bool) -> None:
+    def __init__(self, file: DatabaseFile, *, fix: bool) -> None:
         self._file = file
         self._fix = fix
 

@@ -10,10 +10,12 @@ from tokenstore.errors import ProviderConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
 
 
-def check_providers(registry: Providers, accounts: Mapping[str, list[str]]) -> Iterator[Finding]:
+def check_providers(
+    registry: ProviderRegistry, accounts: Mapping[str, list[str]]
+) -> Iterator[Finding]:
     """Report the providers that cannot be used.
 
     Args:

@@ -6,16 +6,16 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING
 
-from tokenstore import migrate
 from tokenstore.doctor.files import FileChecks
 from tokenstore.doctor.findings import Finding, ok
 from tokenstore.doctor.integrity import RowChecks
 from tokenstore.doctor.schema import compare_schema
 from tokenstore.errors import InsecureStorageError, StorageError
 from tokenstore.storage.query import Query
-from tokenstore.storage.sqlite.connector import Opener
-from tokenstore.storage.sqlite.database import Database
-from tokenstore.storage.sqlite.engine import decode_what_can_be, driver_of, error_name, pragma
+from tokenstore.storage.sqlite.connector import Connector
+from tokenstore.storage.sqlite.database import SQLiteDatabase
+from tokenstore.storage.sqlite.engine import decode_what_can_be, driver_of, pragma
+from tokenstore.storage.sqlite.errors import error_name
 from tokenstore.storage.sqlite.schema import revision_of
 from tokenstore.storage.tables import REVISION
 
@@ -48,15 +48,15 @@ class SQLiteStore:
     def __init__(self, path: Path, *, fix: bool) -> None:
         self._path = path
         self._fix = fix
-        self._opener = Opener(path, migrate.to_head, journal_mode="wal", upgrade=False)
-        self._database = Database(path, migrate.to_head)
+        self._connector = Connector(path, journal_mode="wal", upgrade=False)
+        self._database = SQLiteDatabase(path)
         self.is_readable = False
 
     def examine(self) -> Iterator[Finding]:
         """Check everything except the accounts."""
-        file = self._opener.file
+        file = self._connector.file
         if file.inspect() is None:
-            file.refuse_leftovers()
+            file.reject_stale_wal()
             message = f"{self._path}: there is no database; the first save creates it"
             yield Finding("database", "warning", message, "check the path if there should be one")
             return
@@ -84,7 +84,7 @@ class SQLiteStore:
 
     def is_locked(self, account_name: str) -> bool:
         """Return whether the account is being refreshed now."""
-        return self._opener.locks.is_held(account_name)
+        return self._connector.locks.is_held(account_name)
 
     def close(self) -> None:
         """Close the database."""

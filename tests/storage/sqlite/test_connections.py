@@ -12,22 +12,9 @@ from tests.helpers.stores import SOON, open_files, python, tokens
 from tokenstore import StorageError, TokenRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 JOURNAL_MODES = ["wal", "delete"]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
-def repository(path: Path) -> Iterator[TokenRepository]:
-    with TokenRepository(path) as repository:
-        repository.save("alice", tokens())
-        yield repository
 
 
 # -- threads --------------------------------------------------------------------------------------
@@ -467,12 +454,11 @@ def test_a_fork_waits_for_a_migration_of_another_thread(path: Path) -> None:
     printed = python(
         BOTH_WRITE
         + """
-from tokenstore import migrate
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 inside, forked = threading.Event(), threading.Event()
 
 def change():
-    with Database(Path(path), migrate.to_head).migration() as connection:
+    with SQLiteDatabase(Path(path)).migration() as connection:
         inside.set()
         forked.wait(0.3)  # in vain, as the fork waits for the end of this
 

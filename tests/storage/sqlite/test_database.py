@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import sqlite3
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -34,32 +31,19 @@ from tokenstore import (
     migrate,
 )
 from tokenstore.storage import statements as sql
+from tokenstore.storage.base import JournalMode
 from tokenstore.storage.query import Query
-from tokenstore.storage.sqlite.database import Database, JournalMode
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import driver_of
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
 JOURNAL_MODES = get_args(JournalMode)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that other users can reach; pytest's own are private."""
-    directory = Path(tempfile.mkdtemp(prefix="tokenstore-"))
-    directory.chmod(0o755)
-    yield directory
-    directory.chmod(0o755)
-    shutil.rmtree(directory)
 
 
 def make_store(path: Path, *names: str, journal_mode: JournalMode = "wal") -> None:
@@ -138,12 +122,13 @@ tell(forked(8, work))
 
 # In the order in which a creation comes by; the process is killed there.
 STAGES = {
-    "empty": "from tokenstore.storage.sqlite.file import StoreFile as C; name = 'refuse_leftovers'",
+    "empty": "from tokenstore.storage.sqlite.file import DatabaseFile as C;"
+    " name = 'reject_stale_wal'",
     "made": "import tokenstore.storage.sqlite.schema as C; name = 'make_engine'",
     "migrating": "import tokenstore.storage.sqlite.schema as C; name = 'driver_of'",
-    "migrated": "from tokenstore.storage.sqlite.schema import Builder as C;"
+    "migrated": "from tokenstore.storage.sqlite.schema import SchemaManager as C;"
     " name = 'set_journal_mode'",
-    "finished": "from tokenstore.storage.sqlite.file import StoreFile as C; name = 'move_to'",
+    "finished": "from tokenstore.storage.sqlite.file import DatabaseFile as C; name = 'move_to'",
     "in place": "import tokenstore.storage.sqlite.file as C; name = 'sync_directory'",
 }
 
@@ -180,12 +165,13 @@ tell("alive")
     assert names(path.parent) == {"tokens.db", "tokens.db-locks", "tokens.db-locks/schema"}
 
 
-def test_a_creation_that_fails_leaves_nothing(path: Path) -> None:
-    def fail(connection: Connection) -> None:
+def test_a_creation_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_name: str, connection: Connection) -> None:
         driver_of(connection).execute("CREATE TABLE half (id INTEGER)")
         raise KeyError
 
-    database = Database(path, fail)
+    monkeypatch.setattr("tokenstore.storage.sqlite.schema.upgrade_to_head", fail)
+    database = SQLiteDatabase(path)
 
     with pytest.raises(KeyError), database.transaction():
         pass
@@ -216,13 +202,6 @@ with repository.transaction():
 
 
 # -- transactions ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def repository(path: Path) -> Iterator[TokenRepository]:
-    with TokenRepository(path) as repository:
-        repository.save("alice", tokens())
-        yield repository
 
 
 def test_an_error_takes_back_all_of_a_transaction(repository: TokenRepository) -> None:
@@ -486,15 +465,18 @@ def test_an_older_database_is_upgraded_after_a_private_backup(path: Path, tmp_pa
         repository.load("alice")
 
 
-def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(path: Path) -> None:
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_store(path)
     make_store(path.with_name("other.db"))
     set_revision(path, "0000")
 
-    def replace(_: Connection) -> None:
+    def replace(_name: str, _connection: Connection) -> None:
         path.with_name("other.db").replace(path)
 
-    database = Database(path, replace, upgrade=True)
+    monkeypatch.setattr("tokenstore.storage.sqlite.schema.upgrade_to_head", replace)
+    database = SQLiteDatabase(path, upgrade=True)
 
     with pytest.raises(StorageError, match="removed or replaced"):
         database.fetch_one(sql.LOAD, {"account_name": "alice"})
