@@ -251,7 +251,7 @@ class AsyncTokenManager:
         self, operation: str, account_name: str, provider: str | Provider | None
     ) -> str | None:
         """Return a token from memory, which takes no thread."""
-        token = self.manager._cached(account_name)  # noqa: SLF001 - made for this
+        token = self.manager._cached(account_name, provider)  # noqa: SLF001 - made for this
         if token is not None and LOGGER.isEnabledFor(logging.DEBUG):
             tell(logging.DEBUG, operation, account_name, provider, "cached")
         return token

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
 from tokenstore.lifecycle.cache import TokenCache
+from tokenstore.lifecycle.eligibility import require_binding
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.lifecycle.hooks import Hooks
-from tokenstore.lifecycle.refresh import Refresher, RefreshRequest
+from tokenstore.lifecycle.refresh import RefreshRequest
+from tokenstore.lifecycle.refresher import Refresher
 from tokenstore.logs import Operation, is_told, provider_name, tell
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
@@ -30,10 +33,12 @@ if TYPE_CHECKING:
 
     from tokenstore.errors import ReauthorizationRequired
     from tokenstore.lifecycle.bulk import RefreshResult
+    from tokenstore.lifecycle.refresh import Outcome
     from tokenstore.models.accounts import Account, HistoryEntry, Record
     from tokenstore.oauth.flows.prompt import Prompt
     from tokenstore.oauth.provider import Provider
     from tokenstore.storage.base import JournalMode
+    from tokenstore.storage.journal import Reason
 
 
 _LONGEST = 86400.0  # seconds; beyond a day nobody waits, and beyond some years nothing can
@@ -123,13 +128,16 @@ class TokenManager:
 
     @sealed
     def close(self) -> None:
-        """Close the database; a later call opens it again.
+        """Wait for the refreshes that are under way, then close; a later call opens again.
+
+        It waits twice the `timeout` at most, as a request has ended by then.
 
         Raises:
-            TokenPersistError: There are tokens that it still would not take.
+            TokenPersistError: A provider gave new tokens that still cannot be stored. The process
+                goes on trying until it ends.
         """
         try:
-            self._refresher.store_unsaved()
+            self._refresher.close()
         finally:
             self._repository.close()
 
@@ -256,7 +264,6 @@ class TokenManager:
             raise ValueError(f"timeout: a number of seconds is needed, up to {_LONGEST:.0f}")
         with Operation("login", account_name, provider) as operation:
             name = normalize_account_name(account_name)
-            self._refresher.store_unsaved()
             sign_in = Login(
                 self._repository,
                 self._providers,
@@ -301,7 +308,6 @@ class TokenManager:
 
         with Operation("logout", account_name) as operation:
             name = normalize_account_name(account_name)
-            self._refresher.store_unsaved()  # or what they are would never be revoked
             sign_out = Logout(
                 self._repository, self._providers, timeout=self._timeout, session=self._session
             )
@@ -377,19 +383,27 @@ class TokenManager:
         if dry_run:
             return (RefreshResult(a.name, "skipped", "dry run") for a in chosen)
 
-        def refresh(account: Account) -> bool:
+        def start(account: Account, done: Callable[[Callable[[], bool]], object]) -> None:
             fresh, used = self._freshness.check(within), _used_since(account)
-            demand = RefreshRequest(
+            request = RefreshRequest(
                 "due", lambda record: used(record) or fresh(record), patience=0.0
             )
             if idle_for is not None:
-                demand = RefreshRequest("forced", used, patience=0.0)
-            with Operation("refresh_all", account.name, account.provider) as operation:
-                _, refreshed = self._refresher.attempt(account.name, None, demand)
-                operation.outcome = "refreshed" if refreshed else "skipped"
-                return refreshed
+                request = RefreshRequest("forced", used, patience=0.0)
 
-        return BulkRefresher(refresh, self._providers, jobs=jobs, stop=stop or _never).run(chosen)
+            def outcome(of_job: Callable[[], Outcome]) -> bool:
+                with Operation("refresh_all", account.name, account.provider) as operation:
+                    found = of_job()
+                    if found.error is not None:
+                        raise found.error
+                    operation.outcome = "refreshed" if found.refreshed else "skipped"
+                    return found.refreshed
+
+            self._refresher.start(
+                account.name, None, request, lambda of_job: done(partial(outcome, of_job))
+            )
+
+        return BulkRefresher(start, self._providers, jobs=jobs, stop=stop or _never).run(chosen)
 
     @sealed
     def refresh_token(
@@ -416,11 +430,13 @@ class TokenManager:
         """
 
         def differs(record: Record) -> bool:
-            stored = record.tokens.access_token
-            return rejected is not None and stored is not None and stored != rejected
+            stored, expires_at = record.tokens.access_token, record.tokens.expires_at
+            lives = expires_at is None or self._clock() < expires_at
+            return rejected is not None and stored not in {None, rejected} and lives
 
         with Operation("refresh_token", account_name, provider) as operation:
-            demand = RefreshRequest("forced" if rejected is None else "rejected", differs)
+            reason: Reason = "forced" if rejected is None else "rejected"
+            demand = RefreshRequest(reason, differs, rejected=rejected)
             name = normalize_account_name(account_name)
             record, refreshed = self._refresher.refresh(name, provider, demand)
             operation.provider = record.provider or operation.provider
@@ -443,7 +459,7 @@ class TokenManager:
         Raises:
             TokenPersistError: There are new tokens and the store would not take them.
         """
-        token = self._cache.get(account_name)
+        token = self._cache.get(account_name, provider)
         if token is not None:
             if is_told(DEBUG):
                 tell(DEBUG, "get_valid_token", account_name, provider, "cached")
@@ -503,13 +519,16 @@ class TokenManager:
         name = normalize_account_name(account_name)
         epoch = self._cache.epoch
         now = self._clock()
-        token, expires_at, refreshed_at = self._repository.access(name) or (None, None, None)
+        found = self._repository.access(name) or (None, None, None, None)
+        token, expires_at, refreshed_at, bound = found
+        require_binding(name, bound, provider)
         due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
         if token is not None and now < due and not clock_moved_back(refreshed_at, now):
-            self._cache.put(name, token, until=due, epoch=epoch)
+            self._cache.put(name, token, bound, until=due, epoch=epoch)
             operation.outcome = "fresh"
             return token
         live = expires_at is not None and now + (min_ttl or 0.0) < expires_at
+        live = live and not clock_moved_back(refreshed_at, now)
         stale = token if self._serve_stale and live else None
         try:
             demand = RefreshRequest(
@@ -525,9 +544,9 @@ class TokenManager:
         operation.outcome = "refreshed" if refreshed else "shared"
         return self._access_token_of(record)
 
-    def _cached(self, account_name: str) -> str | None:
+    def _cached(self, account_name: str, provider: str | Provider | None) -> str | None:
         """Return the token that is in memory, without any I/O."""
-        return self._cache.get(account_name)
+        return self._cache.get(account_name, provider)
 
     def _is_fresh(self, account_name: str, min_ttl: float | None) -> bool:
         """Tell whether the stored token will do, so that nothing is requested."""

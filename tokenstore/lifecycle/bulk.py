@@ -131,9 +131,7 @@ def _result(account: Account, outcome: Callable[[], bool]) -> RefreshResult:
         return RefreshResult(account.name, "failed", str(error), error)
     if refreshed:
         return RefreshResult(account.name, "refreshed")
-    return RefreshResult(
-        account.name, "skipped", "another process is refreshing it or just did"
-    )
+    return RefreshResult(account.name, "skipped", "another process is refreshing it or just did")
 
 
 class Selection:

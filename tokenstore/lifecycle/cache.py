@@ -23,21 +23,26 @@ class TokenCache(fork.ForkParticipant):
     def __init__(self, ttl: float, clock: Callable[[], float]) -> None:
         self._ttl = ttl
         self._clock = clock
-        self._entries: dict[str, tuple[str, float, float]] = {}
+        self._entries: dict[str, tuple[str, float, float, str | None]] = {}
         self._lock = threading.Lock()
         self.epoch = 0
         fork.register(fork.Stage.CACHES, self)
 
-    def get(self, name: str) -> str | None:
-        """Return the token of *name*; a clock that was set back finds none."""
+    def get(self, name: str, provider: object = None) -> str | None:
+        """Return the token of an account, if it is bound to *provider*, or that is None.
+
+        A clock that was set back finds none.
+        """
         try:
-            token, since, until = self._entries[name]
-        except (KeyError, TypeError):  # the latter is no name: whoever looks it up says so
+            token, since, until, bound = self._entries[name]
+        except (KeyError, TypeError):  # the latter is not a name, which the slow path reports
+            return None
+        if provider is not None and provider != bound and getattr(provider, "name", 0) != bound:
             return None
         return token if since <= self._clock() < until else None
 
-    def put(self, name: str, token: str, *, until: float, epoch: int) -> None:
-        """Remember what was read in *epoch*, until it is due."""
+    def put(self, name: str, token: str, provider: str | None, *, until: float, epoch: int) -> None:
+        """Remember a token that was read in *epoch*, until it is due."""
         if not self._ttl:
             return
         now = self._clock()
@@ -46,7 +51,7 @@ class TokenCache(fork.ForkParticipant):
                 return
             if len(self._entries) >= self._LIMIT:
                 self._entries.clear()
-            self._entries[name] = token, now, min(now + self._ttl, until)
+            self._entries[name] = token, now, min(now + self._ttl, until), provider
 
     def after_fork_in_child(self) -> None:
         """Start with the lock free: the thread that held it is not in the child."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import ProviderConfigurationError, ReauthorizationRequired
+from tokenstore.logs import provider_name
 
 if TYPE_CHECKING:
     from tokenstore.models.accounts import Record
@@ -54,21 +55,30 @@ def resolve_provider(
 
 
 def _bound(record: Record, provider: str | Provider | None) -> str | Provider:
-    """Return the provider to ask: the one given, unless the account is bound to another."""
-    given = provider if provider is None or isinstance(provider, str) else provider.name
-    if given is None and record.provider is None:
+    """Return the provider to use: the one given, unless the account is bound to another."""
+    if provider is None and record.provider is None:
         raise ProviderConfigurationError(
             f"{record.account_name} is bound to no provider; name one (--provider, or provider=…)",
             account_name=record.account_name,
         )
-    if given is not None and record.provider not in {None, given}:
+    require_binding(record.account_name, record.provider, provider)
+    return provider or record.provider or ""
+
+
+def require_binding(account_name: str, bound: str | None, provider: str | Provider | None) -> None:
+    """Raise if an account is bound to another provider than the one that a caller names.
+
+    Raises:
+        ProviderConfigurationError: It is: a token is not given out as another provider's.
+    """
+    given = provider_name(provider)
+    if given is not None and bound not in {None, given}:
         raise ProviderConfigurationError(
-            f"{record.account_name} is bound to provider {record.provider!r}, not {given!r}; "
-            "sign in or save its tokens with the other provider first",
-            account_name=record.account_name,
+            f"{account_name} is bound to provider {bound!r}, not {given!r}; sign in or save its "
+            "tokens with the other provider first",
+            account_name=account_name,
             provider=given,
         )
-    return provider or record.provider or ""
 
 
 def require_same_client(record: Record, provider: Provider) -> None:

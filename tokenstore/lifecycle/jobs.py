@@ -195,7 +195,6 @@ class Jobs(fork.ForkParticipant, Generic[T]):
         """Return the jobs that are at work."""
         return [job for job in list(self._jobs.values()) if job.is_at_work]
 
-
     def drain(self, seconds: float) -> list[Job[T]]:
         """Wait for the jobs that are at work; return those that still are after *seconds*."""
         deadline = time.monotonic() + seconds
@@ -217,4 +216,3 @@ def _copy(error: BaseException) -> BaseException:
     if isinstance(error, TokenPersistError):
         copied.tokens = error.tokens  # type: ignore[attr-defined] # a pickle leaves them out
     return copied
-

@@ -17,6 +17,7 @@ from tokenstore.errors import (
     TokenStoreError,
     WrongAccountError,
 )
+from tokenstore.lifecycle.refresh import longest_hold
 from tokenstore.models.accounts import Record
 from tokenstore.models.tokens import TokenSet, is_token
 from tokenstore.oauth.discovery import with_endpoints
@@ -26,6 +27,7 @@ from tokenstore.oauth.flows.device_code import sign_in_by_device
 from tokenstore.oauth.flows.id_token import Subject, signed_in_subject, stored_subject
 from tokenstore.oauth.flows.prompt import Terminal
 from tokenstore.oauth.revocation import revoke
+from tokenstore.storage.locks import LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -222,9 +224,11 @@ class Login:
         if tokens.refresh_token is not None:
             return self._store(context, tokens, subject, keep=False)
         try:
-            with self._repository.refresh_lock(context.account_name, timeout=3 * self._timeout):
+            with self._repository.refresh_lock(
+                context.account_name, timeout=longest_hold(self._timeout)
+            ):
                 return self._store(context, tokens, subject, keep=True)
-        except TimeoutError:
+        except LockTimeoutError:
             return self._store(context, tokens, subject, keep=False)
 
     def _store(

@@ -11,9 +11,11 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.eligibility import require_same_client
+from tokenstore.lifecycle.refresh import busy_error, longest_hold
 from tokenstore.models.tokens import TokenSet
 from tokenstore.oauth.discovery import with_endpoints
 from tokenstore.oauth.revocation import revoke
+from tokenstore.storage.locks import LockTimeoutError
 
 if TYPE_CHECKING:
     import requests
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from tokenstore.models.accounts import Record
     from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.repository import TokenRepository
-
-_BUSY = 30.0  # seconds that whoever refreshes may spend on the database, besides its requests
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +64,7 @@ class Logout:
                 subclass says why.
         """
         try:
-            # A holder makes two requests at the most, and may ask the issuer for its metadata.
-            with self._repository.refresh_lock(name, timeout=3 * self._timeout + _BUSY):
+            with self._repository.refresh_lock(name, timeout=longest_hold(self._timeout)):
                 record = self._repository.record(name)
                 if record is None:
                     return False
@@ -74,11 +73,8 @@ class Logout:
                 except TokenRefreshError as error:
                     raise _kept(error, name) from None
                 self._remove(record, keep=keep)
-        except TimeoutError:
-            raise TransientRefreshError(
-                f"{name}: somebody else has been refreshing it for too long; try again later",
-                account_name=name,
-            ) from None
+        except LockTimeoutError:
+            raise busy_error(self._repository, name) from None
         return revoked
 
     def _revoke(self, record: Record) -> bool:

@@ -121,9 +121,7 @@ class Outcome:
             return self.requested_at is not None and self.requested_at >= asked_at
         if self.record is not None:
             return self.refreshed or request.satisfied_by(self.record)
-        return self.error is not None and (
-            request.reason == "due" or self.requested_at is not None
-        )
+        return self.error is not None and (request.reason == "due" or self.requested_at is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,16 +373,13 @@ class RefreshProtocol:
             maybe_spent=True,
         )
 
-    def _failed(
-        self, refresh: Refresh, provider: Provider, error: TokenRefreshError
-    ) -> Outcome:
+    def _failed(self, refresh: Refresh, provider: Provider, error: TokenRefreshError) -> Outcome:
         if isinstance(error, ReauthorizationRequired):
             error = self._explained(refresh, error)
         now = self._now()
         failure = Failure.of(error, provider.client, now=now, previous=self._previous)
-        if isinstance(error, (TransientRefreshError, ClientRejectedError)):
-            if failure.retry_at is not None and isinstance(error, TransientRefreshError):
-                error.retry_after = failure.retry_at - now
+        if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
+            error.retry_after = failure.retry_at - now
         stored = self._journal.finish(refresh, failure, provider=provider.name)
         if isinstance(error, ClientRejectedError):
             self._context.metadata.pop(provider.issuer or "", None)

@@ -33,10 +33,9 @@ class ExpiryPolicy:
         Args:
             expires_at: When it expires, likewise; None if nobody knows.
             refreshed_at: When a refresh gave it, likewise; None if none did.
-            min_ttl: Seconds for which it is needed; None: no longer than the buffer.
+            min_ttl: Seconds for which it is needed, if that is longer than the buffer.
         """
-        due = due_at(expires_at, refreshed_at, self.buffer)
-        return due if min_ttl is None or expires_at is None else min(due, expires_at - min_ttl)
+        return due_at(expires_at, refreshed_at, max(self.buffer, min_ttl or 0.0))
 
     def check(self, min_ttl: float | None) -> Callable[[Record], bool]:
         """Return what tells whether the access token of a record will do."""

@@ -225,9 +225,7 @@ class _Watchdog(fork.ForkParticipant):
             if self._watched[0] is entry:
                 self._condition.notify()
             if self._thread is None:
-                thread = threading.Thread(
-                    target=self._run, name="tokenstore-watchdog", daemon=True
-                )
+                thread = threading.Thread(target=self._run, name="tokenstore-watchdog", daemon=True)
                 with suppress(RuntimeError):  # no thread to spare, or the process is ending
                     thread.start()
                     self._thread = thread
@@ -278,7 +276,7 @@ class _Session(requests.Session):
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
         """Ignore redirects: requests would read the whole body, and fail at a bad Location."""
-        return None
+        return
 
     def merge_environment_settings(self, url: Any, *args: Any, **kwargs: Any) -> Any:
         """Use no proxy for loopback: the request would travel to it in clear text."""
@@ -348,13 +346,16 @@ def _track(manager: object) -> None:
         manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
+_INTERIM = {*range(100, 200)} - {int(http.HTTPStatus.SWITCHING_PROTOCOLS)}
+
+
 class _Response(http.client.HTTPResponse):
     """Skips every interim response (RFC 9110 section 15.2), not only 100."""
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
             version, status, reason = super()._read_status()  # type: ignore[misc]
-            if not 100 < status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            if status not in _INTERIM:
                 return version, status, reason
             http.client.parse_headers(self.fp)
 
@@ -377,18 +378,18 @@ class _Tracked:
         self._is_tunnelling = False
 
     def send(self, data: Any) -> None:
-        if self.sock is None:  # type: ignore[has-type]
+        if self.sock is None:  # type: ignore[attr-defined]
             self.connect()  # type: ignore[attr-defined]
         if _current.exchange is not None and not self._is_tunnelling:
             _current.exchange.sending()
         super().send(data)  # type: ignore[misc]
 
 
-class _HTTPConnection(_Tracked, HTTPConnection):
+class _HTTPConnection(_Tracked, HTTPConnection):  # type: ignore[misc] # response_class
     pass
 
 
-class _HTTPSConnection(_Tracked, HTTPSConnection):
+class _HTTPSConnection(_Tracked, HTTPSConnection):  # type: ignore[misc] # likewise
     pass
 
 

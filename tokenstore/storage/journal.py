@@ -1,4 +1,4 @@
-"""The journal: a refresh is recorded before its refresh token is spent, and closed with its outcome.
+"""The journal: a refresh is recorded before its token is spent, and closed with its outcome.
 
 It is the history as well: an entry that is begun and the refresh that it became are one row. It is
 also the second line of defence where a lock was lost: it knows which tokens are spent, and which
@@ -11,7 +11,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tokenstore.models.accounts import HistoryEntry, Record
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.storage import statements as sql
@@ -21,6 +20,7 @@ from tokenstore.storage.rows import new_version, row_size, to_columns, to_histor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tokenstore.models.accounts import HistoryEntry, Record
     from tokenstore.storage.base import Database
     from tokenstore.storage.locks import HeldLock
 
@@ -167,9 +167,7 @@ class Journal:
             yield from map(to_history_entry, rows)
             before = rows[-1][0]
 
-    def begin(
-        self, record: Record, *, provider: str, reason: Reason, longest: float
-    ) -> Refresh:
+    def begin(self, record: Record, *, provider: str, reason: Reason, longest: float) -> Refresh:
         """Record that a refresh begins. The caller holds the account's lock.
 
         It touches the account's own row, and requires room for the outcome: so it proves that the

@@ -224,8 +224,10 @@ class TokenRepository:
 
         return self._database.run(store)
 
-    def access(self, account_name: str) -> tuple[str | None, float | None, float | None] | None:
-        """Return access token, ``expires_at`` and ``refreshed_at``, None without an account.
+    def access(
+        self, account_name: str
+    ) -> tuple[str | None, float | None, float | None, str | None] | None:
+        """Return access token, ``expires_at``, ``refreshed_at`` and provider of an account.
 
         This is the hot path: the narrowest of queries.
         """

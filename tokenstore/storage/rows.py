@@ -118,15 +118,19 @@ def to_tokens(account_name: str, row: Row) -> TokenSet:
     )
 
 
-def to_access(account_name: str, row: Row) -> tuple[str | None, float | None, float | None]:
-    """Return access token, ``expires_at`` and ``refreshed_at`` of a row with its checksum, last.
+def to_access(
+    account_name: str, row: Row
+) -> tuple[str | None, float | None, float | None, str | None]:
+    """Return access token, ``expires_at``, ``refreshed_at`` and provider of a row.
+
+    The last column is the checksum.
 
     This is the hot path: it checks what it returns and no more.
 
     Raises:
         CorruptRowError: The token is not the one that was stored.
     """
-    token, expires_at, refreshed_at, checksum = row
+    token, expires_at, refreshed_at, provider, checksum = row
     try:
         known = checksum is None and (token is None or is_text(token))
         intact = known or checksum == _access_checksum(account_name, token)
@@ -134,7 +138,7 @@ def to_access(account_name: str, row: Row) -> tuple[str | None, float | None, fl
         intact = False
     if not (intact and is_moment(expires_at) and is_moment(refreshed_at)):
         raise CorruptRowError(account_name)
-    return token, expires_at, refreshed_at
+    return token, expires_at, refreshed_at, provider
 
 
 def to_record(row: Row) -> Record:

@@ -52,6 +52,7 @@ ACCESS = Query(
         accounts.c.access_token,
         accounts.c.expires_at,
         accounts.c.refreshed_at,
+        accounts.c.provider,
         accounts.c.access_checksum,
     ).where(_this)
 )
@@ -191,9 +192,7 @@ CLOSE_INTERRUPTED = Query(
     .values(finished_at=bindparam("finished_at"), outcome="interrupted")
 )
 UNANSWERED = Query(
-    select(
-        refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome, refreshes.c.status_code
-    )
+    select(refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome, refreshes.c.status_code)
     .where(
         _its,
         refreshes.c.id < bindparam("before"),
@@ -214,7 +213,7 @@ SPENT = Query(
     .where(
         _its,
         refreshes.c.sent == bindparam("sent"),
-        refreshes.c.outcome.in_(["refreshed", "superseded"]),
+        or_(refreshes.c.outcome == "refreshed", refreshes.c.outcome == "superseded"),
         refreshes.c.received != refreshes.c.sent,
         # Of a superseded refresh, these tell whether it had succeeded.
         refreshes.c.status_code.is_(None),

@@ -165,7 +165,7 @@ class HeldAdvisoryLock:
         if driver is None:
             return
         self.ended = True
-        with suppress(ERRORS):  # then the server has released the lock already
+        with suppress(*ERRORS):  # then the server has released the lock already
             driver.execute("COMMIT")
 
 
