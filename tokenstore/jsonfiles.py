@@ -15,7 +15,7 @@ from tokenstore.files import new_version, sync_directory, temporary, writing_in
 from tokenstore.importers.detect import is_storage, read
 from tokenstore.importers.formats import TokenFile, Unusable, file_stem, to_json
 from tokenstore.logs import is_told, tell
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect
 from tokenstore.storage.rows import Damaged
 from tokenstore.storage.sqlite.file import make_private_directory, storage_error
 
@@ -71,7 +71,6 @@ def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     return found
 
 
-@sealed
 def import_accounts(
     repository: TokenRepository,
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -103,7 +102,6 @@ def import_accounts(
     return _import(repository, iter(find_files(paths)), provider, existing)
 
 
-@sealed
 def export_accounts(
     repository: TokenRepository, directory: str | os.PathLike[str]
 ) -> Iterator[FileResult]:
@@ -133,7 +131,6 @@ def export_accounts(
         raise storage_error(error, target) from None
 
 
-@sealed
 def _import(
     repository: TokenRepository, files: Iterator[Path], provider: str | None, existing: Existing
 ) -> Iterator[FileResult]:
@@ -205,3 +202,6 @@ def _logged(operation: str, result: FileResult, provider: str | None) -> FileRes
         details = "" if result.reason is None else f" ({str(result.path)!r}: {result.reason})"
         tell(level, operation, result.account_name, provider, result.outcome, details)
     return result
+
+
+protect(__name__)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tokenstore.errors import StorageError
+from tokenstore.redaction import protect
 from tokenstore.storage.factory import storage
 from tokenstore.storage.location import shown
 from tokenstore.storage.sqlite.schema import too_new
@@ -170,3 +171,6 @@ def _run(
             if unknown in context.get_current_heads():
                 raise too_new(name, unknown) from error
             raise StorageError(f"{name}: {error}", name) from error
+
+
+protect(__name__)

@@ -285,7 +285,7 @@ def test_another_type_is_refused_and_not_sent(
     kind: Any, world: World, resource: Resource, session: AuthorizedSession
 ) -> None:
     world.sign_in(expires_in=3600, token_type=kind)
-    with pytest.raises(InvalidTokenError, match=f"'{kind}', which are not sent as Bearer"):
+    with pytest.raises(InvalidTokenError, match=f"'{kind}', which cannot be sent as Bearer"):
         session.get(resource.url, timeout=SOON)
     assert resource.seen == []
 

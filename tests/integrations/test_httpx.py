@@ -289,7 +289,9 @@ def test_another_type_is_refused_and_not_sent(
 ) -> None:
     world.sign_in(expires_in=3600, token_type=kind)
     for _ in range(2):
-        with pytest.raises(InvalidTokenError, match=r"alice has tokens of .* not sent as Bearer"):
+        with pytest.raises(
+            InvalidTokenError, match=r"alice has tokens of .* cannot be sent as Bearer"
+        ):
             fetch(resource.url)
     assert resource.seen == []
 

@@ -14,7 +14,7 @@ from tokenstore.doctor.sqlite import SQLiteStore
 from tokenstore.errors import StorageError
 from tokenstore.manager import TokenManager
 from tokenstore.oauth.registry import Providers
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect
 from tokenstore.storage.location import locate, providers_file
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Severity", "examine"]
 
 
-@sealed
 def examine(
     database: str | os.PathLike[str] | URL | None = None,
     *,
@@ -106,3 +105,6 @@ def _logins(
     yield from logins.clock()
     if online:
         yield from compare_clocks(providers, logins.in_use, clock)
+
+
+protect(__name__)

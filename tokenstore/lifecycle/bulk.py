@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import ProviderConfigurationError, TokenStoreError
-from tokenstore.redaction import seal
+from tokenstore.redaction import clear_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -119,7 +119,7 @@ class Fleet:
         try:
             refreshed = self._refresh(account)
         except TokenStoreError as error:
-            seal(error)
+            clear_frames(error)
             return RefreshResult(account.name, "failed", str(error), error)
         if refreshed:
             return RefreshResult(account.name, "refreshed")
