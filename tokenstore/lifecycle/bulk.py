@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from tokenstore.errors import ProviderConfigurationError, TokenStoreError
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.models.expiry import clock_moved_back
-from tokenstore.redaction import seal
+from tokenstore.redaction import clear_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -127,7 +127,7 @@ def _result(account: Account, outcome: Callable[[], bool]) -> RefreshResult:
     try:
         refreshed = outcome()
     except TokenStoreError as error:
-        seal(error)
+        clear_frames(error)
         return RefreshResult(account.name, "failed", str(error), error)
     if refreshed:
         return RefreshResult(account.name, "refreshed")

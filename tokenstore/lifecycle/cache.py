@@ -33,13 +33,14 @@ class TokenCache(fork.ForkParticipant):
 
         A clock that was set back finds none.
         """
+        now = self._clock()  # first: if it raises, no token is in this frame
         try:
             token, since, until, bound = self._entries[name]
         except (KeyError, TypeError):  # the latter is not a name, which the slow path reports
             return None
         if provider is not None and provider != bound and getattr(provider, "name", 0) != bound:
             return None
-        return token if since <= self._clock() < until else None
+        return token if since <= now < until else None
 
     def put(self, name: str, token: str, provider: str | None, *, until: float, epoch: int) -> None:
         """Remember a token that was read in *epoch*, until it is due."""
