@@ -447,6 +447,7 @@ def test_a_loop_that_ends_while_the_provider_is_asked_loses_nothing(world: World
     assert (world.posts, world.server.reuses) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_while_the_provider_is_asked_stores_the_answer(world: World) -> None:
     world.sign_in()
     hold = world.hold()

@@ -540,6 +540,7 @@ def test_what_may_not_be_read_is_reported(unprivileged: Path) -> None:
     assert stored == ["alice"]
 
 
+@pytest.mark.slow
 def test_results_come_as_files_are_stored(repository: TokenRepository, files: Path) -> None:
     for number in range(1200):
         write(files / f"a{number:04}.json")
@@ -685,6 +686,7 @@ list(export_accounts(TokenRepository(sys.argv[1]), sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_before_its_end_leaves_the_old_file(
     repository: TokenRepository, target: Path
 ) -> None:

@@ -295,6 +295,7 @@ def test_status_is_a_table_on_a_terminal(database: Path, server: AuthorizationSe
     assert "in 60 min" in shown
 
 
+@pytest.mark.slow
 def test_an_import_shows_its_progress_on_a_terminal(database: Path, tmp_path: Path) -> None:
     code, shown = on_a_terminal("--database", database, "import", old_files(tmp_path / "old"))
 
@@ -303,6 +304,7 @@ def test_an_import_shows_its_progress_on_a_terminal(database: Path, tmp_path: Pa
     assert "not valid JSON" in shown
 
 
+@pytest.mark.slow
 def test_an_empty_status_says_so_on_a_terminal(database: Path) -> None:
     assert "no accounts yet" in on_a_terminal("--database", database, "status")[1]
 
@@ -580,6 +582,7 @@ def test_an_output_that_cannot_be_written_is_no_bug(database: Path, buffered: st
     assert (ran.returncode, ran.stderr) == (1, told)
 
 
+@pytest.mark.slow
 def test_a_broken_pipe_is_quiet(database: Path, server: AuthorizationServer) -> None:
     with TokenManager(database) as manager:
         for number in range(2000):
@@ -646,6 +649,7 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> N
     assert "tokenstore[cli]" in ran.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_runs_to_its_end_and_leaves_nothing(tmp_path: Path) -> None:
     ran = subprocess.run(
         [*COMMAND, "demo"],

@@ -175,6 +175,7 @@ def test_options_that_do_not_go_together_end_with_2(
     assert world.posts == 0
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_share_the_work(world: World, command: Command) -> None:
     names = [f"account-{number}" for number in range(8)]
     for name in names:
@@ -196,6 +197,7 @@ def test_two_commands_at_once_share_the_work(world: World, command: Command) -> 
     assert sorted(r.subject or "" for r in world.server.requests) == names
 
 
+@pytest.mark.slow
 def test_a_run_shows_its_progress_on_a_terminal(world: World, command: Command) -> None:
     world.sign_in("alice")
     shown = command.shown("refresh", "--all")
@@ -206,6 +208,7 @@ def test_a_run_shows_its_progress_on_a_terminal(world: World, command: Command) 
 # -- status -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_status_says_by_when_a_sign_in_is_needed(world: World, command: Command) -> None:
     world.sign_in("alice", refresh_token_expires_in=6 * DAY + HOUR)
     world.sign_in("bob", refresh_token=None)
@@ -228,6 +231,7 @@ def test_status_says_by_when_a_sign_in_is_needed(world: World, command: Command)
     assert [a["refreshable"] for a in accounts] == [True, False, True, True]
 
 
+@pytest.mark.slow
 def test_status_goes_by_what_the_provider_is_configured_to_do(
     world: World, command: Command
 ) -> None:
@@ -300,6 +304,7 @@ def test_history_shows_no_secret(world: World, command: Command, shown_to: str) 
             assert tokens[name] not in shown
 
 
+@pytest.mark.slow
 def test_the_history_of_a_running_and_of_a_failed_refresh_is_readable(
     world: World, command: Command
 ) -> None:
@@ -318,6 +323,7 @@ def test_the_history_of_a_running_and_of_a_failed_refresh_is_readable(
     assert "bob [bold]" in shown
 
 
+@pytest.mark.slow
 def test_the_history_of_nobody_and_of_nothing(world: World, command: Command) -> None:
     world.sign_in("alice")
     assert command("history", "alice")[:2] == (0, "")
@@ -351,6 +357,7 @@ class Worker:
         return self.process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_every_goes_on_with_what_becomes_due(world: World, command: Command) -> None:
     world.sign_in("alice")
     worker = Worker(command, "--every", "0.2s", "--json")
@@ -369,6 +376,7 @@ def test_every_goes_on_with_what_becomes_due(world: World, command: Command) -> 
     assert world.posts == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_worker_that_is_stopped_finishes_what_it_began_and_begins_nothing(
     world: World, command: Command, number: signal.Signals
@@ -389,6 +397,7 @@ def test_a_worker_that_is_stopped_finishes_what_it_began_and_begins_nothing(
     assert outcomes == ["refreshed"]
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_a_store_that_is_away_for_a_while(world: World, command: Command) -> None:
     world.sign_in("alice", expires_in=5 * HOUR)
     away = world.path.with_name("away")
@@ -416,6 +425,7 @@ def test_every_is_for_a_fleet(command: Command, arguments: list[str]) -> None:
     assert command("refresh", *arguments)[0] == 2
 
 
+@pytest.mark.slow
 def test_a_result_is_told_before_the_next_is_known(world: World, command: Command) -> None:
     for name in ("alice", "bob"):
         world.sign_in(name)
@@ -436,6 +446,7 @@ def test_a_result_is_told_before_the_next_is_known(world: World, command: Comman
     assert rest.startswith("refreshed")
 
 
+@pytest.mark.slow
 def test_what_was_under_way_at_the_stop_is_told_of_all(world: World, command: Command) -> None:
     names = ["alice", "bob", "carol"]
     holds = []

@@ -17,6 +17,8 @@ from tokenstore.models.accounts import Failure
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600.0
 REFUSED = Failure(
     verdict="reauthorization",

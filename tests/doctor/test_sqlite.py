@@ -119,6 +119,7 @@ def test_looking_changes_nothing(tmp_path: Path, journal_mode: Any) -> None:
     assert journal_mode in {finding.message for finding in found}
 
 
+@pytest.mark.slow
 def test_looking_for_interrupted_refreshes_makes_no_locks(path: Path, tmp_path: Path) -> None:
     begin(path, "alice")
     with TokenRepository(path) as repository:
@@ -167,6 +168,7 @@ def test_what_is_no_store_is_told_and_left_alone(path: Path, tmp_path: Path, kin
 # -- files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_database_that_was_open_to_others_is_made_private_and_told(path: Path) -> None:
     files = [path.with_name(f"tokens.db{suffix}") for suffix in ("", "-wal", "-shm")]
     with Process(
@@ -190,6 +192,7 @@ wait()
         assert not any(finding.fixed for finding in look(path))
 
 
+@pytest.mark.slow
 def test_locks_and_backups_that_are_open_to_others_are_told_and_fixed_when_asked(
     path: Path,
 ) -> None:
@@ -287,6 +290,7 @@ shutil.rmtree(directory)
     assert len(told) == 2
 
 
+@pytest.mark.slow
 @needs_root
 def test_what_cannot_be_listed_does_not_stop_the_doctor() -> None:
     printed = python(
@@ -306,6 +310,7 @@ shutil.rmtree(directory)
     assert printed[-1].startswith("error directory | DIR cannot be looked at")
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_store_that_can_only_be_read_is_looked_at_all_the_same() -> None:
     printed = python(
@@ -351,6 +356,7 @@ def test_a_directory_of_somebody_else_is_told(path: Path) -> None:
     assert f"belongs to uid {NOBODY}, who can replace" in only(path).message
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) -> None:
     left = {
         temporary(path.with_name("tokens.db-backup-0001-x")).name,
@@ -485,6 +491,7 @@ def test_a_disk_that_is_nearly_full_is_told(path: Path, monkeypatch: pytest.Monk
 # -- what is in the database ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_older_schema_names_the_command_that_upgrades_it(path: Path) -> None:
     migrate.downgrade(path, "0001")
 
@@ -496,6 +503,7 @@ def test_an_older_schema_names_the_command_that_upgrades_it(path: Path) -> None:
     assert not bad(path)
 
 
+@pytest.mark.slow
 def test_a_newer_schema_needs_a_newer_tokenstore(path: Path, tmp_path: Path) -> None:
     newer = {**os.environ, "PYTHONPATH": str(newer_checkout(tmp_path))}
     python("migrate.upgrade(sys.argv[1])", path, env=newer)
@@ -669,6 +677,7 @@ def begin(path: Path, account: str) -> None:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_refresh_whose_process_died_is_told_until_the_token_is_another(path: Path) -> None:
     with Process(BEGIN, path, "alice") as process:
         assert process.line() == "begun"
@@ -896,6 +905,7 @@ def test_a_pipe_gets_one_line_for_each(command: Callable[..., tuple[int, str]], 
     assert by_check["shared tokens"][4:] == ["alice", "carol"]
 
 
+@pytest.mark.slow
 def test_many_names_are_cut_for_people_and_whole_for_programs(
     command: Callable[..., tuple[int, str]], path: Path
 ) -> None:
@@ -912,6 +922,7 @@ def test_many_names_are_cut_for_people_and_whole_for_programs(
     assert "account-005" not in shown
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_table_with_what_to_do_below_what_was_found(path: Path) -> None:
     temporary(path)
     with TokenRepository(path) as repository:

@@ -428,6 +428,7 @@ moments = (
 )
 
 
+@pytest.mark.slow
 @examples(
     80,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # the zone stays as it is
@@ -463,6 +464,7 @@ def test_what_is_exported_is_imported_as_it_was(
     assert json.dumps(to_json(name, provider, back.tokens), indent=2) == written
 
 
+@pytest.mark.slow
 @examples(60)
 @given(tokens=extras, stem=st.sampled_from(["alice", "bob@example.com"]))
 def test_any_old_file_comes_back_from_an_export(tokens: dict[str, Any], stem: str) -> None:
@@ -663,6 +665,7 @@ def test_a_name_differing_only_in_case_is_told_apart_where_files_are_not() -> No
 tricky = st.text("aAbB.~/\\_-+@= é0\u0301", min_size=1, max_size=6) | st.sampled_from(HOSTILE)
 
 
+@pytest.mark.slow
 @examples(200)
 @given(
     name=tricky | names,
@@ -679,6 +682,7 @@ def test_two_accounts_never_share_a_file(name: str, other: str, *, case_sensitiv
     assert stems[0] != stems[1]
 
 
+@pytest.mark.slow
 @examples(100)
 @given(name=tricky | names)
 def test_a_file_name_given_to_one_account_is_not_the_name_of_another(name: str) -> None:

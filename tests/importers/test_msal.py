@@ -542,6 +542,7 @@ def test_a_file_of_one_account_is_not_taken_for_a_cache(
     assert "MSAL" not in str(account)
 
 
+@pytest.mark.slow
 def test_a_cache_may_be_large_but_not_endless(
     cache: SerializableTokenCache, tmp_path: Path
 ) -> None:
@@ -569,6 +570,7 @@ SECTION = (
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from(["Account", "RefreshToken", "AccessToken", "IdToken", "AppMetadata"]),

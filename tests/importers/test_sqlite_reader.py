@@ -120,6 +120,7 @@ def test_a_file_that_nobody_has_open_is_read_and_left_as_it_is(
     assert open_files(path) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["", UNCOMMITTED], ids=["idle", "writing"])
 @pytest.mark.parametrize("journal_mode", MODES)
 def test_a_file_that_a_program_has_open_is_read_and_left_as_it_is(
@@ -201,6 +202,7 @@ def test_any_file_name_will_do(name: str, path: Path, monkeypatch: pytest.Monkey
     assert names(path.parent) == {name}
 
 
+@pytest.mark.slow
 def test_what_may_only_be_read_is_read_if_that_can_be_done(
     made: Path, open_directory: Path
 ) -> None:

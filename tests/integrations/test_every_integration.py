@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 WITHOUT = """
 import sys
 sys.modules["google"] = sys.modules["httpx"] = None
@@ -15,6 +17,7 @@ import tokenstore.integrations.mail, tokenstore.integrations.requests
 """
 
 
+@pytest.mark.slow
 def test_without_an_extra_one_line_says_what_to_install() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT], check=True, capture_output=True, text=True, timeout=60

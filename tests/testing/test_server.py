@@ -790,6 +790,7 @@ def test_a_connection_serves_many_requests(server: AuthorizationServer) -> None:
             assert len(set(threading.enumerate()) - before) == 1
 
 
+@pytest.mark.slow
 def test_two_hundred_connections_at_once_are_served(server: AuthorizationServer) -> None:
     release = threading.Event()
     holds = [Hold(release) for _ in range(200)]

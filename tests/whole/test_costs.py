@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 READ = ["SELECT"]
 SAVE = ["BEGIN", "SELECT", "INSERT", "COMMIT"]
 EMPTY_THE_LOG = ["PRAGMA"] * 3

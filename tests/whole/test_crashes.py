@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 JOURNAL_MODES = get_args(JournalMode)
 
 seeded = pytest.mark.parametrize("seed", [SEED], ids="seed {}".format)

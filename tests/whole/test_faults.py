@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from tokenstore.storage.sqlite.database import JournalMode
 
+pytestmark = pytest.mark.slow
+
 # -- what is to be expected -----------------------------------------------------------------------
 
 READS = {

@@ -15,6 +15,8 @@ from tokenstore.storage.sqlite.database import JournalMode
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 JOURNAL_MODES = get_args(JournalMode)
 PROCESSES = 64
 OPERATIONS = 50

@@ -16,6 +16,8 @@ from tokenstore.cli.app import run
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 ONE, FEW, MANY = 1, 1100, 3300  # few are more than two pages
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from tokenstore.storage.journal import Refresh
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_800_000_000.0
 BUFFER = 300.0  # seconds
 PAGE = 3  # rows a query, so that there are pages

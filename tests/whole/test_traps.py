@@ -148,6 +148,7 @@ def test_t06_no_pool_runs_out_of_connections(path: Path) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_t07_a_child_never_has_the_connection_of_its_parent(path: Path) -> None:
     printed = python(
         """
@@ -249,6 +250,7 @@ def test_t13_the_tables_of_a_failed_migration_are_gone(path: Path) -> None:
         assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'half'").fetchall()
 
 
+@pytest.mark.slow
 def test_t14_a_table_that_is_made_anew_keeps_its_rows(path: Path, tmp_path: Path) -> None:
     with TokenRepository(path) as repository:
         for number in range(20):
@@ -485,6 +487,7 @@ def look(number):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_t28_nobody_at_work_beside_a_writer_loses_its_writes(path: Path, journal_mode: str) -> None:
     printed = python(

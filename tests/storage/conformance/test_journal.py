@@ -125,6 +125,7 @@ def test_a_sign_in_meanwhile_supersedes(world: World, manager: TokenManager) -> 
     assert entry.received == fingerprint(won["refresh_token"])
 
 
+@pytest.mark.slow
 def test_a_process_that_died_was_interrupted(world: World, manager: TokenManager) -> None:
     world.sign_in()
     code = """

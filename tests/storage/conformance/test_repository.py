@@ -495,6 +495,7 @@ def test_a_refresh_that_nobody_ended_was_interrupted(
     assert suspicion.host
 
 
+@pytest.mark.slow
 def test_a_refresh_whose_process_was_killed_was_interrupted(
     database: Path | str, repository: TokenRepository
 ) -> None:

@@ -79,6 +79,7 @@ def test_reading_creates_nothing(schema: str) -> None:
     assert ask(schema, "SELECT to_regnamespace('new')") == [(None,)]
 
 
+@pytest.mark.slow
 def test_two_who_are_first_create_one_store(schema: str) -> None:
     code = """
 with TokenRepository(sys.argv[1]) as repository:
@@ -430,6 +431,7 @@ def test_a_lock_that_is_lost_during_the_request_is_told_by_the_journal(
     assert (entry.outcome, entry.error) == ("refreshed", LOCK_LOST)
 
 
+@pytest.mark.slow
 def test_who_takes_over_a_lost_lock_is_told_of_the_one_before(world: World, url: str) -> None:
     world.sign_in()
     hold = world.hold()
@@ -530,6 +532,7 @@ with TokenRepository(url) as found:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inside", "said"), [("transaction", ["0", "after", "before"]), ("lock", ["0", "held"])]
 )
@@ -539,6 +542,7 @@ def test_a_child_of_fork_ends_nothing_that_its_parent_is_in(
     assert python(FORKED, url, inside).split() == said
 
 
+@pytest.mark.slow
 def test_a_child_of_fork_begins_anew_and_leaves_the_parents_connections_alone(url: str) -> None:
     code = """
 repository = TokenRepository(sys.argv[1])
@@ -590,6 +594,7 @@ repository.close()
 # -- errors ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

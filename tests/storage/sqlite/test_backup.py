@@ -82,6 +82,7 @@ while not stopped.is_set():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_a_backup_has_what_was_committed_before_it_while_others_write(
     tmp_path: Path, target: Path, journal_mode: str
@@ -100,6 +101,7 @@ def test_a_backup_has_what_was_committed_before_it_while_others_write(
             pass
 
 
+@pytest.mark.slow
 def test_what_is_only_in_the_log_is_in_the_backup(path: Path, target: Path) -> None:
     with Process(
         """
@@ -174,6 +176,7 @@ def test_an_older_store_is_backed_up_as_it_is(path: Path, target: Path, revision
     assert stored(target) == {"alice": tokens(1)}
 
 
+@pytest.mark.slow
 def test_a_newer_store_is_backed_up_as_it_is(path: Path, target: Path, tmp_path: Path) -> None:
     newer = {**os.environ, "PYTHONPATH": str(newer_checkout(tmp_path))}
     python("migrate.upgrade(sys.argv[1])", path, env=newer)
@@ -191,6 +194,7 @@ def test_a_backup_that_nobody_can_write_to_is_read(path: Path, target: Path) -> 
     assert stored(target) == {"alice": tokens(1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_restoring_works_as_the_help_tells(
     tmp_path: Path, target: Path, journal_mode: Any, capsys: pytest.CaptureFixture[str]
@@ -323,6 +327,7 @@ def test_a_database_in_use_is_not_replaced(path: Path, target: Path) -> None:
         assert other.load("bob") == tokens(5)
 
 
+@pytest.mark.slow
 def test_a_log_that_would_be_replayed_into_the_copy_is_told(path: Path, target: Path) -> None:
     with Process(
         """
@@ -400,6 +405,7 @@ def test_a_damaged_database_does_not_cost_the_older_backup(path: Path, target: P
     assert names(target.parent) == {"tokens.db"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 6000, 30_000])
 def test_a_full_disk_does_not_cost_the_older_backup(path: Path, target: Path, size: int) -> None:
     back_up(path, target)
@@ -433,6 +439,7 @@ tell(repository.load("alice") == tokens(1))
     assert names(target.parent) == {"tokens.db"}
 
 
+@pytest.mark.slow
 @needs_root
 def test_an_unwritable_directory_is_told() -> None:
     printed = python(

@@ -45,6 +45,7 @@ def test_more_threads_than_any_pool_has_work_at_once(repository: TokenRepository
     assert len(list(repository.accounts())) == 301
 
 
+@pytest.mark.slow
 def test_the_connection_of_a_thread_that_ended_is_closed(
     repository: TokenRepository, path: Path
 ) -> None:
@@ -61,6 +62,7 @@ def test_the_connection_of_a_thread_that_ended_is_closed(
     assert after_threads(10) == after_threads(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ended threads", "closed", "forgotten", "open at exit"])
 def test_no_connection_is_left_for_the_garbage_collector_to_complain_of(
     tmp_path: Path, how: str
@@ -221,6 +223,7 @@ def fork():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 def test_parent_and_child_write_after_a_fork_with_idle_threads(
     path: Path, journal_mode: str
@@ -253,6 +256,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 def test_parent_and_child_write_after_a_fork_with_busy_threads(
     path: Path, journal_mode: str
@@ -293,6 +297,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("journal_mode", "then"),
     [("wal", 'repository.save("inside-2", tokens(2))'), ("delete", "pass")],
@@ -325,6 +330,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 def test_a_child_that_leaves_the_transaction_it_was_forked_in_stores_nothing(path: Path) -> None:
     printed = python(
         BOTH_WRITE
@@ -356,6 +362,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 def test_a_parent_that_fails_after_a_fork_inside_a_transaction_stores_nothing(path: Path) -> None:
     printed = python(
         BOTH_WRITE
@@ -378,6 +385,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 def test_a_fork_waits_for_nobody_who_waits_for_another_database(path: Path) -> None:
     printed = python(
         BOTH_WRITE
@@ -411,6 +419,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 def test_a_child_of_a_child_works_too(path: Path) -> None:
     printed = python(
         BOTH_WRITE
@@ -430,6 +439,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 def test_no_descriptor_of_the_database_goes_into_a_child(path: Path) -> None:
     printed = python(
         BOTH_WRITE
@@ -450,6 +460,7 @@ repository.close()
     assert printed == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_fork_waits_for_a_migration_of_another_thread(path: Path) -> None:
     printed = python(
         BOTH_WRITE

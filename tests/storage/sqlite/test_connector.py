@@ -55,6 +55,7 @@ def test_the_doctor_and_a_backup_take_it_too(path: Path, tmp_path: Path) -> None
         assert is_sound(repository.backup(tmp_path / "backup.db"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_a_store_that_grows_is_never_damaged_to_who_opens_it(path: Path, journal_mode: str) -> None:
     printed = python(

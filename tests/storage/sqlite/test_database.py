@@ -66,6 +66,7 @@ def test_a_new_database_is_one_private_file(path: Path, journal_mode: JournalMod
     assert journal_mode_of(path) == journal_mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 def test_processes_that_create_it_at_once_all_succeed(
     path: Path, journal_mode: JournalMode
@@ -97,6 +98,7 @@ def test_threads_that_create_it_at_once_all_succeed(path: Path) -> None:
         assert len(list(repository.accounts())) == 16
 
 
+@pytest.mark.slow
 def test_whoever_looks_while_it_is_created_sees_nothing_or_all(path: Path) -> None:
     printed = python(
         """
@@ -131,6 +133,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("journal_mode", "stage"),
     [*(("wal", stage) for stage in STAGES), ("delete", "migrated"), ("delete", "finished")],
@@ -176,6 +179,7 @@ def test_a_creation_that_fails_leaves_nothing(path: Path) -> None:
     assert names(path.parent) == {"tokens.db-locks", "tokens.db-locks/schema"}
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_inside_a_transaction_loses_only_that(path: Path) -> None:
     with Process(
         """
@@ -275,6 +279,7 @@ def test_a_close_inside_a_transaction_ends_it_and_says_so(repository: TokenRepos
     assert [a.name for a in repository.accounts()] == ["alice"]
 
 
+@pytest.mark.slow
 def test_a_lock_of_another_process_ends_in_a_storage_error(
     path: Path, repository: TokenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +353,7 @@ def test_a_delete_database_stays_so(path: Path) -> None:
     assert journal_mode_of(path) == "delete"
 
 
+@pytest.mark.slow
 def test_all_who_ask_for_delete_at_once_get_it(path: Path) -> None:
     make_store(path)
 
@@ -445,6 +451,7 @@ repository.close()
 """
 
 
+@pytest.mark.slow
 def test_an_older_database_is_upgraded_after_a_private_backup(path: Path, tmp_path: Path) -> None:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(1))
@@ -476,6 +483,7 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(path: Path) -> N
         database.fetch_one(sql.LOAD, {"account_name": "alice"})
 
 
+@pytest.mark.slow
 def test_processes_that_upgrade_at_once_all_succeed(path: Path, tmp_path: Path) -> None:
     make_store(path)
     checkout = newer_checkout(tmp_path)
@@ -497,6 +505,7 @@ tell(forked(6, work))
     assert len(list(path.parent.glob("*-backup-*"))) == 1
 
 
+@pytest.mark.slow
 def test_without_upgrade_the_old_database_stays_as_it_is(path: Path, tmp_path: Path) -> None:
     make_store(path)
     checkout = newer_checkout(tmp_path)
@@ -543,6 +552,7 @@ migrate.current(path)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made_in", "opened_in", "file", "directory"),
     [
@@ -574,7 +584,9 @@ def test_what_is_read_only_can_be_read(
     path.parent.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_a_new_store_in_a_read_only_directory_is_a_storage_error(open_directory: Path) -> None:
+    open_directory.chmod(0o555)
     printed = python(
         """
 become_nobody()
@@ -631,6 +643,7 @@ def test_an_error_that_ends_a_transaction_ends_all_of_it(path: Path) -> None:
         assert [account.name for account in repository.accounts()] == ["alice"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 def test_a_full_disk_is_told_and_the_old_row_stays(path: Path, journal_mode: JournalMode) -> None:
     printed = python(
@@ -659,6 +672,7 @@ repository.close()
     assert is_sound(path)
 
 
+@pytest.mark.slow
 def test_a_new_store_on_a_full_disk_is_a_storage_error_and_leaves_nothing(path: Path) -> None:
     printed = python(
         """

@@ -31,6 +31,7 @@ def make_store(path: Path, **accounts: dict[str, Any]) -> None:
 # -- modes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 @pytest.mark.parametrize("umask", [0o000, 0o022], ids=["umask-000", "umask-022"])
 def test_everything_is_private_while_a_transaction_is_open(
@@ -80,6 +81,7 @@ with TokenRepository(path, journal_mode=sys.argv[2]) as repository:
     assert mode(tmp_path / "a") == 0o700
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o000, 0o022], ids=["umask-000", "umask-022"])
 def test_the_umask_is_never_touched(tmp_path: Path, umask: int) -> None:
     printed = python(

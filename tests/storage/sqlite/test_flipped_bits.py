@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tokenstore.models.accounts import Record
 
+pytestmark = pytest.mark.slow
+
 FLIPS = 400
 SAVED: dict[str, dict[str, Any]] = {
     f"account-{number:02}@example.com": {

@@ -434,6 +434,7 @@ def test_a_symlink_in_place_of_a_lock_file_is_not_followed(locks: Locks, tmp_pat
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_a_lock_in_an_unwritable_directory_is_a_storage_error() -> None:
     printed = python(
         """
