@@ -19,7 +19,7 @@ from tokenstore.storage.tables import REVISION
 from tokenstore.testing import Answer, AuthorizationServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 Run = "Callable[..., Ran]"
 COMMAND = [sys.executable, "-m", "tokenstore"]
@@ -39,12 +39,6 @@ class Ran:
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
     return tmp_path / "tokens.db"
-
-
-@pytest.fixture
-def server() -> Iterator[AuthorizationServer]:
-    with AuthorizationServer() as server:
-        yield server
 
 
 @pytest.fixture

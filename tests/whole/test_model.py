@@ -22,9 +22,8 @@ from hypothesis.stateful import (
 )
 
 from tests.helpers.refreshes import Clock
-from tests.helpers.stores import Process, raw
+from tests.helpers.stores import Process, begin, raw
 from tests.helpers.strategies import examples, json_values, secrets, storable_text
-from tests.storage.conformance.test_repository import begin
 from tokenstore import TokenRepository
 from tokenstore.models.accounts import Failure
 from tokenstore.models.tokens import TokenSet

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.refreshes import SOON, Clock, execute
-from tests.helpers.stores import LATER, python, tokens
+from tests.helpers.stores import LATER, begin, python, token_set, tokens
 from tokenstore import InvalidTokenError, TokenRepository
 from tokenstore.models.accounts import Failure
 from tokenstore.models.tokens import TokenSet
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tokenstore.storage.journal import Refresh
 
 NOW = 1_800_000_000.0
 
@@ -35,18 +34,6 @@ def repository(database: Path | str, clock: Clock) -> Iterator[TokenRepository]:
 
 def failure(verdict: Any = "reauthorization", **more: Any) -> Failure:
     return Failure(verdict=verdict, message="the provider said no", client="client", **more)
-
-
-def begin(repository: TokenRepository, name: str = "alice") -> Refresh:
-    record = repository.record(name)
-    assert record is not None
-    return repository.journal.begin(record, provider="p", reason="due")
-
-
-def token_set(number: int) -> TokenSet:
-    return TokenSet(
-        access_token=f"access-{number}", refresh_token=f"refresh-{number}", expires_at=LATER
-    )
 
 
 def history(database: Path | str, columns: str = "outcome") -> list[Any]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.refreshes import until
-from tests.helpers.stores import LATER, holding, raw, tokens
+from tests.helpers.stores import begin, holding, raw, token_set, tokens
 from tokenstore import StorageError, TokenRepository
-from tokenstore.models.tokens import TokenSet
 from tokenstore.storage import statements
 from tokenstore.storage.query import Query
 from tokenstore.storage.sqlite.database import Database
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tokenstore.storage.journal import Refresh
     from tokenstore.storage.sqlite.database import JournalMode
 
 JOURNAL_MODES = ["wal", "delete"]
@@ -32,18 +30,6 @@ JOURNAL_MODES = ["wal", "delete"]
 def repository(path: Path) -> Iterator[TokenRepository]:
     with TokenRepository(path) as repository:
         yield repository
-
-
-def begin(repository: TokenRepository, name: str = "alice") -> Refresh:
-    record = repository.record(name)
-    assert record is not None
-    return repository.journal.begin(record, provider="p", reason="due")
-
-
-def token_set(number: int) -> TokenSet:
-    return TokenSet(
-        access_token=f"access-{number}", refresh_token=f"refresh-{number}", expires_at=LATER
-    )
 
 
 # -- secrets that are gone ------------------------------------------------------------------------
