@@ -44,10 +44,10 @@ def _growth(stores: dict[int, Path], now: float) -> Iterator[Row]:
         targets = [Target(most, least, 1.2)] if more.get("of_one") else []
         return Row(work, interleaved(contenders, rounds=20), targets, note=more.get("note", ""))
 
-    def may_be_due(before: float) -> Callable[[TokenRepository], Callable[[str], object]]:
+    def due_candidates(before: float) -> Callable[[TokenRepository], Callable[[str], object]]:
         return lambda repository: (
             lambda _: _exhaust(
-                repository.listing.may_be_due(
+                repository.listing.due_candidates(
                     before=before, expiry_buffer=300.0, client_of=lambda _: None
                 )
             )
@@ -61,9 +61,9 @@ def _growth(stores: dict[int, Path], now: float) -> Iterator[Row]:
             repository: stack.enter_context(TokenManager(stores[size], cache_ttl=0))
             for size, repository in repositories.items()
         }
-        yield beside_each_other("due scan, nothing due, by accounts", 50, may_be_due(now))
+        yield beside_each_other("due scan, nothing due, by accounts", 50, due_candidates(now))
         yield beside_each_other(
-            f"due scan, {DUE} due, by accounts", 5, may_be_due(now + HOUR), note="10 of 10"
+            f"due scan, {DUE} due, by accounts", 5, due_candidates(now + HOUR), note="10 of 10"
         )
         yield beside_each_other(
             f"first {_PAGE} of all accounts, by accounts",

@@ -3,14 +3,15 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from tokenstore.migrate import VERSION_TABLE, open_database
-from tokenstore.storage.indexes import metadata
+from tokenstore.migrate import open_for_migration
+from tokenstore.storage.migrations import target_metadata
+from tokenstore.storage.tables import VERSION_TABLE
 
 
 def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
-        target_metadata=metadata,
+        target_metadata=target_metadata(),
         version_table=VERSION_TABLE,
         render_as_batch=True,
         **context.config.attributes.get("options", {}),
@@ -25,5 +26,6 @@ if context.is_offline_mode():
 if given is not None:
     run(given)
 else:
-    with open_database(context.get_x_argument(as_dictionary=True).get("database")) as opened:
+    database = context.get_x_argument(as_dictionary=True).get("database")
+    with open_for_migration(database) as opened:
         run(opened)

@@ -27,6 +27,7 @@ USE = """
 import importlib.metadata, io, json, sys
 import tokenstore
 from tokenstore import TokenRepository, migrate
+from tokenstore.storage.migrations import scripts
 
 migrate.upgrade(sys.argv[1])
 with TokenRepository(sys.argv[1]) as repository:
@@ -37,7 +38,7 @@ migrate.check(sys.argv[1], stdout=io.StringIO())
 migrate.current(sys.argv[1], stdout=out)
 print(json.dumps({
     "package": tokenstore.__file__,
-    "scripts": str(migrate.scripts()),
+    "scripts": str(scripts()),
     "current": out.getvalue().split()[0],
     "version": tokenstore.__version__,
     "metadata": importlib.metadata.version("tokenstore"),

@@ -8,6 +8,8 @@
 Names are imported when they are first used: importing the package costs next to nothing.
 """
 
+from tokenstore.version import __version__ as __version__
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tokenstore.aio import AsyncTokenManager as AsyncTokenManager
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from tokenstore.oauth.flows.prompt import Prompt as Prompt
     from tokenstore.oauth.provider import Provider as Provider
     from tokenstore.storage.repository import TokenRepository as TokenRepository
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Account": "models.accounts",

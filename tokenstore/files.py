@@ -6,16 +6,20 @@ process that dies on the way leaves its temporary file, with secrets in it, to b
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from typing import TYPE_CHECKING
 
+from tokenstore.errors import StorageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+_log = logging.getLogger(__name__)
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp(-journal|-wal|-shm)?")
 
 
@@ -94,6 +98,33 @@ def leftovers(directory: Path, mine: Callable[[str], bool]) -> Iterator[Path]:
 def sync_directory(directory: Path) -> None:
     """Make the names in *directory* durable."""
     _sync(directory)
+
+
+def make_private_directory(directory: Path) -> None:
+    """Make *directory* and the parents that are missing, each 0700.
+
+    Raises:
+        StorageError: It cannot be made, or something else is there.
+    """
+    if directory.is_dir():
+        return
+    if directory.parent != directory:
+        make_private_directory(directory.parent)
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise StorageError(f"{directory}: is not a directory", directory) from None
+    except OSError as error:
+        raise file_error(error, directory) from None
+
+
+def file_error(error: OSError, path: Path) -> StorageError:
+    """Return the `StorageError` for a file-system error about *path*."""
+    _log.error("%s: %s", path, error.strerror)
+    return StorageError(
+        f"{path}: {error.strerror}; check the path and its permissions", path, errno=error.errno
+    )
 
 
 def _lock(descriptor: int, kind: int) -> bool:

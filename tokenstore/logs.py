@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Protocol
 
 from tokenstore.errors import TokenStoreError
-from tokenstore.oauth.provider import Provider
 
 LOGGER = logging.getLogger("tokenstore")
 LOGGER.addHandler(logging.NullHandler())  # an application that wants no log gets none
 is_told = LOGGER.isEnabledFor  # looked up once: it is asked for every token from memory
+
+
+class Named(Protocol):
+    """What has a name, such as a `Provider`."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
 
 
 class Operation:
@@ -25,10 +33,10 @@ class Operation:
     __slots__ = ("_account_name", "_name", "failure", "outcome", "provider")
 
     def __init__(
-        self, name: str, account_name: object, provider: str | Provider | None = None
+        self, name: str, account_name: object, provider: str | Named | None = None
     ) -> None:
         self._name, self._account_name = name, account_name
-        self.provider = name_of(provider)
+        self.provider = provider_name(provider)
         self.outcome = "done"
         self.failure: TokenStoreError | None = None
 
@@ -58,7 +66,7 @@ def tell(
     level: int,
     operation: str,
     account_name: object,
-    provider: str | Provider | None,
+    provider: str | Named | None,
     outcome: str,
     details: str = "",
 ) -> None:
@@ -66,7 +74,7 @@ def tell(
     name = _shown(account_name)
     fields = {
         "account_name": name,
-        "provider": name_of(provider),
+        "provider": provider_name(provider),
         "operation": operation,
         "outcome": outcome,
     }
@@ -74,13 +82,20 @@ def tell(
     LOGGER.log(level, "%s: %s%s", subject, outcome, details, extra=fields)
 
 
-def name_of(provider: str | Provider | None) -> str | None:
-    """Return the name that an account is bound to."""
-    if isinstance(provider, Provider):
-        return provider.name
-    if provider is not None and not isinstance(provider, str):
-        raise TypeError(f"provider: a name or a Provider is needed, not {_kind(provider)}")
-    return provider
+def provider_name(provider: str | Named | None) -> str | None:
+    """Return the name of a provider that may be given by name or as an object.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    name = provider if provider is None or isinstance(provider, str) else _name_of(provider)
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"provider: expected a name or a Provider, got {_kind(provider)}")
+    return name
+
+
+def _name_of(provider: object) -> object:
+    return getattr(provider, "name", provider)
 
 
 def _shown(account_name: object) -> str | None:

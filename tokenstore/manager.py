@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
 from tokenstore.lifecycle.cache import TokenCache
-from tokenstore.lifecycle.forecast import Outlook
+from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.lifecycle.hooks import Hooks
-from tokenstore.lifecycle.refresh import Demand, Refresher
-from tokenstore.lifecycle.selection import Selection
-from tokenstore.logs import Operation, is_told, name_of, tell
-from tokenstore.models.accounts import went_back
-from tokenstore.models.expiry import Freshness
-from tokenstore.models.tokens import expiry_of, normalize_account_name
-from tokenstore.oauth.registry import Providers
+from tokenstore.lifecycle.refresh import Refresher, RefreshRequest
+from tokenstore.logs import Operation, is_told, provider_name, tell
+from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
+from tokenstore.models.timestamps import expiry_of
+from tokenstore.models.tokens import normalize_account_name
+from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.redaction import sealed
 from tokenstore.storage.location import providers_file
 from tokenstore.storage.repository import TokenRepository
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from tokenstore.models.accounts import Account, HistoryEntry, Record
     from tokenstore.oauth.flows.prompt import Prompt
     from tokenstore.oauth.provider import Provider
-    from tokenstore.storage.sqlite.schema import JournalMode
+    from tokenstore.storage.base import JournalMode
 
 
 _LONGEST = 86400.0  # seconds; beyond a day nobody waits, and beyond some years nothing can
@@ -98,12 +97,12 @@ class TokenManager:
         self._repository = TokenRepository(
             database, upgrade=upgrade, journal_mode=journal_mode, clock=clock
         )
-        self._freshness = Freshness(clock, expiry_buffer)
+        self._freshness = ExpiryPolicy(clock, expiry_buffer)
         self._serve_stale = serve_stale
         self._clock = clock
         self._cache = TokenCache(cache_ttl, clock)
         file, required = providers_file(self._repository.location)
-        self._providers = Providers(providers, file, required=required)
+        self._providers = ProviderRegistry(providers, file, required=required)
         self._timeout, self._session = timeout, session
         self._hooks = Hooks(on_refreshed, on_reauthorization_required, on_recovered)
         self._refresher = Refresher(
@@ -162,10 +161,10 @@ class TokenManager:
             name = normalize_account_name(account_name)
             # Looked up only for who wants to know: saving is a hot path.
             before = self._repository.record(name) if self._hooks.on_recovered else None
-            self._repository.save(name, tokens, provider=name_of(provider))
+            self._repository.save(name, tokens, provider=provider_name(provider))
             self._cache.forget(name)
             operation.outcome = "saved"
-        if before is not None and before.is_dead:
+        if before is not None and before.needs_sign_in:
             self._hooks.recovered(name)
 
     @sealed
@@ -251,34 +250,34 @@ class TokenManager:
             TokenRefreshError: The provider gave no tokens; the subclass says why.
             TokenPersistError: It did, and the store would not take them.
         """
-        from tokenstore.lifecycle.login import SignIn
-        from tokenstore.lifecycle.wish import Wish
+        from tokenstore.lifecycle.login import Login
 
         if not 0 < timeout <= _LONGEST:
             raise ValueError(f"timeout: a number of seconds is needed, up to {_LONGEST:.0f}")
-        wish = Wish(
-            scope=scope,
-            device=device,
-            force=force,
-            patience=timeout,
-            port=port,
-            prompt=prompt,
-            wait=wait,
-        )
         with Operation("login", account_name, provider) as operation:
             name = normalize_account_name(account_name)
             self._refresher.store_unsaved()
-            sign_in = SignIn(
+            sign_in = Login(
                 self._repository,
                 self._providers,
                 timeout=self._timeout,
                 session=self._session,
                 clock=self._clock,
             )
-            stored, before = sign_in.run(name, provider, wish)
+            stored, before = sign_in.run(
+                name,
+                provider,
+                scope=scope,
+                device=device,
+                force=force,
+                patience=timeout,
+                port=port,
+                prompt=prompt,
+                sleep=wait,
+            )
             self._cache.forget(name)
             operation.provider, operation.outcome = stored.provider, "signed_in"
-        if before is not None and before.is_dead:
+        if before is not None and before.needs_sign_in:
             self._hooks.recovered(name)
         return stored.tokens.to_dict()
 
@@ -298,12 +297,12 @@ class TokenManager:
             TokenRefreshError: The tokens could not be revoked, so the account stays as it is; the
                 subclass says why. `delete_tokens` removes it all the same.
         """
-        from tokenstore.lifecycle.logout import SignOut
+        from tokenstore.lifecycle.logout import Logout
 
         with Operation("logout", account_name) as operation:
             name = normalize_account_name(account_name)
             self._refresher.store_unsaved()  # or what they are would never be revoked
-            sign_out = SignOut(
+            sign_out = Logout(
                 self._repository, self._providers, timeout=self._timeout, session=self._session
             )
             try:
@@ -322,7 +321,7 @@ class TokenManager:
         Args:
             names: Yield only the accounts of these names, those that there are.
         """
-        outlook = Outlook(self._providers)
+        outlook = RefreshTokenForecast(self._providers)
         with Operation("accounts", None) as operation:
             for account in self._repository.accounts(
                 expiry_buffer=self._freshness.buffer, client_of=outlook.client_of, names=names
@@ -367,7 +366,7 @@ class TokenManager:
             dry_run: Only tell which accounts would be refreshed, as ``skipped``.
             stop: Asked before an account is begun; once it says True, no other is. None: never.
         """
-        from tokenstore.lifecycle.bulk import Fleet, RefreshResult
+        from tokenstore.lifecycle.bulk import BulkRefresher, RefreshResult, Selection
 
         _require_seconds(within=within, unused_for=unused_for or 0.0)
         if jobs < 1:
@@ -380,15 +379,17 @@ class TokenManager:
 
         def refresh(account: Account) -> bool:
             fresh, used = self._freshness.check(within), _used_since(account)
-            demand = Demand("due", lambda record: used(record) or fresh(record), patience=0.0)
+            demand = RefreshRequest(
+                "due", lambda record: used(record) or fresh(record), patience=0.0
+            )
             if unused_for is not None:
-                demand = Demand("forced", used, patience=0.0)
+                demand = RefreshRequest("forced", used, patience=0.0)
             with Operation("refresh_all", account.name, account.provider) as operation:
                 _, refreshed = self._refresher.attempt(account.name, None, demand)
                 operation.outcome = "refreshed" if refreshed else "skipped"
                 return refreshed
 
-        return Fleet(refresh, self._providers, jobs=jobs, stop=stop or _never).run(chosen)
+        return BulkRefresher(refresh, self._providers, jobs=jobs, stop=stop or _never).run(chosen)
 
     @sealed
     def refresh_token(
@@ -419,7 +420,7 @@ class TokenManager:
             return rejected is not None and stored is not None and stored != rejected
 
         with Operation("refresh_token", account_name, provider) as operation:
-            demand = Demand("forced" if rejected is None else "rejected", differs)
+            demand = RefreshRequest("forced" if rejected is None else "rejected", differs)
             name = normalize_account_name(account_name)
             record, refreshed = self._refresher.refresh(name, provider, demand)
             operation.provider = record.provider or operation.provider
@@ -504,14 +505,16 @@ class TokenManager:
         now = self._clock()
         token, expires_at, refreshed_at = self._repository.access(name) or (None, None, None)
         due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
-        if token is not None and now < due and not went_back(refreshed_at, now):
+        if token is not None and now < due and not clock_moved_back(refreshed_at, now):
             self._cache.put(name, token, until=due, epoch=epoch)
             operation.outcome = "fresh"
             return token
         live = expires_at is not None and now + (min_ttl or 0.0) < expires_at
         stale = token if self._serve_stale and live else None
         try:
-            demand = Demand("due", self._freshness.check(min_ttl), None if stale is None else 0.0)
+            demand = RefreshRequest(
+                "due", self._freshness.check(min_ttl), None if stale is None else 0.0
+            )
             record, refreshed = self._refresher.refresh(name, provider, demand)
         except TokenRefreshError as error:
             if stale is None:

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.test_app import on_a_terminal
 from tokenstore import TokenRepository
 from tokenstore.cli.app import run
-from tokenstore.models.accounts import Failure
+from tokenstore.models.failures import Failure
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenstore import TokenRepository
-from tokenstore.models.accounts import Failure
+from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet
 from tokenstore.storage.tables import REVISION
 

@@ -24,7 +24,7 @@ WORKERS = 4
 PATIENCE = 600.0  # seconds
 
 
-class Fleet:
+class BulkRefresher:
     """Workers, a strict provider whose tokens live for *lifetime* seconds, and accounts.
 
     A token is due after half its life, so that is the period in which each is to be refreshed.
@@ -58,7 +58,7 @@ class Fleet:
                     tokens = {**self.server.sign_in(name), "expires_in": -1}
                     self.manager.save_tokens(name, tokens, provider="test")
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> BulkRefresher:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,7 +96,7 @@ class Fleet:
         )
 
 
-def run(fleet: Fleet, *, periods: int) -> dict[str, int]:
+def run(fleet: BulkRefresher, *, periods: int) -> dict[str, int]:
     """Let the fleet work, and one worker die in the middle of a request; check what came of it."""
     hold = Hold()
     fleet.server.script(hold, subject=fleet.names[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.models.tokens import TokenSet
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.tables import REVISION
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def token_set(number: int) -> TokenSet:
 IMPORTS = {  # what takes long to import is imported where it is used
     "TokenRepository": "from tokenstore import TokenRepository\n",
     "migrate": "from tokenstore import migrate\n",
-    "become_nobody": "import alembic.command, sqlalchemy.dialects.sqlite\n",
+    "become_nobody": "import alembic.command, tokenstore.storage.sqlite.database\n",
 }
 
 
@@ -272,7 +272,7 @@ def newer_checkout(directory: Path, migration: str = NEXT_MIGRATION) -> Path:
 def driver_in_use(repository: TokenRepository) -> sqlite3.Connection:
     """Return the driver's connection that the calling thread uses."""
     database = repository._database
-    assert isinstance(database, Database)
-    driver = database._threads.mine().driver
+    assert isinstance(database, SQLiteDatabase)
+    driver = database._threads.current().driver
     assert driver is not None
     return driver

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from tokenstore.storage.sqlite.database import JournalMode
+    from tokenstore.storage.base import JournalMode
 
     Say = Callable[[object], None]
     State = dict[str, int]

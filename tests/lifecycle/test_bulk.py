@@ -19,11 +19,10 @@ from tokenstore import (
     TokenPersistError,
     TransientRefreshError,
 )
-from tokenstore.lifecycle.bulk import _WINDOW, Fleet, RefreshResult
-from tokenstore.lifecycle.selection import Selection
+from tokenstore.lifecycle.bulk import _WINDOW, BulkRefresher, RefreshResult, Selection
 from tokenstore.models.accounts import Account
 from tokenstore.models.tokens import TokenSet
-from tokenstore.oauth.registry import Providers
+from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def test_only_what_may_be_due_is_read_the_most_urgent_first(
     kept = TokenSet(access_token=None, refresh_token="r", expires_at=now + 9000)
     manager._repository.put("tokenless", kept)
 
-    found = manager._repository.listing.may_be_due(
+    found = manager._repository.listing.due_candidates(
         before=now, expiry_buffer=0.0, client_of=lambda _: None
     )
 
@@ -328,7 +327,7 @@ def test_a_fleet_of_a_thousand_is_read_as_it_is_refreshed() -> None:
         submitted.append(len(fleet._running))
         return True
 
-    fleet = Fleet(refresh, Providers(None, None), jobs=8)
+    fleet = BulkRefresher(refresh, ProviderRegistry(None, None), jobs=8)
     done = []
     for result in fleet.run(accounts()):
         done.append(result.account_name)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.bulk_workers import Fleet, run
+from tests.helpers.bulk_workers import BulkRefresher, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,5 +21,5 @@ def test_workers_refresh_each_account_once_a_period_though_one_is_killed(
     database = str(tmp_path / "tokens.db")
     if engine == "postgresql":
         database = request.getfixturevalue("schema")
-    with Fleet(database, tmp_path, accounts=120, lifetime=8.0) as fleet:
+    with BulkRefresher(database, tmp_path, accounts=120, lifetime=8.0) as fleet:
         run(fleet, periods=2)

@@ -354,13 +354,13 @@ def test_it_is_said_when_it_cannot_be_told_who_it_is(world: World) -> None:
     world.sign_in("alice")  # without an id_token
     with Told() as told:
         world.manager().login("alice", prompt=Visitor(world, "bob"))
-    assert any("cannot be told" in record.getMessage() for record in told.records)
+    assert any("cannot check" in record.getMessage() for record in told.records)
     provider = world.server.provider(sign_in_scope=None, issuer=None, scope="mail")
     manager = world.manager(providers={"test": provider})
     visitor = Visitor(world)
     with Told() as told:
         assert "id_token" not in manager.login("alice", prompt=visitor)
-    assert any("cannot be told" in record.getMessage() for record in told.records)
+    assert any("cannot check" in record.getMessage() for record in told.records)
     assert "nonce" not in query_of(visitor.prompts[0].url)
 
 
@@ -713,7 +713,7 @@ def test_without_the_extra_it_says_what_to_install(
 
 @pytest.mark.parametrize(
     ("scope", "remedy"),
-    [("openid", "ask for the scope offline_access"), ("offline_access", "allow offline access")],
+    [("openid", "request the scope offline_access"), ("offline_access", "allow offline access")],
 )
 def test_the_remedy_for_a_missing_refresh_token_fits(world: World, scope: str, remedy: str) -> None:
     world.server.script(Transform(lambda answer: {**answer, "refresh_token": None}))

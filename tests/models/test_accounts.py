@@ -13,11 +13,15 @@ from tokenstore.errors import (
     TokenRefreshError,
     TransientRefreshError,
 )
-from tokenstore.models.accounts import Account, Failure, Record, due_at, state_of
-from tokenstore.models.tokens import NEVER, TokenSet
+from tokenstore.models.accounts import Account, Record
+from tokenstore.models.expiry import due_at, state_of
+from tokenstore.models.failures import Failure
+from tokenstore.models.timestamps import NEVER
+from tokenstore.models.tokens import TokenSet
 
 if TYPE_CHECKING:
-    from tokenstore.models.accounts import State, Verdict
+    from tokenstore.models.accounts import State
+    from tokenstore.models.failures import FailureKind
 
 NOW = 1_800_000_000.0
 CLIENT = "app https://provider.example/token"
@@ -38,7 +42,7 @@ ERRORS = {
     "spent": TransientRefreshError("lost", maybe_spent=True, **DETAILS),
     "rejected": ClientRejectedError("no such client", **DETAILS),
 }
-VERDICTS: dict[str, Verdict] = {
+VERDICTS: dict[str, FailureKind] = {
     "sign in": "reauthorization",
     "bare": "reauthorization",
     "wait": "transient",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.refreshes import Clock, World, denied, on_both_engines
 from tokenstore import TokenManager, TransientRefreshError
-from tokenstore.models.accounts import Failure, backoff
+from tokenstore.models.failures import Failure, backoff
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:

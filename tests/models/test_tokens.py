@@ -18,18 +18,15 @@ from hypothesis import strategies as st
 
 from tests.helpers.strategies import examples, json_values
 from tokenstore.errors import InvalidTokenError
-from tokenstore.models.tokens import (
+from tokenstore.models.timestamps import (
     NEVER,
-    TokenSet,
     clamp,
     expiry_of,
-    fingerprint,
-    is_token,
     local_iso,
-    normalize_account_name,
-    parse_moment,
     parse_seconds,
+    parse_timestamp,
 )
+from tokenstore.models.tokens import TokenSet, fingerprint, is_token, normalize_account_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -283,8 +280,8 @@ def test_a_moment_without_a_zone_is_local_time(zone: str, kind: Callable[[str], 
 
 
 def test_a_moment_without_a_zone_can_be_told_to_be_utc(zone: str) -> None:
-    assert parse_moment("2027-01-15T08:00:00", naive=UTC) == NOW, zone
-    assert parse_moment("2027-01-15T08:00:00+01:00", naive=UTC) == NOW - 3600, zone
+    assert parse_timestamp("2027-01-15T08:00:00", naive=UTC) == NOW, zone
+    assert parse_timestamp("2027-01-15T08:00:00+01:00", naive=UTC) == NOW - 3600, zone
 
 
 DST = {  # Los Angeles: forward on 2027-03-14 at 10:00Z, back on 2027-11-07 at 09:00Z
@@ -302,7 +299,7 @@ def test_local_times_around_a_clock_change(
     set_zone("Los_Angeles")
     instant = datetime.fromisoformat(utc).timestamp()
 
-    assert parse_moment(local) == instant
+    assert parse_timestamp(local) == instant
     assert local_iso(instant) == local
 
 
@@ -325,8 +322,8 @@ def test_an_hour_that_comes_twice_is_the_first_unless_fold_says_the_second(
     first = datetime.fromisoformat("2027-11-07T08:30:00+00:00").timestamp()
     naive = datetime(2027, 11, 7, 1, 30)  # noqa: DTZ001
 
-    assert parse_moment(naive) == first
-    assert parse_moment(naive.replace(fold=1)) == first + 3600
+    assert parse_timestamp(naive) == first
+    assert parse_timestamp(naive.replace(fold=1)) == first + 3600
 
 
 @examples(
@@ -339,7 +336,7 @@ def test_local_time_reads_back_as_the_same_moment(moment: int) -> None:
     written = local_iso(moment)
 
     assert written is not None
-    read = parse_moment(written)
+    read = parse_timestamp(written)
     assert read is not None
     # An hour that comes twice reads as the first one.
     assert moment - read in {0, 3600}
@@ -418,7 +415,7 @@ def test_a_moment_before_every_calendar_is_expired_and_has_a_local_date(
     written = local_iso(expires_at)
     assert written is not None
     assert written.startswith("0001-01-0")
-    assert parse_moment(written) == expires_at
+    assert parse_timestamp(written) == expires_at
 
 
 def test_the_epoch_is_a_moment() -> None:
@@ -476,7 +473,7 @@ def test_a_malformed_expiry_is_unknown_and_logged_without_its_value(
     with caplog.at_level(logging.WARNING, "tokenstore"):
         assert expiry_of({field: SECRET}, now=NOW) is None
 
-    assert [record.name for record in caplog.records] == ["tokenstore.models.tokens"]
+    assert [record.name for record in caplog.records] == ["tokenstore.models.timestamps"]
     assert field in caplog.text
     assert SECRET not in caplog.text
 
@@ -695,8 +692,8 @@ def test_anything_else_names_no_account(name: object) -> None:
 def test_a_process_started_in_another_zone_reads_the_same_moment() -> None:
     """TZ as it is set for a service: before the interpreter starts."""
     code = (
-        "from tokenstore.models.tokens import local_iso, parse_moment\n"
-        f"print(local_iso({NOW}), parse_moment('2027-01-15T13:30:00'))"
+        "from tokenstore.models.timestamps import local_iso, parse_timestamp\n"
+        f"print(local_iso({NOW}), parse_timestamp('2027-01-15T13:30:00'))"
     )
 
     printed = subprocess.run(

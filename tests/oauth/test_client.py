@@ -27,11 +27,12 @@ from tokenstore import (
     TokenRefreshError,
     TransientRefreshError,
 )
-from tokenstore.models.accounts import MAX_RETRY_AFTER
-from tokenstore.models.tokens import NEVER
-from tokenstore.oauth.client import discover, refresh_grant
-from tokenstore.oauth.http import Answer as Received
-from tokenstore.oauth.responses import Judge
+from tokenstore.models.failures import MAX_RETRY_AFTER
+from tokenstore.models.timestamps import NEVER
+from tokenstore.oauth.client import refresh_grant
+from tokenstore.oauth.discovery import fetch_metadata
+from tokenstore.oauth.http import HTTPResponse as Received
+from tokenstore.oauth.responses import TokenResponseParser
 from tokenstore.testing import Answer, Drop, Step, Transform, Truncate
 
 if TYPE_CHECKING:
@@ -419,7 +420,7 @@ def test_whatever_comes_back_is_judged(
     body: bytes, status: int, content_type: str, retry_after: str
 ) -> None:
     headers = {"Content-Type": content_type, "Retry-After": retry_after, "Location": content_type}
-    judge = Judge(Provider("test", URL, "id"), ["refresh"], "alice")
+    judge = TokenResponseParser(Provider("test", URL, "id"), ["refresh"], "alice")
     verdict = judge.answer(Received(status, headers, body))
     assert isinstance(verdict, (dict, TokenRefreshError))
 
@@ -728,7 +729,7 @@ def discovered(**answer: Any) -> Provider:
     provider = Provider("p", None, "me", issuer=ISSUER)
     with responses.RequestsMock() as mock:
         mock.get(METADATA, **answer)
-        return provider.with_metadata(discover(provider, timeout=SOON))
+        return provider.with_metadata(fetch_metadata(provider, timeout=SOON))
 
 
 def test_an_issuer_fills_the_endpoints_that_are_missing() -> None:

@@ -17,7 +17,7 @@ from responses import matchers
 
 import tokenstore.oauth.http
 from tests.helpers.refreshes import SOON, Call, Raw
-from tokenstore.oauth.http import MAX_BODY, Answer, NoAnswer, exchange, host_of
+from tokenstore.oauth.http import MAX_BODY, HTTPResponse, TransportFailure, exchange, host_of
 from tokenstore.testing import Answer as Scripted
 from tokenstore.testing import AuthorizationServer, Drip, Drop, Hold
 
@@ -38,19 +38,19 @@ def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
 
 
-def post(url: str, **options: Any) -> Answer | NoAnswer:
+def post(url: str, **options: Any) -> HTTPResponse | TransportFailure:
     return exchange("POST", url, **{"timeout": SOON, "data": {"a": "b"}, **options})
 
 
-def answered(url: str, **options: Any) -> Answer:
+def answered(url: str, **options: Any) -> HTTPResponse:
     answer = post(url, **options)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HTTPResponse)
     return answer
 
 
-def unanswered(url: str, **options: Any) -> NoAnswer:
+def unanswered(url: str, **options: Any) -> TransportFailure:
     nothing = post(url, **options)
-    assert isinstance(nothing, NoAnswer)
+    assert isinstance(nothing, TransportFailure)
     return nothing
 
 
@@ -195,7 +195,9 @@ def test_a_body_at_the_limit_is_read() -> None:
 
 
 def test_an_answer_shows_neither_headers_nor_body() -> None:
-    assert repr(Answer(200, {"Set-Cookie": "secret"}, b"secret")) == "Answer(status=200)"
+    assert (
+        repr(HTTPResponse(200, {"Set-Cookie": "secret"}, b"secret")) == "HTTPResponse(status=200)"
+    )
 
 
 # No answer
@@ -256,7 +258,7 @@ def test_https_to_a_plain_server_was_not_sent() -> None:
     ids=["refused", "no host name", "no URL", "no scheme"],
 )
 def test_without_a_connection_nothing_was_sent(url: str, reason: str) -> None:
-    assert unanswered(url) == NoAnswer(sent=False, reason=reason)
+    assert unanswered(url) == TransportFailure(sent=False, reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_an_unusable_setting_of_the_environment_sends_nothing(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    assert unanswered(URL) == NoAnswer(sent=False, reason=reason)
+    assert unanswered(URL) == TransportFailure(sent=False, reason=reason)
 
 
 def test_a_proxy_that_refuses_the_tunnel_was_not_sent_the_request(
@@ -285,7 +287,7 @@ def test_a_proxy_that_refuses_the_tunnel_was_not_sent_the_request(
     with Raw(b"HTTP/1.1 407 No\r\n\r\n") as proxy:
         monkeypatch.setenv("https_proxy", f"http://{proxy.host}")
         nothing = unanswered(URL)
-    assert nothing == NoAnswer(sent=False, reason="the proxy could not be used")
+    assert nothing == TransportFailure(sent=False, reason="the proxy could not be used")
     assert proxy.received[0].startswith(b"CONNECT provider.example:443 ")
 
 
@@ -299,7 +301,7 @@ def test_whatever_a_session_raises_is_no_answer() -> None:
     with requests.Session() as session:
         session.mount("https://", Broken())
         nothing = unanswered(URL, session=session)
-    assert nothing == NoAnswer(sent=True, reason="the session raised LookupError")
+    assert nothing == TransportFailure(sent=True, reason="the session raised LookupError")
 
 
 # The deadline
@@ -317,7 +319,7 @@ def test_the_whole_answer_has_one_deadline(server: AuthorizationServer, step: Dr
     began = time.monotonic()
     nothing = unanswered(server.token_endpoint, timeout=0.3, data=grant)
     assert time.monotonic() - began < SOON / 4
-    assert nothing == NoAnswer(sent=True, reason="no complete answer within 0.3 s")
+    assert nothing == TransportFailure(sent=True, reason="no complete answer within 0.3 s")
 
 
 def test_an_answer_after_the_deadline_is_handed_over(server: AuthorizationServer) -> None:

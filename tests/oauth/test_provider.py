@@ -9,7 +9,7 @@ import pytest
 
 from tokenstore.errors import ProviderConfigurationError
 from tokenstore.oauth.provider import AUTH_METHODS, Provider
-from tokenstore.oauth.registry import Providers
+from tokenstore.oauth.registry import ProviderRegistry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,10 +40,10 @@ def file(tmp_path: Path) -> Path:
 
 def from_file(file: Path, content: str, name: str = "ours") -> Provider:
     file.write_text(content, "utf-8")
-    return Providers(None, file).get(name)
+    return ProviderRegistry(None, file).get(name)
 
 
-def refusal(providers: Providers, name: str | Provider = "ours") -> str:
+def refusal(providers: ProviderRegistry, name: str | Provider = "ours") -> str:
     with pytest.raises(ProviderConfigurationError) as caught:
         providers.get(name)
     error: BaseException | None = caught.value
@@ -56,7 +56,7 @@ def refusal(providers: Providers, name: str | Provider = "ours") -> str:
 
 def refused(file: Path, content: str, name: str = "ours") -> str:
     file.write_text(content, "utf-8")
-    return refusal(Providers(None, file), name)
+    return refusal(ProviderRegistry(None, file), name)
 
 
 def provider(**changes: Any) -> Provider:
@@ -177,7 +177,7 @@ UNUSABLE = {
 def test_an_unusable_provider_is_refused_by_name_and_setting(
     changes: dict[str, Any], named: str
 ) -> None:
-    message = refusal(Providers(None, None), provider(**changes))
+    message = refusal(ProviderRegistry(None, None), provider(**changes))
 
     assert message.startswith("provider 'ours' ")
     assert named in message
@@ -231,7 +231,7 @@ def test_secrets_are_sent_over_https_or_on_loopback(kind: str, url: str) -> None
 @pytest.mark.parametrize("kind", ["token_endpoint", "issuer"])
 @pytest.mark.parametrize("url", REFUSED_URLS.values(), ids=REFUSED_URLS)
 def test_any_other_url_is_refused_and_not_quoted(kind: str, url: str) -> None:
-    message = refusal(Providers(None, None), provider(**{kind: url}))
+    message = refusal(ProviderRegistry(None, None), provider(**{kind: url}))
 
     assert f"provider 'ours' has a {kind} that " in message
     assert url not in message
@@ -244,7 +244,7 @@ def test_google_is_configured_by_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("GOOGLE_CLIENT_ID", "g-app")
     monkeypatch.setenv("GOOGLE_CLIENT_SECRET", SECRET)
 
-    google = Providers(None, None).get("google")
+    google = ProviderRegistry(None, None).get("google")
 
     assert (google.name, google.client_id, google.client_secret) == ("google", "g-app", SECRET)
     assert google.token_endpoint == "https://oauth2.googleapis.com/token"
@@ -261,7 +261,7 @@ def test_microsoft_is_configured_by_the_environment_with_or_without_a_secret(
     if secret is not None:
         monkeypatch.setenv("MS_CLIENT_SECRET", secret)
 
-    microsoft = Providers(None, None).get("microsoft")
+    microsoft = ProviderRegistry(None, None).get("microsoft")
 
     assert (microsoft.client_id, microsoft.auth_method) == ("m-app", method)
 
@@ -276,7 +276,7 @@ def test_microsoft_signs_in_with_the_tenant_of_the_environment(
     if tenant is not None:
         monkeypatch.setenv("MS_TENANT_ID", tenant)
 
-    microsoft = Providers(None, None).get("microsoft")
+    microsoft = ProviderRegistry(None, None).get("microsoft")
 
     base = f"https://login.microsoftonline.com/{used}/oauth2/v2.0"
     assert microsoft.token_endpoint == f"{base}/token"
@@ -301,13 +301,13 @@ def test_a_missing_variable_is_named(
     for variable, value in present.items():
         monkeypatch.setenv(variable, value)
 
-    message = refusal(Providers(None, None), name)
+    message = refusal(ProviderRegistry(None, None), name)
 
     assert message == f"provider {name!r} needs {missing} in the environment"
 
 
 def test_the_environment_is_read_when_a_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    providers = Providers(None, None)
+    providers = ProviderRegistry(None, None)
     refusal(providers, "microsoft")
 
     monkeypatch.setenv("MS_CLIENT_ID", "first")
@@ -322,7 +322,7 @@ def test_the_environment_is_read_when_a_provider_is_used(monkeypatch: pytest.Mon
 def test_a_provider_that_is_given_itself_is_used_as_it_is() -> None:
     ours = provider()
 
-    assert Providers(None, None).get(ours) is ours
+    assert ProviderRegistry(None, None).get(ours) is ours
 
 
 def test_given_providers_come_before_the_file_and_the_file_before_the_built_in(
@@ -332,21 +332,21 @@ def test_given_providers_come_before_the_file_and_the_file_before_the_built_in(
     file.write_text('[microsoft]\nclient_id = "file"\n')
     given = Provider("microsoft", ENDPOINT, "given")
 
-    assert Providers({"microsoft": given}, file).get("microsoft") is given
-    assert Providers({}, file).get("microsoft").client_id == "file"
+    assert ProviderRegistry({"microsoft": given}, file).get("microsoft") is given
+    assert ProviderRegistry({}, file).get("microsoft").client_id == "file"
     file.unlink()
-    assert Providers({}, file).get("microsoft").client_id == "built in"
+    assert ProviderRegistry({}, file).get("microsoft").client_id == "built in"
 
 
 def test_a_given_provider_is_bound_to_by_the_name_it_is_given_under() -> None:
-    work = Providers({"work": provider()}, None).get("work")
+    work = ProviderRegistry({"work": provider()}, None).get("work")
 
     assert work == provider(name="work")
 
 
 def test_what_is_given_later_is_not_seen() -> None:
     given = {"ours": provider()}
-    providers = Providers(given, None)
+    providers = ProviderRegistry(given, None)
     given.clear()
 
     assert providers.get("ours") == provider()
@@ -355,7 +355,7 @@ def test_what_is_given_later_is_not_seen() -> None:
 def test_all_names_are_listed_in_order(file: Path) -> None:
     file.write_text('[beta]\n[google]\nclient_id = "x"\n')
 
-    names = Providers({"zeta": provider(), "alpha": provider()}, file).names()
+    names = ProviderRegistry({"zeta": provider(), "alpha": provider()}, file).names()
 
     assert names == ["alpha", "beta", "google", "microsoft", "zeta"]
 
@@ -376,7 +376,7 @@ def test_an_unknown_name_is_answered_with_a_near_one_or_all(
     file.write_text("[ours]\n")
 
     with pytest.raises(ProviderConfigurationError) as caught:
-        Providers(None, file).get(name)
+        ProviderRegistry(None, file).get(name)
 
     assert str(caught.value) == f"unknown provider {name!r}; {hint.format(file=file)}"
     assert caught.value.provider == name
@@ -501,7 +501,7 @@ def test_the_file_can_configure_a_built_in_provider_without_the_environment(file
 
 
 def test_a_changed_file_is_seen_at_the_next_use(file: Path) -> None:
-    providers = Providers(None, file)
+    providers = ProviderRegistry(None, file)
     content = f'[ours]\ntoken_endpoint = "{ENDPOINT}"\nclient_id = '
 
     file.write_text(f'{content}"first"')
@@ -603,22 +603,22 @@ def test_a_broken_file_is_an_error_that_says_where(
 def test_a_file_that_is_not_text_is_an_error(file: Path) -> None:
     file.write_bytes(b"\xff\xfe[ours]")
 
-    assert refusal(Providers(None, file)) == f"{file}: not valid TOML"
+    assert refusal(ProviderRegistry(None, file)) == f"{file}: not valid TOML"
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    assert refusal(Providers(None, tmp_path)) == f"{tmp_path}: Is a directory"
+    assert refusal(ProviderRegistry(None, tmp_path)) == f"{tmp_path}: Is a directory"
 
 
 def test_a_missing_file_is_an_error_only_if_it_was_named(file: Path) -> None:
-    assert "unknown provider" in refusal(Providers(None, file))
-    assert refusal(Providers(None, file, required=True)) == f"{file}: no such file"
+    assert "unknown provider" in refusal(ProviderRegistry(None, file))
+    assert refusal(ProviderRegistry(None, file, required=True)) == f"{file}: no such file"
 
 
 def test_given_providers_do_not_need_the_file(file: Path) -> None:
     file.write_text("broken")
 
-    assert Providers({"ours": provider()}, file).get("ours") == provider()
+    assert ProviderRegistry({"ours": provider()}, file).get("ours") == provider()
 
 
 # -- metadata of an issuer ------------------------------------------------------------------------

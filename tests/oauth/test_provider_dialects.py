@@ -18,7 +18,7 @@ from tokenstore import (
     TokenRefreshError,
     TransientRefreshError,
 )
-from tokenstore.models.tokens import NEVER
+from tokenstore.models.timestamps import NEVER
 from tokenstore.oauth.client import refresh_grant
 from tokenstore.testing import Answer
 

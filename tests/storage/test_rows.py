@@ -12,7 +12,7 @@ from tests.helpers.stores import raw, tokens
 from tokenstore import StorageError, TokenRepository
 from tokenstore.jsonfiles import export_accounts
 from tokenstore.models.tokens import TokenSet
-from tokenstore.storage.rows import Damaged, to_access, to_columns, to_tokens
+from tokenstore.storage.rows import CorruptRowError, to_access, to_columns, to_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,9 +219,9 @@ def test_a_checksum_is_of_one_account_only() -> None:
 
     assert to_tokens("alice", (*row, None, None, columns["checksum"])).access_token == "a"
     assert to_access("alice", ("a", None, None, columns["access_checksum"]))[0] == "a"
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptRowError):
         to_tokens("bob", (*row, None, None, columns["checksum"]))
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptRowError):
         to_access("bob", ("a", None, None, columns["access_checksum"]))
 
 

@@ -11,8 +11,7 @@ from alembic.script import ScriptDirectory
 
 from tests.helpers.stores import raw
 from tokenstore import migrate
-from tokenstore.migrate import scripts
-from tokenstore.storage.indexes import metadata
+from tokenstore.storage.migrations import scripts, target_metadata
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts, refreshes
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def tables_of(connection: sqlite3.Connection) -> dict[str, str]:
 def test_the_migrations_add_up_to_the_tables_to_the_letter(tmp_path: Path) -> None:
     migrate.upgrade(tmp_path / "migrated.db")
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(tmp_path / "described.db")))
-    metadata.create_all(engine)
+    target_metadata().create_all(engine)
     engine.dispose()
 
     with raw(tmp_path / "migrated.db") as migrated, raw(tmp_path / "described.db") as described:
@@ -51,7 +50,7 @@ def test_alembic_finds_no_difference_either(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/tokens.db")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        assert compare_metadata(context, metadata) == []
+        assert compare_metadata(context, target_metadata()) == []
     engine.dispose()
 
 

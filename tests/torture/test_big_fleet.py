@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from tests.helpers.bulk_workers import Fleet, run
+from tests.helpers.bulk_workers import BulkRefresher, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def test_five_thousand_accounts(
     schema: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Fleet(schema, tmp_path, accounts=5000, lifetime=240.0) as fleet:
+    with BulkRefresher(schema, tmp_path, accounts=5000, lifetime=240.0) as fleet:
         facts = run(fleet, periods=2)
     with capsys.disabled():
         sys.stdout.write(f" {json.dumps(facts)} ")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.kills import SEED
 from tests.whole.test_crashes import kill_backups, kill_exporters, kill_writers
-from tokenstore.storage.sqlite.database import JournalMode
+from tokenstore.storage.base import JournalMode
 
 if TYPE_CHECKING:
     from collections import Counter

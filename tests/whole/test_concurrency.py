@@ -32,7 +32,7 @@ managers = [
 def say(*words):
     print(json.dumps(words), flush=True)
 
-class Locks(logging.Handler):
+class FileLocks(logging.Handler):
     def emit(self, record):
         if "waiting" in record.getMessage():
             logging.getLogger("filelock").removeHandler(self)
@@ -40,7 +40,7 @@ class Locks(logging.Handler):
 
 if prefix == "tell-of-locks":
     logging.getLogger("filelock").setLevel(logging.DEBUG)
-    logging.getLogger("filelock").addHandler(Locks())
+    logging.getLogger("filelock").addHandler(FileLocks())
 
 def work(number, account, start, results):
     start.wait(60)

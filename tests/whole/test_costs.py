@@ -20,7 +20,7 @@ from tests.helpers.requirements import require
 from tests.helpers.stores import SOON, command, tokens, unmeasured
 from tokenstore import TokenManager
 from tokenstore.storage.postgresql.database import PostgreSQLDatabase
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,8 +42,8 @@ REFRESH = [
 def statements(manager: TokenManager) -> Iterator[list[str]]:
     """Yield the first word of every statement that this thread runs from now on."""
     database = manager._repository._database
-    assert isinstance(database, Database)
-    driver = database._threads.mine().driver
+    assert isinstance(database, SQLiteDatabase)
+    driver = database._threads.current().driver
     assert driver is not None
     run: list[str] = []
     driver.set_trace_callback(lambda statement: run.append(statement.split(maxsplit=1)[0]))

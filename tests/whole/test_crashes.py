@@ -12,7 +12,7 @@ from tests.helpers.stores import is_sound, journal_mode_of, modes, names, raw
 from tests.helpers.workers import BackUp, Exporter, Writer, made, stored
 from tokenstore import TokenRepository
 from tokenstore.jsonfiles import export_accounts, find_files, import_accounts
-from tokenstore.storage.sqlite.database import JournalMode
+from tokenstore.storage.base import JournalMode
 
 if TYPE_CHECKING:
     from collections import Counter

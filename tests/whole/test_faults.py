@@ -31,7 +31,7 @@ from tokenstore.testing import Answer, AuthorizationServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Set
 
-    from tokenstore.storage.sqlite.database import JournalMode
+    from tokenstore.storage.base import JournalMode
 
 pytestmark = pytest.mark.slow
 

@@ -35,8 +35,9 @@ from tokenstore import (
     TransientRefreshError,
 )
 from tokenstore.jsonfiles import export_accounts, import_accounts
-from tokenstore.models.tokens import NEVER, TokenSet
-from tokenstore.storage.rows import Damaged
+from tokenstore.models.timestamps import NEVER
+from tokenstore.models.tokens import TokenSet
+from tokenstore.storage.rows import CorruptRowError
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
@@ -512,9 +513,9 @@ def test_whatever_is_in_a_file_it_is_imported_or_reported(
     assert result.reason
 
 
-def facts(record: Record | Damaged) -> tuple[Any, ...]:
+def facts(record: Record | CorruptRowError) -> tuple[Any, ...]:
     """Return what an export keeps of an account; there, null is an expiry that never comes."""
-    assert not isinstance(record, Damaged)
+    assert not isinstance(record, CorruptRowError)
     tokens = record.tokens.to_dict()
     if tokens.get("expires_at") is None:
         tokens.pop("expires_at", None)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.stores import SOON, is_sound, journal_mode_of, python, tokens, unmeasured
 from tokenstore import TokenRepository
-from tokenstore.storage.sqlite.database import JournalMode
+from tokenstore.storage.base import JournalMode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ from tests.helpers.refreshes import Clock
 from tests.helpers.stores import Process, begin, raw
 from tests.helpers.strategies import examples, json_values, secrets, storable_text
 from tokenstore import TokenRepository
-from tokenstore.models.accounts import Failure
+from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet
 from tokenstore.storage.statements import HISTORY
 

@@ -38,8 +38,8 @@ from tokenstore import (
     TokenRepository,
     migrate,
 )
-from tokenstore.storage.indexes import metadata
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.migrations import scripts, target_metadata
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import driver_of, make_engine, pragma
 from tokenstore.storage.tables import APPLICATION_ID, REVISION, VERSION_TABLE
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tokenstore.storage.sqlite.database import JournalMode
+    from tokenstore.storage.base import JournalMode
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_t07_a_child_never_has_the_connection_of_its_parent(path: Path) -> None:
 repository = TokenRepository(sys.argv[1])
 repository.save("alice", tokens())
 def driver():
-    return repository._database._threads.mine().driver
+    return repository._database._threads.current().driver
 assert driver() is not None
 child = os.fork()
 tell(driver())
@@ -238,7 +238,7 @@ def test_t13_the_tables_of_a_failed_migration_are_gone(path: Path) -> None:
     migrate.upgrade(path)
 
     def fail() -> None:
-        with Database(path, migrate.to_head).migration() as connection:
+        with SQLiteDatabase(path).migration() as connection:
             connection.execute(sa.text("CREATE TABLE half (id INTEGER)"))
             raise KeyError
 
@@ -268,8 +268,8 @@ def test_t14_a_table_that_is_made_anew_keeps_its_rows(path: Path, tmp_path: Path
 
 
 def test_t15_every_key_and_index_has_a_name() -> None:
-    assert {"pk", "ix", "uq", "ck", "fk"} <= metadata.naming_convention.keys()
-    for table in metadata.tables.values():
+    assert {"pk", "ix", "uq", "ck", "fk"} <= target_metadata().naming_convention.keys()
+    for table in target_metadata().tables.values():
         assert table.primary_key.name == f"pk_{table.name}"
         assert all(constraint.name for constraint in table.constraints)
         assert all(index.name for index in table.indexes)
@@ -316,7 +316,7 @@ def test_t18_the_migrations_go_into_the_wheel() -> None:
 
     assert wheel["only-include"] == ["tokenstore", "migrations"]
     assert wheel["sources"] == {"migrations": "tokenstore/migrations"}
-    assert list((migrate.scripts() / "versions").glob(f"{REVISION}_*.py"))
+    assert list((scripts() / "versions").glob(f"{REVISION}_*.py"))
 
 
 def test_t19_migrations_do_not_configure_logging(path: Path) -> None:
@@ -327,7 +327,7 @@ def test_t19_migrations_do_not_configure_logging(path: Path) -> None:
 
     assert not host.disabled
     assert (logging.root.level, list(logging.root.handlers)) == before
-    assert "fileConfig" not in (migrate.scripts() / "env.py").read_text()
+    assert "fileConfig" not in (scripts() / "env.py").read_text()
 
 
 def test_t20_creating_and_upgrading_print_nothing(
@@ -349,7 +349,7 @@ def test_t21_a_moment_survives_whatever_its_zone(repository: TokenRepository, zo
     found = repository.load("alice")
     assert found is not None
     assert found["expires_at"] == datetime(2026, 3, 29, 20, 0, tzinfo=UTC).timestamp()
-    types = {type(column.type) for table in metadata.tables.values() for column in table.c}
+    types = {type(column.type) for table in target_metadata().tables.values() for column in table.c}
     assert not types & {sa.DateTime, sa.Date, sa.TIMESTAMP}
 
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from tokenstore import __version__
 from tokenstore.errors import (
     InvalidTokenError,
     ProviderConfigurationError,
@@ -20,6 +19,7 @@ from tokenstore.errors import (
     TokenStoreError,
     TransientRefreshError,
 )
+from tokenstore.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

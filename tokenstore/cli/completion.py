@@ -57,13 +57,15 @@ def _accounts(context: click.Context, _: click.Parameter, incomplete: str) -> li
 
 
 def _providers(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.location import locate, providers_file
 
     parameters = context.find_root().params
     try:
         file, required = providers_file(locate(parameters.get("database")))
-        names = Providers(None, parameters.get("providers") or file, required=required).names()
+        names = ProviderRegistry(
+            None, parameters.get("providers") or file, required=required
+        ).names()
     except (TokenStoreError, ValueError):
         return []
     return [name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)]

@@ -14,7 +14,7 @@ from tokenstore.cli import output
 from tokenstore.cli.accounts import require_account
 from tokenstore.cli.app import DONE, Store, app, json_option, login_command, pass_store
 from tokenstore.cli.completion import account_argument, provider_option
-from tokenstore.models.tokens import NEVER
+from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

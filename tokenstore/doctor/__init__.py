@@ -13,7 +13,7 @@ from tokenstore.doctor.postgresql import PostgreSQLStore
 from tokenstore.doctor.sqlite import SQLiteStore
 from tokenstore.errors import StorageError
 from tokenstore.manager import TokenManager
-from tokenstore.oauth.registry import Providers
+from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.redaction import sealed
 from tokenstore.storage.location import locate, providers_file
 
@@ -100,7 +100,7 @@ def _logins(
     with TokenManager(place, providers=given, clock=clock) as manager:
         logins = Logins(manager.accounts(), clock())
     file, required = providers_file(place)
-    providers = Providers(given, file, required=required)
+    providers = ProviderRegistry(given, file, required=required)
     yield from logins.logins()
     yield from logins.providers(providers)
     yield from logins.clock()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, Severity, counted, ok
 from tokenstore.errors import ProviderConfigurationError
-from tokenstore.models.accounts import went_back
+from tokenstore.models.expiry import clock_moved_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tokenstore.doctor.integrity import Unanswered
     from tokenstore.models.accounts import Account
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
 
 _SOON = 7 * 86400.0  # seconds; a sign-in that is needed within them is told
 
@@ -47,7 +47,7 @@ class Logins:
             self._dying.append(name)
         if account.state == "retry_later":
             self._waiting.append(name)
-        if went_back(account.refreshed_at, now):
+        if clock_moved_back(account.refreshed_at, now):
             self._of_the_future.append(name)
         if account.provider is None:
             self._unbound.append(name)
@@ -81,7 +81,7 @@ class Logins:
                 tuple(self._of_the_future),
             )
 
-    def providers(self, providers: Providers) -> Iterator[Finding]:
+    def providers(self, providers: ProviderRegistry) -> Iterator[Finding]:
         """Tell which providers, of those that accounts are bound to, cannot be used."""
         sound = True
         try:

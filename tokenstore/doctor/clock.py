@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, ok
 from tokenstore.errors import ProviderConfigurationError
-from tokenstore.oauth.http import NoAnswer, exchange, host_of
+from tokenstore.oauth.http import TransportFailure, exchange, host_of
 from tokenstore.oauth.responses import http_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
 
 _TIMEOUT = 10.0  # seconds for one provider
 _TOLERANCE = 30.0  # seconds that clocks may differ by before tokens expire unexpectedly
 
 
 def compare_clocks(
-    providers: Providers, names: Iterable[str], clock: Callable[[], float]
+    providers: ProviderRegistry, names: Iterable[str], clock: Callable[[], float]
 ) -> Iterator[Finding]:
     """Ask each provider for the time, with a request that has nothing of an account in it.
 
@@ -37,7 +37,7 @@ def compare_clocks(
         before = clock()
         answer = exchange("HEAD", url, timeout=_TIMEOUT)
         now = (before + clock()) / 2
-        if isinstance(answer, NoAnswer):
+        if isinstance(answer, TransportFailure):
             what = f"{name} at {host_of(url)} gave no answer: {answer.reason}"
             yield Finding("clock", "warning", what, "check the network, then try again")
             continue

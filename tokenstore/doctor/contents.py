@@ -10,7 +10,8 @@ from tokenstore.doctor.findings import Finding, ok
 from tokenstore.doctor.integrity import Rows
 from tokenstore.doctor.schema import compare_schema
 from tokenstore.storage.query import Query
-from tokenstore.storage.sqlite.engine import decode_what_can_be, driver_of, error_name, pragma
+from tokenstore.storage.sqlite.engine import decode_what_can_be, driver_of, pragma
+from tokenstore.storage.sqlite.errors import error_name
 from tokenstore.storage.sqlite.schema import revision_of
 from tokenstore.storage.tables import REVISION
 

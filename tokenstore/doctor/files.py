@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tokenstore.storage.sqlite.file import StoreFile
+    from tokenstore.storage.sqlite.file import DatabaseFile
 
 _OTHERS = 0o077
 _LITTLE = 16 << 20  # bytes; less free space than this is soon used up
@@ -32,7 +32,7 @@ class Files:
         fix: Whether to put right what is safe to.
     """
 
-    def __init__(self, file: StoreFile, *, fix: bool) -> None:
+    def __init__(self, file: DatabaseFile, *, fix: bool) -> None:
         self._file = file
         self._fix = fix
 
@@ -167,7 +167,7 @@ class Files:
 
     def _upgrade_backups(self) -> list[Path]:
         path = self._file.path
-        # As `Builder.back_up` names them: a backup of somebody's own may be called like that.
+        # As `SchemaManager.back_up` names them: a backup of somebody's own may be called like that.
         known = re.compile(re.escape(path.name) + r"-backup-\w+-\d{8}T\d{6}\.\d{6}Z")
         return sorted(found for found in path.parent.iterdir() if known.fullmatch(found.name))
 

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from tokenstore.doctor.findings import Finding, counted, ok
 from tokenstore.models.tokens import fingerprint
-from tokenstore.storage.rows import TOKEN_COLUMNS, Damaged, is_text, to_tokens
+from tokenstore.storage.rows import TOKEN_COLUMNS, CorruptRowError, is_text, to_tokens
 from tokenstore.storage.tables import accounts, refreshes
 
 if TYPE_CHECKING:
@@ -108,5 +108,5 @@ class Rows:
         for name, *row in self._read(query):
             try:
                 to_tokens(name, tuple(row))
-            except Damaged:
+            except CorruptRowError:
                 yield ascii(name) if not is_text(name) else name

@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tokenstore import migrate
 from tokenstore.doctor.findings import Finding
 from tokenstore.doctor.integrity import Rows
 from tokenstore.doctor.privileges import Rights
 from tokenstore.doctor.schema import compare_schema
 from tokenstore.doctor.server import Server
-from tokenstore.storage.factory import storage
+from tokenstore.storage.factory import database_for
 from tokenstore.storage.location import schema_of
 from tokenstore.storage.query import Query
 from tokenstore.storage.tables import REVISION, VERSION_TABLE
@@ -43,7 +42,7 @@ class PostgreSQLStore:
     def __init__(self, url: URL) -> None:
         self._url = url
         self._schema = schema_of(url)
-        self._database = storage(url, migrate.to_head)
+        self._database = database_for(url)
         self.is_readable = False  # as long as nobody has looked
 
     def examine(self) -> Iterator[Finding]:

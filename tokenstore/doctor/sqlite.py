@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenstore import migrate
 from tokenstore.doctor.contents import Contents
 from tokenstore.doctor.files import Files
 from tokenstore.doctor.findings import Finding
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.storage.sqlite.connector import Opener
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.sqlite.connector import Connector
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,15 +29,15 @@ class SQLiteStore:
     def __init__(self, path: Path, *, fix: bool) -> None:
         self._path = path
         self._fix = fix
-        self._opener = Opener(path, migrate.to_head, journal_mode="wal", upgrade=False)
-        self._database = Database(path, migrate.to_head)
+        self._opener = Connector(path, journal_mode="wal", upgrade=False)
+        self._database = SQLiteDatabase(path)
         self.is_readable = False  # as long as nobody has looked
 
     def examine(self) -> Iterator[Finding]:
         """Look at everything save the accounts."""
         file = self._opener.file
         if file.inspect() is None:
-            file.refuse_leftovers()
+            file.reject_stale_wal()
             what = f"{self._path}: there is no database; the first save creates it"
             yield Finding("database", "warning", what, "check the path, if there should be one")
             return

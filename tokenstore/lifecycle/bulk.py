@@ -10,13 +10,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import ProviderConfigurationError, TokenStoreError
+from tokenstore.lifecycle.forecast import RefreshTokenForecast
+from tokenstore.models.expiry import clock_moved_back
 from tokenstore.redaction import seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from tokenstore.models.accounts import Account
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.models.expiry import ExpiryPolicy
+    from tokenstore.oauth.registry import ProviderRegistry
+    from tokenstore.storage.repository import TokenRepository
 
 _WINDOW = 500  # accounts that wait for their turn in memory, and are shuffled
 
@@ -38,7 +42,7 @@ class RefreshResult:
     error: TokenStoreError | None = None
 
 
-class Fleet:
+class BulkRefresher:
     """Runs one refresh for each of many accounts.
 
     Args:
@@ -51,7 +55,7 @@ class Fleet:
     def __init__(
         self,
         refresh: Callable[[Account], bool],
-        providers: Providers,
+        providers: ProviderRegistry,
         *,
         jobs: int,
         stop: Callable[[], bool] = lambda: False,
@@ -124,3 +128,67 @@ class Fleet:
         if refreshed:
             return RefreshResult(account.name, "refreshed")
         return RefreshResult(account.name, "skipped", "somebody else refreshes it, or just has")
+
+
+class Selection:
+    """Chooses accounts that want a refresh, of those that can have one.
+
+    Args:
+        repository: Where the accounts are.
+        providers: By what a remembered failure is known to be of other settings.
+        freshness: When a token is due.
+        clock: The time, in UTC epoch seconds.
+    """
+
+    def __init__(
+        self,
+        repository: TokenRepository,
+        providers: ProviderRegistry,
+        freshness: ExpiryPolicy,
+        clock: Callable[[], float],
+    ) -> None:
+        self._repository = repository
+        self._providers = providers
+        self._freshness = freshness
+        self._clock = clock
+
+    def due(self, within: float) -> Iterator[Account]:
+        """Yield those that are due, the most urgent first.
+
+        Args:
+            within: Seconds; what becomes due within them is taken as well.
+        """
+        for account in self._may_be_due(within):
+            due = self._freshness.due_at(account.expires_at, account.refreshed_at, within)
+            if account.refreshable and (account.state == "due" or due <= self._clock()):
+                yield account
+
+    def unused(self, seconds: float) -> Iterator[Account]:
+        """Yield those whose refresh token was not used for so many seconds."""
+        for account in self._all():
+            used_at = account.refresh_token_used_at
+            idle = used_at is None or used_at <= self._clock() - seconds
+            if account.refreshable and idle:
+                yield account
+
+    def _may_be_due(self, within: float) -> Iterator[Account]:
+        now = self._clock()
+        if clock_moved_back(self._repository.journal.last_begun_at(), now):
+            yield from self._all()  # whatever they say of when they expire
+            return
+        found = self._repository.listing.due_candidates(
+            before=now + max(self._freshness.buffer, within),
+            expiry_buffer=self._freshness.buffer,
+            client_of=RefreshTokenForecast(self._providers).client_of,
+        )
+        for account in found:
+            refreshed_at = account.refreshed_at
+            # One that was refreshed since comes again if its new expiry lies ahead of the scan.
+            if refreshed_at is None or refreshed_at <= now or clock_moved_back(refreshed_at, now):
+                yield account
+
+    def _all(self) -> Iterator[Account]:
+        return self._repository.accounts(
+            expiry_buffer=self._freshness.buffer,
+            client_of=RefreshTokenForecast(self._providers).client_of,
+        )

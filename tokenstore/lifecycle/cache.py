@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+
+from tokenstore import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class TokenCache:
+class TokenCache(fork.ForkParticipant):
     """The access tokens that a manager has just handed out.
 
     A token that was read before another was stored must not get in after it: `epoch` changes
@@ -26,7 +26,7 @@ class TokenCache:
         self._entries: dict[str, tuple[str, float, float]] = {}
         self._lock = threading.Lock()
         self.epoch = 0
-        _all.add(self)
+        fork.register(fork.Stage.CACHES, self)
 
     def get(self, name: str) -> str | None:
         """Return the token of *name*; a clock that was set back finds none."""
@@ -48,8 +48,8 @@ class TokenCache:
                 self._entries.clear()
             self._entries[name] = token, now, min(now + self._ttl, until)
 
-    def renew_lock(self) -> None:
-        """Start with the lock free, in a child of fork: who held it is not in it."""
+    def after_fork_in_child(self) -> None:
+        """Start with the lock free: the thread that held it is not in the child."""
         self._lock = threading.Lock()
 
     def forget(self, name: str) -> None:
@@ -57,14 +57,3 @@ class TokenCache:
         with self._lock:
             self.epoch += 1
             self._entries.pop(name, None)
-
-
-_all: WeakSet[TokenCache] = WeakSet()
-
-
-def _after_in_child() -> None:
-    for cache in list(_all):
-        cache.renew_lock()
-
-
-os.register_at_fork(after_in_child=_after_in_child)

@@ -9,15 +9,15 @@ from tokenstore.errors import ProviderConfigurationError, ReauthorizationRequire
 if TYPE_CHECKING:
     from tokenstore.models.accounts import Record
     from tokenstore.oauth.provider import Provider
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
 
 
-def whom_to_ask(
+def resolve_provider(
     record: Record,
     provider: str | Provider | None,
-    providers: Providers,
+    providers: ProviderRegistry,
     *,
-    heed_verdict: bool,
+    respect_failure: bool,
     now: float,
 ) -> Provider:
     """Return the provider that may be sent the record's refresh token.
@@ -26,7 +26,7 @@ def whom_to_ask(
         record: The account.
         provider: Whom the caller named, or None.
         providers: Where names are looked up.
-        heed_verdict: Whether a remembered failure that still stands speaks against asking.
+        respect_failure: Whether a remembered failure that still stands speaks against asking.
         now: The time, in UTC epoch seconds.
 
     Raises:
@@ -48,7 +48,7 @@ def whom_to_ask(
         raise
     require_same_client(record, chosen)
     failure = record.failure
-    if heed_verdict and failure is not None and failure.stands(chosen.client, now=now):
+    if respect_failure and failure is not None and failure.stands(chosen.client, now=now):
         raise failure.to_error(account_name=name, provider=chosen.name, now=now)
     return chosen
 

@@ -6,23 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import ProviderConfigurationError
-from tokenstore.models.accounts import min_of
-from tokenstore.models.tokens import NEVER
+from tokenstore.models.timestamps import NEVER, earliest
 
 if TYPE_CHECKING:
     from tokenstore.models.accounts import Account
     from tokenstore.oauth.provider import Provider
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
 
 
-class Outlook:
+class RefreshTokenForecast:
     """Looks at many accounts, and looks each provider up once.
 
     Args:
         providers: Where they are looked up.
     """
 
-    def __init__(self, providers: Providers) -> None:
+    def __init__(self, providers: ProviderRegistry) -> None:
         self._providers = providers
         self._known: dict[str, Provider | None] = {}
 
@@ -34,7 +33,7 @@ class Outlook:
     def forecast(self, account: Account) -> Account:
         """Return *account* with the earliest moment at which its refresh token dies."""
         found = self._provider(account.provider)
-        dies_at = min_of(
+        dies_at = earliest(
             account.refresh_token_expires_at,
             _after(
                 account.refresh_token_obtained_at, found.refresh_token_lifetime if found else None

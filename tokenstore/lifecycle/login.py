@@ -1,7 +1,9 @@
-"""A sign-in from its start to its end: nothing is stored before it is known whose it is."""
+"""A sign-in: nothing is stored before it is known who signed in."""
 
 from __future__ import annotations
 
+import logging
+import time
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -15,14 +17,13 @@ from tokenstore.errors import (
     TokenStoreError,
     WrongAccountError,
 )
-from tokenstore.lifecycle.warning import warn
-from tokenstore.lifecycle.wish import scope_of
 from tokenstore.models.accounts import Record
-from tokenstore.models.tokens import TokenSet
-from tokenstore.oauth.flows.attempt import Attempt, Granted, with_endpoints
-from tokenstore.oauth.flows.authorization_code import by_browser
-from tokenstore.oauth.flows.device_code import by_device
-from tokenstore.oauth.flows.id_token import Identity, who_it_was, who_signed_in
+from tokenstore.models.tokens import TokenSet, is_token
+from tokenstore.oauth.discovery import with_endpoints
+from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant, requested_scope
+from tokenstore.oauth.flows.authorization_code import sign_in_by_browser
+from tokenstore.oauth.flows.device_code import sign_in_by_device
+from tokenstore.oauth.flows.id_token import Subject, signed_in_subject, stored_subject
 from tokenstore.oauth.flows.prompt import Terminal
 from tokenstore.oauth.revocation import revoke
 
@@ -31,27 +32,29 @@ if TYPE_CHECKING:
 
     import requests
 
-    from tokenstore.lifecycle.wish import Wish
+    from tokenstore.oauth.flows.prompt import Prompt
     from tokenstore.oauth.provider import Provider
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.repository import TokenRepository
 
+_log = logging.getLogger(__name__)
 
-class SignIn:
+
+class Login:
     """Signs accounts of one repository in.
 
     Args:
-        repository: Where the accounts are.
-        providers: Where to sign in.
+        repository: The repository.
+        providers: The providers to sign in at.
         timeout: Seconds for one request.
-        session: The session to send them with, or None.
+        session: The session to send requests with, or None.
         clock: The time, in UTC epoch seconds.
     """
 
     def __init__(
         self,
         repository: TokenRepository,
-        providers: Providers,
+        providers: ProviderRegistry,
         *,
         timeout: float,
         session: requests.Session | None,
@@ -64,198 +67,242 @@ class SignIn:
         self._clock = clock
 
     def run(
-        self, name: str, provider: str | Provider | None, wish: Wish
+        self,
+        account_name: str,
+        provider: str | Provider | None,
+        *,
+        scope: str | None = None,
+        device: bool = False,
+        force: bool = False,
+        patience: float = 300.0,
+        port: int = 0,
+        prompt: Callable[[Prompt], object] | None = None,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> tuple[Record, Record | None]:
-        """Sign in; return what is stored now, and what was before.
+        """Sign an account in; return what is stored now, and what was stored before.
+
+        Args:
+            account_name: The account.
+            provider: The provider to sign in at. Defaults to the account's provider.
+            scope: Scopes to request instead of the provider's.
+            device: Use the device grant (RFC 8628) instead of a redirect.
+            force: Allow a different user or provider than before.
+            patience: Seconds to wait for the user.
+            port: The loopback port of the redirect; 0 takes a free one.
+            prompt: Shows the user what to do. Defaults to the browser and standard error.
+            sleep: Waits between two requests of the device grant; called with seconds.
 
         Raises:
-            ModuleNotFoundError: What signing in needs is not installed.
-            SignInError: It came to nothing.
-            TokenRefreshError: The provider did not give tokens; the subclass says why.
-            TokenPersistError: It did, and the store would not take them.
+            ModuleNotFoundError: A library that signing in needs is not installed.
+            SignInError: The sign-in failed.
+            TokenRefreshError: The provider gave no tokens; the subclass says why.
+            TokenPersistError: It gave tokens, and they could not be stored.
         """
         _require_library()
-        before = self._before(name, wish)
-        chosen = self._chosen(name, provider, before, wish)
-        attempt = Attempt(
-            account_name=name,
-            provider=chosen,
-            scope=scope_of(chosen, wish.scope),
-            patience=wish.patience,
-            timeout=self._timeout,
-            session=self._session,
-            clock=self._clock,
+        before = self._stored(account_name, force=force)
+        context = self._context(
+            account_name,
+            provider,
+            before,
+            scope=scope,
+            device=device,
+            force=force,
+            patience=patience,
         )
-        prompt = wish.prompt or Terminal()
+        prompt = prompt or Terminal()
+        if device:
+            grant = sign_in_by_device(context, prompt=prompt, sleep=sleep)
+            return self._finish(context, grant)[0]
+        return sign_in_by_browser(
+            context, lambda grant: self._finish(context, grant), prompt=prompt, port=port
+        )
 
-        def finish(granted: Granted) -> tuple[tuple[Record, Record | None], str | None]:
-            return self._finish(attempt, granted, wish)
-
-        if wish.device:
-            return finish(by_device(attempt, prompt=prompt, wait=wish.wait))[0]
-        return by_browser(attempt, finish, prompt=prompt, port=wish.port)
-
-    # -- before -------------------------------------------------------------------------------
-
-    def _before(self, name: str, wish: Wish) -> Record | None:
-        """Return what is stored; what cannot be read is no hindrance if it is to be replaced."""
+    def _stored(self, account_name: str, *, force: bool) -> Record | None:
+        """Return what is stored; a damaged row does not prevent its replacement."""
         try:
-            return self._repository.record(name)
+            return self._repository.record(account_name)
         except StorageError:
-            if not wish.force:
+            if not force:
                 raise
             return None
 
-    def _chosen(
-        self, name: str, provider: str | Provider | None, before: Record | None, wish: Wish
-    ) -> Provider:
-        bound = None if before is None else before.provider
-        wanted = provider or bound
+    def _context(
+        self,
+        account_name: str,
+        provider: str | Provider | None,
+        before: Record | None,
+        *,
+        scope: str | None,
+        device: bool,
+        force: bool,
+        patience: float,
+    ) -> SignInContext:
+        endpoint = "device_authorization_endpoint" if device else "authorization_endpoint"
         try:
-            if wanted is None:
-                raise ProviderConfigurationError(
-                    f"{name} is bound to no provider; name the one to sign in at (--provider, or "
-                    "provider=…)"
-                )
-            chosen = self._providers.get(wanted)
-            if bound not in {None, chosen.name} and not wish.force:
-                raise ProviderConfigurationError(
-                    f"{name} is bound to provider {bound!r}, not {chosen.name!r}; to sign it in "
-                    "there all the same, use force (--force)",
-                    provider=chosen.name,
-                )
-            return with_endpoints(
-                chosen,
-                "device_authorization_endpoint" if wish.device else "authorization_endpoint",
+            chosen = with_endpoints(
+                self._provider(account_name, provider, before, force=force),
+                endpoint,
                 timeout=self._timeout,
                 session=self._session,
             )
         except TokenRefreshError as error:
-            error.account_name = name
+            error.account_name = account_name
             raise
+        return SignInContext(
+            account_name=account_name,
+            provider=chosen,
+            scope=requested_scope(chosen, scope),
+            force=force,
+            patience=patience,
+            timeout=self._timeout,
+            session=self._session,
+            clock=self._clock,
+        )
 
-    # -- after --------------------------------------------------------------------------------
+    def _provider(
+        self,
+        account_name: str,
+        provider: str | Provider | None,
+        before: Record | None,
+        *,
+        force: bool,
+    ) -> Provider:
+        bound = None if before is None else before.provider
+        wanted = provider or bound
+        if wanted is None:
+            raise ProviderConfigurationError(
+                f"{account_name} is bound to no provider; name the one to sign in at (--provider, "
+                "or provider=…)"
+            )
+        chosen = self._providers.get(wanted)
+        if bound not in {None, chosen.name} and not force:
+            raise ProviderConfigurationError(
+                f"{account_name} is bound to provider {bound!r}, not {chosen.name!r}; to sign it "
+                "in there nevertheless, use force (--force)",
+                provider=chosen.name,
+            )
+        return chosen
 
     def _finish(
-        self, attempt: Attempt, granted: Granted, wish: Wish
+        self, context: SignInContext, grant: TokenGrant
     ) -> tuple[tuple[Record, Record | None], str | None]:
-        """Look who signed in, then store it; return what is to be told."""
-        who = who_signed_in(attempt, granted)
-        answer = granted.answer
-        if attempt.scope and not answer.get("scope"):  # then it is what was asked for
-            answer = answer | {"scope": attempt.scope}
+        """Check who signed in and store the tokens; also return a name to show for the user."""
+        subject = signed_in_subject(context, grant)
+        response = grant.response
+        if context.scope and not response.get("scope"):  # RFC 6749 section 5.1
+            response = response | {"scope": context.scope}
         tokens = TokenSet().merge(
-            answer,
-            now=granted.asked_at,
-            default_expires_in=attempt.provider.default_expires_in,
+            response,
+            now=grant.requested_at,
+            default_expires_in=context.provider.default_expires_in,
         )
         try:
-            stored, before = self._store_alone(attempt, tokens, who, wish)
+            stored, before = self._store_alone(context, tokens, subject)
         except WrongAccountError:
-            self._drop(attempt, tokens, who)
+            self._revoke_unless_shared(context, tokens, subject)
             raise
         except StorageError as error:
             raise TokenPersistError(
-                f"{attempt.account_name}: the sign-in succeeded and could not be stored: {error}. "
-                "Its tokens are in this error's .tokens",
+                f"{context.account_name}: the sign-in succeeded, but its tokens could not be "
+                f"stored: {error}. They are in this error's .tokens",
                 self._repository.name,
                 errno=error.errno,
                 tokens=tokens.to_dict(),
             ) from None
-        warn(attempt, granted, who, stored, before)
-        return (stored, before), None if who is None else who.shown
+        _warn(context, grant, subject, stored, before)
+        return (stored, before), None if subject is None else subject.shown
 
     def _store_alone(
-        self, attempt: Attempt, tokens: TokenSet, who: Identity | None, wish: Wish
+        self, context: SignInContext, tokens: TokenSet, subject: Subject | None
     ) -> tuple[Record, Record | None]:
-        """Store the tokens; while nobody refreshes, if the refresh token from before may stay.
+        """Store the tokens; keep an older refresh token only while no refresh is under way.
 
-        A refresh that is under way has spent it, and brings the next one.
+        A refresh under way has spent that token and is about to store its successor.
         """
         if tokens.refresh_token is not None:
-            return self._store(attempt, tokens, who, wish, keep=False)
+            return self._store(context, tokens, subject, keep=False)
         try:
-            with self._repository.refresh_lock(attempt.account_name, timeout=3 * self._timeout):
-                return self._store(attempt, tokens, who, wish, keep=True)
+            with self._repository.refresh_lock(context.account_name, timeout=3 * self._timeout):
+                return self._store(context, tokens, subject, keep=True)
         except TimeoutError:
-            return self._store(attempt, tokens, who, wish, keep=False)
+            return self._store(context, tokens, subject, keep=False)
 
     def _store(
-        self,
-        attempt: Attempt,
-        tokens: TokenSet,
-        who: Identity | None,
-        wish: Wish,
-        *,
-        keep: bool,
+        self, context: SignInContext, tokens: TokenSet, subject: Subject | None, *, keep: bool
     ) -> tuple[Record, Record | None]:
-        name = attempt.account_name
+        name = context.account_name
         with self._repository.transaction():
-            before = self._before(name, wish)
-            was = None if before is None else who_it_was(before.tokens.extra)
-            if who is not None and was is not None and who.differs_from(was) and not wish.force:
-                raise WrongAccountError(
-                    f"{name}: this was {who.shown}, and before it was {was.shown}; nothing was "
-                    "stored. Sign in as before, or use force (--force) if the account is to change "
-                    "hands",
-                    account_name=name,
-                    provider=attempt.provider.name,
-                )
-            unsaid = who is None and "openid" in attempt.scope.split()
-            if unsaid and was is not None and not wish.force:
-                raise attempt.failed(
-                    f"the provider did not say who signed in (no id_token), and before it was "
-                    f"{was.shown}; nothing was stored. Sign in again, or use force (--force) if "
-                    "you know that it is the right person"
-                )
-            same = who is not None and was is not None and not who.differs_from(was)
-            if keep and same and before is not None and _is_of(before, attempt.provider):
+            before = self._stored(name, force=context.force)
+            known = None if before is None else stored_subject(before.tokens.extra)
+            if known is not None and not context.force:
+                _require_same_user(context, subject, known)
+            same = subject is not None and known is not None and not subject.differs_from(known)
+            if keep and same and before is not None and _is_of(before, context.provider):
                 tokens = _with_refresh_token(tokens, before)
-            self._repository.put(name, tokens, provider=attempt.provider.name)
+            self._repository.put(name, tokens, provider=context.provider.name)
             stored = self._repository.record(name)
-        assert stored is not None  # noqa: S101 - it was put there
+        assert stored is not None  # noqa: S101 - it was just stored
         return stored, before
 
-    def _drop(self, attempt: Attempt, tokens: TokenSet, who: Identity | None) -> None:
-        """Revoke what nobody will use, unless that ends another account of the same person.
+    def _revoke_unless_shared(
+        self, context: SignInContext, tokens: TokenSet, subject: Subject | None
+    ) -> None:
+        """Revoke tokens that are dropped, unless that may sign out another account of this store.
 
-        Some providers end all that the person allowed this client, whichever token is revoked.
+        Some providers revoke everything that a user granted to the client, whichever token is sent.
         """
         with suppress(TokenStoreError):
-            if attempt.provider.revocation_endpoint is None or who is None:
+            if context.provider.revocation_endpoint is None or subject is None:
                 return
-            if self._may_be_known(who, attempt):
+            if self._may_be_stored(subject, context):
                 return
             revoke(
-                attempt.provider,
+                context.provider,
                 tokens,
-                account_name=attempt.account_name,
+                account_name=context.account_name,
                 timeout=self._timeout,
                 session=self._session,
             )
 
-    def _may_be_known(self, who: Identity, attempt: Attempt) -> bool:
-        """Tell whether an account of this store is that person, or may be for all it says."""
+    def _may_be_stored(self, subject: Subject, context: SignInContext) -> bool:
+        """Return whether any account of this store belongs to the user, or may belong to them."""
         for record in self._repository.listing.records():
             if not isinstance(record, Record):
                 return True
-            was = who_it_was(record.tokens.extra)
-            if was is not None and not who.differs_from(was):
+            known = stored_subject(record.tokens.extra)
+            if known is not None and not subject.differs_from(known):
                 return True
-            if was is None and record.provider in {None, attempt.provider.name}:
+            if known is None and record.provider in {None, context.provider.name}:
                 return True
         return False
 
 
+def _require_same_user(context: SignInContext, subject: Subject | None, known: Subject) -> None:
+    if subject is not None and subject.differs_from(known):
+        raise WrongAccountError(
+            f"{context.account_name}: signed in as {subject.shown}, but the account belongs to "
+            f"{known.shown}; nothing was stored. Sign in as {known.shown}; to reassign the "
+            "account, use force (--force)",
+            account_name=context.account_name,
+            provider=context.provider.name,
+        )
+    if subject is None and "openid" in context.scope.split():
+        raise context.failed(
+            f"the provider did not say who signed in (no id_token), and the account belongs to "
+            f"{known.shown}; nothing was stored. Sign in again, or use force (--force) if you "
+            "know that it is the right user"
+        )
+
+
 def _is_of(record: Record, provider: Provider) -> bool:
-    """Tell whether the tokens of a record were issued to this client of this provider."""
+    """Return whether the tokens of a record were issued to this client of this provider."""
     client_id = record.tokens.extra.get("client_id")
     return record.provider == provider.name and client_id in {None, "", provider.client_id}
 
 
 def _with_refresh_token(tokens: TokenSet, before: Record) -> TokenSet:
-    """Return *tokens* with the refresh token from before, if the same person got no new one."""
-    if tokens.refresh_token is not None or before.is_dead:
+    """Return *tokens* with the older refresh token, if the same user was given no new one."""
+    if tokens.refresh_token is not None or before.needs_sign_in:
         return tokens
     return replace(
         tokens,
@@ -270,3 +317,42 @@ def _require_library() -> None:
         raise ModuleNotFoundError(
             "signing in needs an extra; run: pip install 'tokenstore[login]'", name="authlib"
         )
+
+
+def _warn(
+    context: SignInContext,
+    grant: TokenGrant,
+    subject: Subject | None,
+    stored: Record,
+    before: Record | None,
+) -> None:
+    """Log what a successful sign-in lacks, and how to get it."""
+    name = context.account_name
+    if before is not None and (subject is None or stored_subject(before.tokens.extra) is None):
+        _log.warning(
+            "%s: cannot check that the same user signed in as before: there is no id_token to "
+            "compare; request the scope openid",
+            name,
+        )
+    if not is_token(grant.response.get("refresh_token")):
+        kept = stored.tokens.refresh_token is not None
+        _log.warning(
+            "%s: the provider gave no refresh token%s; %s",
+            name,
+            ", so the previous one is kept" if kept else ", so the access token is all there is",
+            _remedy(context),
+        )
+
+
+def _remedy(context: SignInContext) -> str:
+    if "offline_access" in (context.provider.sign_in_scope or "").split():
+        return "allow offline access when you sign in"
+    if "offline_access" in context.scope.split():
+        return (
+            "the scope offline_access was requested, which many providers grant only with "
+            "prompt = consent in authorization_params"
+        )
+    return (
+        "request the scope offline_access, or set what this provider needs for it in "
+        "authorization_params (access_type = offline, prompt = consent)"
+    )

@@ -12,14 +12,14 @@ from tokenstore.errors import (
 )
 from tokenstore.lifecycle.eligibility import require_same_client
 from tokenstore.models.tokens import TokenSet
-from tokenstore.oauth.flows.attempt import with_endpoints
+from tokenstore.oauth.discovery import with_endpoints
 from tokenstore.oauth.revocation import revoke
 
 if TYPE_CHECKING:
     import requests
 
     from tokenstore.models.accounts import Record
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.repository import TokenRepository
 
 _BUSY = 30.0  # seconds that whoever refreshes may spend on the database, besides its requests
@@ -27,7 +27,7 @@ _BUSY = 30.0  # seconds that whoever refreshes may spend on the database, beside
 _log = logging.getLogger(__name__)
 
 
-class SignOut:
+class Logout:
     """Signs accounts of one repository out.
 
     Args:
@@ -40,7 +40,7 @@ class SignOut:
     def __init__(
         self,
         repository: TokenRepository,
-        providers: Providers,
+        providers: ProviderRegistry,
         *,
         timeout: float,
         session: requests.Session | None,

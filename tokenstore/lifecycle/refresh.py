@@ -16,8 +16,8 @@ from tokenstore.errors import (
     TokenRefreshError,
     TransientRefreshError,
 )
-from tokenstore.lifecycle.eligibility import whom_to_ask
-from tokenstore.models.accounts import Failure
+from tokenstore.lifecycle.eligibility import resolve_provider
+from tokenstore.models.failures import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from tokenstore.models.accounts import Record
     from tokenstore.models.tokens import TokenSet
     from tokenstore.oauth.provider import Provider
-    from tokenstore.oauth.registry import Providers
+    from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.journal import Reason, Refresh
-    from tokenstore.storage.locks import Hold
+    from tokenstore.storage.locks import HeldLock
     from tokenstore.storage.repository import TokenRepository
 
 _STORE_ATTEMPTS = 3
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class RefreshRequest:
     """What a caller wants of a refresh.
 
     Attributes:
@@ -77,10 +77,10 @@ class _Call:
 
     name: str
     provider: str | Provider | None
-    demand: Demand
+    demand: RefreshRequest
     seen: int
     before: Failure | None
-    hold: Hold | None = None
+    hold: HeldLock | None = None
     news: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -100,7 +100,7 @@ class Refresher:
     def __init__(
         self,
         repository: TokenRepository,
-        providers: Providers,
+        providers: ProviderRegistry,
         hooks: Hooks,
         *,
         timeout: float,
@@ -122,7 +122,7 @@ class Refresher:
         self._outstanding: dict[str, int] = {}
 
     def refresh(
-        self, name: str, provider: str | Provider | None, demand: Demand
+        self, name: str, provider: str | Provider | None, demand: RefreshRequest
     ) -> tuple[Record, bool]:
         """Return a record that meets the demand, and whether it was this call that refreshed.
 
@@ -143,7 +143,7 @@ class Refresher:
         return record, refreshed
 
     def attempt(
-        self, name: str, provider: str | Provider | None, demand: Demand
+        self, name: str, provider: str | Provider | None, demand: RefreshRequest
     ) -> tuple[Record | None, bool]:
         """Do what `refresh` does, but with None for the record of an account that is busy.
 
@@ -157,7 +157,7 @@ class Refresher:
             raise _unanswered(record)
         if not self._unsaved_of(name):
             # Asked before the lock as well, so that a hopeless account costs no lock and no file.
-            self._whom_to_ask(record, provider, demand)
+            self._resolve_provider(record, provider, demand)
         call = _Call(name, provider, demand, self._last_refresh(record, demand), record.failure)
         # A holder makes two requests at the most, and may ask the issuer for its metadata.
         patience = 3 * self._timeout + _BUSY if demand.patience is None else demand.patience
@@ -207,7 +207,7 @@ class Refresher:
     def _once(self, call: _Call, record: Record) -> Record:
         if call.demand.satisfied_by(record):
             return record
-        chosen = self._whom_to_ask(record, call.provider, call.demand)
+        chosen = self._resolve_provider(record, call.provider, call.demand)
         refresh = self._repository.journal.begin(
             record, provider=chosen.name, reason=call.demand.reason
         )
@@ -260,7 +260,7 @@ class Refresher:
             self._metadata.pop(provider.issuer or "", None)  # it may have moved
         if stored is None or stored.version != refresh.record.version:
             return self._usable(call, refresh, stored, error)
-        if isinstance(error, ReauthorizationRequired) and not refresh.record.is_dead:
+        if isinstance(error, ReauthorizationRequired) and not refresh.record.needs_sign_in:
             told = error
             call.news.append(lambda: self._hooks.reauthorization_required(call.name, told))
         if again:
@@ -299,7 +299,7 @@ class Refresher:
             return []  # somebody else was faster
         name, tokens = stored.account_name, stored.tokens.to_dict()
         news: list[Callable[[], None]] = [lambda: self._hooks.refreshed(name, tokens)]
-        if refresh.record.is_dead:
+        if refresh.record.needs_sign_in:
             news.append(lambda: self._hooks.recovered(name))
         return news
 
@@ -313,18 +313,18 @@ class Refresher:
             )
         return record
 
-    def _whom_to_ask(
-        self, record: Record, provider: str | Provider | None, demand: Demand
+    def _resolve_provider(
+        self, record: Record, provider: str | Provider | None, demand: RefreshRequest
     ) -> Provider:
-        return whom_to_ask(
+        return resolve_provider(
             record,
             provider,
             self._providers,
-            heed_verdict=demand.reason == "due",
+            respect_failure=demand.reason == "due",
             now=self._clock(),
         )
 
-    def _last_refresh(self, record: Record, demand: Demand) -> int:
+    def _last_refresh(self, record: Record, demand: RefreshRequest) -> int:
         """Return the refresh after which one counts as an answer to this call.
 
         A forced call shares only what began after it; any other shares what ended after it.
@@ -334,17 +334,12 @@ class Refresher:
         return record.refresh_id or 0
 
     def _with_endpoint(self, provider: Provider, record: Record) -> Provider:
-        if provider.token_endpoint:
-            return provider
-        from tokenstore.oauth.client import discover
+        from tokenstore.oauth.discovery import with_endpoints
 
-        issuer = provider.issuer or ""
         try:
-            if issuer not in self._metadata:
-                self._metadata[issuer] = discover(
-                    provider, timeout=self._timeout, session=self._session
-                )
-            return provider.with_metadata(self._metadata[issuer])
+            return with_endpoints(
+                provider, timeout=self._timeout, session=self._session, known=self._metadata
+            )
         except TokenRefreshError as error:
             error.account_name = record.account_name
             raise

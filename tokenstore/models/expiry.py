@@ -1,18 +1,19 @@
-"""When a token is due: the buffer before its expiry, by a clock that may have been set back."""
+"""When an access token is due, and what that makes of the state of its account."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenstore.models.accounts import due_at, went_back
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenstore.models.accounts import Record
+    from tokenstore.models.accounts import Record, State
+    from tokenstore.models.failures import Failure
+
+_CLOCK_TOLERANCE = 60.0  # seconds by which clocks are corrected, or differ between machines
 
 
-class Freshness:
+class ExpiryPolicy:
     """Tells whether a stored access token will do.
 
     Args:
@@ -44,6 +45,40 @@ class Freshness:
             now = self._clock()
             due = self.due_at(record.tokens.expires_at, record.refreshed_at, min_ttl)
             usable = record.tokens.access_token is not None
-            return usable and now < due and not went_back(record.refreshed_at, now)
+            return usable and now < due and not clock_moved_back(record.refreshed_at, now)
 
         return is_fresh
+
+
+def due_at(expires_at: float | None, refreshed_at: float | None, buffer: float) -> float:
+    """Return when a token is due, in UTC epoch seconds; one of unknown expiry always was.
+
+    A token that a refresh gave is due after half its lifetime at the earliest: a buffer longer
+    than the lifetime would refresh at every use.
+    """
+    if expires_at is None:
+        return float("-inf")
+    if refreshed_at is not None:
+        buffer = min(buffer, max(0.0, expires_at - refreshed_at) / 2)
+    return expires_at - buffer
+
+
+def clock_moved_back(refreshed_at: float | None, now: float) -> bool:
+    """Tell whether the clock was set back since a token was refreshed, so that it tells nothing.
+
+    Going by it, a token would live longer than its provider said.
+    """
+    return refreshed_at is not None and now < refreshed_at - _CLOCK_TOLERANCE
+
+
+def state_of(*, due: bool, refreshable: bool, failure: Failure | None, now: float) -> State:
+    """Return how an account is, going by what is stored."""
+    if failure is not None and failure.verdict == "reauthorization":
+        return "sign_in"
+    if not due:
+        return "valid"
+    if not refreshable:
+        return "sign_in"
+    if failure is not None and failure.forbids_requests(now):
+        return "retry_later"
+    return "due"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.errors import TokenRefreshError, TransientRefreshError
-from tokenstore.oauth.http import Answer, NoAnswer, exchange, host_of
-from tokenstore.oauth.responses import Judge, is_transient, parse_json
+from tokenstore.errors import TokenRefreshError
+from tokenstore.oauth.http import HTTPResponse, TransportFailure, exchange
+from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,13 +42,13 @@ def refresh_grant(
         TransientRefreshError: Nothing usable came; try later.
         ClientRejectedError: The provider refuses the client or the request.
     """
-    judge = Judge(provider, [refresh_token], account_name)
+    judge = TokenResponseParser(provider, [refresh_token], account_name)
 
-    def give_up() -> Callable[[Answer | NoAnswer], None]:
+    def give_up() -> Callable[[HTTPResponse | TransportFailure], None]:
         ended = abandoned() if abandoned is not None else lambda _: None
 
-        def judge_late(received: Answer | NoAnswer) -> None:
-            verdict = judge.answer(received) if isinstance(received, Answer) else None
+        def judge_late(received: HTTPResponse | TransportFailure) -> None:
+            verdict = judge.answer(received) if isinstance(received, HTTPResponse) else None
             ended(verdict if isinstance(verdict, dict) else None)
 
         return judge_late
@@ -60,7 +60,7 @@ def refresh_grant(
     }
     if provider.scope:
         params["scope"] = provider.scope
-    headers, form = request_of(provider, params)
+    headers, form = authenticated_request(provider, params)
     received = exchange(
         "POST",
         provider.token_endpoint or "",
@@ -71,39 +71,17 @@ def refresh_grant(
         as_json=provider.body_format == "json",
         abandoned=give_up,
     )
-    verdict = judge.silence(received) if isinstance(received, NoAnswer) else judge.answer(received)
+    verdict = (
+        judge.silence(received)
+        if isinstance(received, TransportFailure)
+        else judge.answer(received)
+    )
     if isinstance(verdict, TokenRefreshError):
         raise verdict
     return verdict
 
 
-def discover(
-    provider: Provider, *, timeout: float, session: requests.Session | None = None
-) -> dict[str, Any]:
-    """Return the metadata of the provider's issuer (RFC 8414, OpenID Connect Discovery 1.0).
-
-    Raises:
-        ProviderConfigurationError: The issuer has no such metadata.
-        TransientRefreshError: It could not be asked; try later.
-    """
-    url = f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
-    received = exchange("GET", url, timeout=timeout, session=session)
-    if isinstance(received, NoAnswer) or is_transient(received.status) or received.body is None:
-        why = received.reason if isinstance(received, NoAnswer) else f"HTTP {received.status}"
-        raise TransientRefreshError(
-            f"the metadata of {provider.name!r} could not be read from {host_of(url)}: {why}",
-            provider=provider.name,
-        )
-    metadata: object = parse_json(received.body, "utf-8")
-    if received.status != 200 or not isinstance(metadata, dict):  # noqa: PLR2004
-        raise provider.misconfigured(
-            f"has an issuer without metadata: {url} answered HTTP {received.status}; "
-            "set token_endpoint"
-        )
-    return metadata
-
-
-def request_of(
+def authenticated_request(
     provider: Provider, params: Mapping[str, str]
 ) -> tuple[dict[str, str | None], dict[str, str]]:
     """Return the headers and the form of a request with which the client authenticates.

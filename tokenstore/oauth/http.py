@@ -19,7 +19,7 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
-from tokenstore import __version__
+from tokenstore.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ MAX_BODY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HTTPResponse:
     """What came back.
 
     Attributes:
@@ -44,7 +44,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class NoAnswer:
+class TransportFailure:
     """Nothing came back.
 
     Attributes:
@@ -79,8 +79,8 @@ def exchange(
     headers: Mapping[str, str | None] | None = None,
     data: Mapping[str, str] | None = None,
     as_json: bool = False,
-    abandoned: Callable[[], Callable[[Answer | NoAnswer], None]] | None = None,
-) -> Answer | NoAnswer:
+    abandoned: Callable[[], Callable[[HTTPResponse | TransportFailure], None]] | None = None,
+) -> HTTPResponse | TransportFailure:
     """Send one request and wait for the last byte of the answer, at most *timeout* seconds.
 
     requests bounds each read, not the whole: headers or a body that drip are not outwaited by it.
@@ -101,13 +101,13 @@ def exchange(
             comes of it, in another thread.
     """
 
-    def run() -> Answer | NoAnswer:
+    def run() -> HTTPResponse | TransportFailure:
         if session is not None:
             return _run(session)
         with _Session() as own:
             return _run(own)
 
-    def _run(used: requests.Session) -> Answer | NoAnswer:
+    def _run(used: requests.Session) -> HTTPResponse | TransportFailure:
         try:
             with used.request(
                 method,
@@ -123,17 +123,17 @@ def exchange(
                 timeout=(0.9 * timeout, 2 * timeout),
             ) as response:
                 body = _read(response, deadline=time.monotonic() + 2 * timeout)
-                return Answer(response.status_code, response.headers, body)
+                return HTTPResponse(response.status_code, response.headers, body)
         except (HTTPError, OSError, ValueError) as error:  # requests' own are OSErrors
-            return NoAnswer(not _never_sent(error), _describe(error))
+            return TransportFailure(not _never_sent(error), _describe(error))
 
-    future: Future[Answer | NoAnswer] = Future()
+    future: Future[HTTPResponse | TransportFailure] = Future()
     thread = threading.Thread(target=_fulfil, args=(future, run), daemon=True)
     try:
         try:
             thread.start()
         except RuntimeError:
-            return NoAnswer(sent=False, reason="the system has no thread to spare")
+            return TransportFailure(sent=False, reason="the system has no thread to spare")
         return future.result(timeout)
     except BaseException as error:
         if abandoned is not None:
@@ -141,7 +141,7 @@ def exchange(
             future.add_done_callback(lambda done: ended(done.result()))
         if not isinstance(error, TimeoutError):
             raise
-    return NoAnswer(sent=True, reason=f"no complete answer within {timeout:g} s")
+    return TransportFailure(sent=True, reason=f"no complete answer within {timeout:g} s")
 
 
 def host_of(url: str | None) -> str:
@@ -159,11 +159,16 @@ _HEADERS = {
 }
 
 
-def _fulfil(future: Future[Answer | NoAnswer], run: Callable[[], Answer | NoAnswer]) -> None:
+def _fulfil(
+    future: Future[HTTPResponse | TransportFailure],
+    run: Callable[[], HTTPResponse | TransportFailure],
+) -> None:
     try:
         future.set_result(run())
     except BaseException as error:  # noqa: BLE001 - a session of the caller's may raise anything
-        future.set_result(NoAnswer(sent=True, reason=f"the session raised {type(error).__name__}"))
+        future.set_result(
+            TransportFailure(sent=True, reason=f"the session raised {type(error).__name__}")
+        )
 
 
 def _read(response: requests.Response, *, deadline: float) -> bytes | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Providers:
+class ProviderRegistry:
     """The providers that a manager knows by name.
 
     Looked up in this order: those given to the manager, those of the file, the built-in ones. A

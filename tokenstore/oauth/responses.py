@@ -21,9 +21,10 @@ from tokenstore.errors import (
     TokenRefreshError,
     TransientRefreshError,
 )
-from tokenstore.models.accounts import MAX_RETRY_AFTER
-from tokenstore.models.tokens import is_token, parse_seconds
-from tokenstore.oauth.http import Answer, NoAnswer, host_of
+from tokenstore.models.failures import MAX_RETRY_AFTER
+from tokenstore.models.timestamps import parse_seconds
+from tokenstore.models.tokens import is_token
+from tokenstore.oauth.http import HTTPResponse, TransportFailure, host_of
 
 if TYPE_CHECKING:
     from tokenstore.oauth.provider import Provider
@@ -63,7 +64,7 @@ _TRANSIENT_STATUS = {408, 425, 429}
 _MIN_SECRET = 8  # characters; an extra parameter that is shorter is a word, not a secret
 
 
-class Judge:
+class TokenResponseParser:
     """Turns what came back into tokens or one of three errors; there is no fourth outcome.
 
     Args:
@@ -99,7 +100,7 @@ class Judge:
     def _bare_secrets(self) -> list[str]:
         return [bare for secret in self._secrets if len(bare := _bare(secret)) >= _MIN_SECRET]
 
-    def silence(self, nothing: NoAnswer) -> TokenRefreshError:
+    def silence(self, nothing: TransportFailure) -> TokenRefreshError:
         """Return the error of a request without an answer."""
         after = self._unsure if nothing.sent else "try again later"
         return TransientRefreshError(
@@ -109,7 +110,7 @@ class Judge:
         )
 
     def answer(
-        self, answer: Answer, *, needed: str = "access_token"
+        self, answer: HTTPResponse, *, needed: str = "access_token"
     ) -> dict[str, Any] | TokenRefreshError:
         """Judge an answer by its body first, then by its status.
 
@@ -142,7 +143,7 @@ class Judge:
         return " ".join(text.split())[:limit] or None
 
     def _refused(
-        self, answer: Answer, error: str | None, description: str | None
+        self, answer: HTTPResponse, error: str | None, description: str | None
     ) -> TokenRefreshError:
         details = self._details(answer.status, error, description)
         told = ": ".join(part for part in (error, description) if part)
@@ -181,7 +182,7 @@ class Judge:
         known = isinstance(error, str) and error in _KNOWN  # even if a secret is part of it
         return error if known else self.shown(error, 100), self.shown(description, 500)
 
-    def _target(self, redirect: Answer) -> str:
+    def _target(self, redirect: HTTPResponse) -> str:
         try:
             url = urljoin(self._url, redirect.headers.get("Location", ""))
         except ValueError:
@@ -227,7 +228,7 @@ def is_transient(status: int) -> bool:
     return status in _TRANSIENT_STATUS or status >= 500  # noqa: PLR2004
 
 
-def _parse(answer: Answer) -> dict[str, Any] | None:
+def _parse(answer: HTTPResponse) -> dict[str, Any] | None:
     """Return the object in the body: JSON, else form-encoded, whatever its type claims to be."""
     if not answer.body:
         return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import ReauthorizationRequired
-from tokenstore.oauth.client import request_of
-from tokenstore.oauth.http import NoAnswer, exchange
-from tokenstore.oauth.responses import Judge
+from tokenstore.oauth.client import authenticated_request
+from tokenstore.oauth.http import TransportFailure, exchange
+from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
     import requests
@@ -46,12 +46,14 @@ def revoke(
         token: str | None = getattr(tokens, hint)
         if token is None:
             continue
-        headers, form = request_of(provider, {"token": token, "token_type_hint": hint})
+        headers, form = authenticated_request(provider, {"token": token, "token_type_hint": hint})
         received = exchange(
             "POST", url, timeout=timeout, session=session, headers=headers, data=form
         )
-        judge = Judge(provider, [token], account_name, endpoint=_ENDPOINT, unsure="try again later")
-        if isinstance(received, NoAnswer):
+        judge = TokenResponseParser(
+            provider, [token], account_name, endpoint=_ENDPOINT, unsure="try again later"
+        )
+        if isinstance(received, TransportFailure):
             raise judge.silence(received)
         verdict = judge.answer(received)
         if isinstance(verdict, dict) or _is_dead(verdict, hint):

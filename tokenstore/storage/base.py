@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -11,16 +11,19 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from tokenstore.storage.locks import Hold
+    from tokenstore.storage.locks import HeldLock
     from tokenstore.storage.query import Query, Row
 
 T = TypeVar("T")
 
+JournalMode = Literal["wal", "delete"]
+"""How SQLite journals a transaction; no other database has a choice."""
 
-class Locks(Protocol):
+
+class RefreshLocks(Protocol):
     """The refresh locks of the accounts, which die with their holder."""
 
-    def account(self, account_name: str, *, timeout: float) -> AbstractContextManager[Hold]:
+    def account(self, account_name: str, *, timeout: float) -> AbstractContextManager[HeldLock]:
         """Hold the lock of an account; wait for it at most *timeout* seconds.
 
         Raises:
@@ -32,7 +35,7 @@ class Locks(Protocol):
         """Tell whether somebody holds the lock of an account; that creates nothing."""
 
 
-class Storage(Protocol):
+class Database(Protocol):
     """A database, shared by threads and processes. It does no I/O before its first use.
 
     Reading never creates it; the first transaction does. Every method may raise a `StorageError`.
@@ -44,7 +47,7 @@ class Storage(Protocol):
     name: str
 
     @property
-    def locks(self) -> Locks:
+    def locks(self) -> RefreshLocks:
         """The refresh locks of its accounts."""
 
     def fetch_one(self, query: Query, parameters: dict[str, Any]) -> Row | None:

@@ -1,4 +1,4 @@
-"""Which kind of database a name stands for."""
+"""Which backend a database belongs to. No other module imports one."""
 
 from __future__ import annotations
 
@@ -9,39 +9,34 @@ from tokenstore.storage.location import locate
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
 
-    from sqlalchemy import Connection
     from sqlalchemy.engine import URL
 
-    from tokenstore.storage.base import Storage
-    from tokenstore.storage.sqlite.schema import JournalMode
+    from tokenstore.storage.base import Database, JournalMode
 
 
-def storage(
+def database_for(
     database: str | os.PathLike[str] | URL | None,
-    migrate: Callable[[Connection], None],
     *,
     journal_mode: JournalMode = "wal",
     upgrade: bool = False,
-) -> Storage:
-    """Return the storage of a database, which is not touched yet.
+) -> Database:
+    """Return the database of a name; it is not opened yet.
 
     Args:
         database: A path, an SQLAlchemy URL, or None for the default (see `locate`).
-        migrate: Brings the database of a connection to the newest schema.
-        journal_mode: Of a SQLite file.
-        upgrade: Migrate an older database in place of refusing it.
+        journal_mode: ``wal`` or ``delete``, for a SQLite file.
+        upgrade: Migrate an older database instead of refusing it.
 
     Raises:
-        ValueError: It is neither a SQLite file nor a PostgreSQL database.
-        ModuleNotFoundError: It is the latter, and the driver is not installed.
+        ValueError: The name is neither a SQLite file nor a PostgreSQL database.
+        ModuleNotFoundError: It is a PostgreSQL database, and the driver is not installed.
     """
     found = locate(database)
     if isinstance(found, Path):
-        from tokenstore.storage.sqlite.database import Database
+        from tokenstore.storage.sqlite.database import SQLiteDatabase
 
-        return Database(found, migrate, journal_mode=journal_mode, upgrade=upgrade)
+        return SQLiteDatabase(found, journal_mode=journal_mode, upgrade=upgrade)
     if journal_mode != "wal":
         raise ValueError("journal_mode: only a SQLite file has one")
     try:
@@ -52,4 +47,4 @@ def storage(
         raise ModuleNotFoundError(
             "PostgreSQL needs psycopg; run: pip install 'tokenstore[postgresql]'", name="psycopg"
         ) from None
-    return PostgreSQLDatabase(found, migrate, upgrade=upgrade)
+    return PostgreSQLDatabase(found, upgrade=upgrade)

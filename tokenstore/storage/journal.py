@@ -10,7 +10,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tokenstore.models.accounts import Failure, HistoryEntry, Record
+from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.storage import statements as sql
 from tokenstore.storage.rows import new_version, to_columns, to_history_entry
@@ -18,7 +18,8 @@ from tokenstore.storage.rows import new_version, to_columns, to_history_entry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokenstore.storage.base import Storage
+    from tokenstore.models.accounts import HistoryEntry, Record
+    from tokenstore.storage.base import Database
 
 Reason = Literal["due", "forced", "rejected"]
 
@@ -36,7 +37,7 @@ class Refresh:
         id: Its number; of two refreshes of an account, the later has the higher one.
         started_at: When it began, in UTC epoch seconds.
         record: What was stored when it began.
-        where: The database that it was written down in (`Storage.identity`).
+        where: The database that it was written down in (`Database.identity`).
         lock_lost: Whether somebody else could refresh the account at the same time.
     """
 
@@ -67,7 +68,7 @@ class Journal:
 
     def __init__(
         self,
-        database: Storage,
+        database: Database,
         record: Callable[[str], Record | None],
         clock: Callable[[], float],
     ) -> None:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.models.accounts import Account, Record, due_at, state_of, went_back
+from tokenstore.models.accounts import Account, Record
+from tokenstore.models.expiry import clock_moved_back, due_at, state_of
 from tokenstore.models.tokens import normalize_account_name
 from tokenstore.storage import statements as sql
-from tokenstore.storage.rows import Damaged, damaged, is_moment, is_text, to_failure, to_record
+from tokenstore.storage.rows import (
+    CorruptRowError,
+    damaged,
+    is_moment,
+    is_text,
+    to_failure,
+    to_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from tokenstore.storage.base import Storage
+    from tokenstore.storage.base import Database
     from tokenstore.storage.query import Query, Row
 
 _PAGE = 500  # rows a query
@@ -27,7 +35,7 @@ class Listing:
         clock: The time, in UTC epoch seconds.
     """
 
-    def __init__(self, database: Storage, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
 
@@ -46,7 +54,7 @@ class Listing:
         for row in rows:
             yield self._account(row, expiry_buffer, client_of)
 
-    def may_be_due(
+    def due_candidates(
         self,
         *,
         before: float,
@@ -76,7 +84,7 @@ class Listing:
         for row in chain(*scans):
             yield self._account(row, expiry_buffer, client_of)
 
-    def records(self) -> Iterator[Record | Damaged]:
+    def records(self) -> Iterator[Record | CorruptRowError]:
         """Yield all that is stored of every account in the order of names, page by page.
 
         One that is damaged is told as such and stops nothing.
@@ -84,7 +92,7 @@ class Listing:
         for row in self._pages(sql.PAGE_OF_RECORDS, _name_of, after=""):
             try:
                 yield to_record(row)
-            except Damaged as damaged:
+            except CorruptRowError as damaged:
                 yield damaged
 
     def names(self, prefix: str, *, limit: int) -> list[str]:
@@ -141,7 +149,7 @@ class Listing:
         state = state_of(
             due=not usable
             or due_at(expires_at, refreshed_at, expiry_buffer) <= now
-            or went_back(refreshed_at, now),
+            or clock_moved_back(refreshed_at, now),
             refreshable=bool(refreshable),
             failure=failure,
             now=now,
@@ -156,7 +164,7 @@ class Listing:
             obtained_at,
             dies_at,
             refreshable=bool(refreshable)
-            and (failure is None or not failure.speaks_against_asking(now)),
+            and (failure is None or not failure.forbids_requests(now)),
         )
 
 

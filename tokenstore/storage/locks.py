@@ -1,79 +1,89 @@
-"""Named locks among the threads of one process, so that only one of them asks for more."""
+"""What the refresh locks of every backend share: a lock that is held, and its half in this process.
+
+Of the threads of a process only one at a time asks the operating system or the server for a lock.
+"""
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from tokenstore import fork
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-class Turn:
-    """Whose turn it is."""
+class ThreadLock:
+    """The half of a named lock that is held among the threads of this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
 
 
-class Hold:
-    """A lock that is held. It ends with its block, unless what it protects goes on after that.
+class HeldLock:
+    """A lock that is held. It ends with its block, unless what it protects lasts longer.
 
     Args:
-        release: Lets other processes have it.
-        is_lost: Tells whether they may have it already.
+        thread_lock: Its half among the threads of this process.
+        release: Releases the other half, which other processes wait for.
+        is_lost: Returns whether another process may hold it already.
     """
 
     def __init__(
-        self, turn: Turn, release: Callable[[], object], is_lost: Callable[[], bool]
+        self, thread_lock: ThreadLock, release: Callable[[], object], is_lost: Callable[[], bool]
     ) -> None:
-        self._turn = turn
+        self._thread_lock = thread_lock
         self._release = release
         self.is_lost = is_lost
         self.kept = False
 
     def keep(self) -> None:
-        """Go on holding after the block; whoever says so has to `release`, in any thread."""
+        """Hold the lock beyond its block, until `release` is called in any thread."""
         self.kept = True
 
     def release(self) -> None:
-        """Let the next one have it."""
+        """Release the lock."""
         try:
             self._release()
         finally:
-            self._turn.lock.release()
+            self._thread_lock.lock.release()
 
 
 @contextmanager
-def turn(name: str, *, timeout: float) -> Iterator[Turn]:
-    """Wait for the turn of this thread. It ends with the block only if that raises.
+def thread_lock(name: str, *, timeout: float) -> Iterator[ThreadLock]:
+    """Acquire a lock among the threads of this process. The block releases it only if it raises.
 
     Raises:
-        TimeoutError: It did not come within *timeout* seconds.
+        TimeoutError: Another thread held it for *timeout* seconds.
     """
-    with _lock:
-        mine = _turns.setdefault(name, Turn())
-    if not mine.lock.acquire(timeout=timeout):
+    found = _thread_locks.get(name)
+    if not found.lock.acquire(timeout=timeout):
         raise TimeoutError
     try:
-        yield mine
+        yield found
     except BaseException:
-        mine.lock.release()
+        found.lock.release()
         raise
 
 
-_turns: WeakValueDictionary[str, Turn] = WeakValueDictionary()
-_lock = threading.Lock()
+class _ThreadLocks(fork.ForkParticipant):
+    """The thread locks that are in use, by name."""
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+        fork.register(fork.Stage.LOCKS, self)
+
+    def get(self, name: str) -> ThreadLock:
+        with self._lock:
+            return self._locks.setdefault(name, ThreadLock())
+
+    def after_fork_in_child(self) -> None:
+        """Start with every lock free: the threads that held them are not in the child."""
+        self._locks: WeakValueDictionary[str, ThreadLock] = WeakValueDictionary()
+        self._lock = threading.Lock()
 
 
-def _forget() -> None:
-    """A child of fork starts with no lock held: the threads that held them are not in it."""
-    global _turns, _lock  # noqa: PLW0603
-    _turns = WeakValueDictionary()
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget)
+_thread_locks = _ThreadLocks()

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore.errors import InvalidTokenError
-from tokenstore.migrate import to_head
 from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.redaction import sealed
 from tokenstore.storage import statements as sql
-from tokenstore.storage.factory import storage
+from tokenstore.storage.factory import database_for
 from tokenstore.storage.journal import Journal
 from tokenstore.storage.listing import Listing
 from tokenstore.storage.location import locate
 from tokenstore.storage.rows import (
-    Damaged,
+    CorruptRowError,
     damaged,
     is_text,
     new_version,
@@ -34,10 +33,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.models.accounts import Account, Record
-    from tokenstore.storage.locks import Hold
-    from tokenstore.storage.sqlite.schema import JournalMode
+    from tokenstore.storage.base import JournalMode
+    from tokenstore.storage.locks import HeldLock
 
-Existing = Literal["replace", "keep", "keep_newer"]
+ConflictPolicy = Literal["replace", "keep", "keep_newer"]
 
 
 class TokenRepository:
@@ -68,7 +67,7 @@ class TokenRepository:
     ) -> None:
         self.location = locate(database)
         self._clock = clock
-        self._database = storage(self.location, to_head, journal_mode=journal_mode, upgrade=upgrade)
+        self._database = database_for(self.location, journal_mode=journal_mode, upgrade=upgrade)
         self.name = self._database.name
         self.journal = Journal(self._database, self.record, clock)
         self.listing = Listing(self._database, clock)
@@ -120,7 +119,7 @@ class TokenRepository:
             return None
         try:
             return to_tokens(name, row).to_dict()
-        except Damaged:
+        except CorruptRowError:
             raise damaged(self.name, name) from None
 
     @sealed
@@ -190,7 +189,7 @@ class TokenRepository:
         tokens: TokenSet,
         *,
         provider: str | None = None,
-        existing: Existing = "replace",
+        existing: ConflictPolicy = "replace",
     ) -> bool:
         """Store *tokens*; tell whether that was done.
 
@@ -231,7 +230,7 @@ class TokenRepository:
             return None
         try:
             return to_access(account_name, row)
-        except Damaged:
+        except CorruptRowError:
             raise damaged(self.name, account_name) from None
 
     def record(self, account_name: str) -> Record | None:
@@ -242,11 +241,11 @@ class TokenRepository:
             return None
         try:
             return to_record(row)
-        except Damaged:
+        except CorruptRowError:
             raise damaged(self.name, name) from None
 
     @contextmanager
-    def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
+    def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[HeldLock]:
         """Hold the account's refresh lock, which dies with its holder.
 
         Raises:

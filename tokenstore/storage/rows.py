@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from tokenstore.errors import StorageError
-from tokenstore.models.accounts import Failure, HistoryEntry, Record
+from tokenstore.models.accounts import HistoryEntry, Record
+from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _parsed = json.JSONDecoder().raw_decode  # half the time of json.loads for a tex
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-class Damaged(Exception):  # noqa: N818 - the repository tells of it as a StorageError
+class CorruptRowError(Exception):
     """What a row holds is not what was stored.
 
     Attributes:
@@ -84,7 +85,7 @@ def to_tokens(account_name: str, row: Row) -> TokenSet:
     """Return the token set of the token columns and, last, the checksum.
 
     Raises:
-        Damaged: They do not agree. A row that was stored before there were checksums has none.
+        CorruptRowError: They do not match. Rows older than the checksums have none.
     """
     access_token, refresh_token, expires_at, extra, obtained_at, dies_at, checksum = row
     # Whatever is raised here shows what it is about, so that nothing may come from it.
@@ -100,7 +101,7 @@ def to_tokens(account_name: str, row: Row) -> TokenSet:
         known = checksum == found
     moments = is_moment(expires_at) and is_moment(obtained_at) and is_moment(dies_at)
     if not (known and moments and isinstance(fields, dict)):
-        raise Damaged(account_name)
+        raise CorruptRowError(account_name)
     return TokenSet(
         access_token=access_token,
         refresh_token=refresh_token,
@@ -117,7 +118,7 @@ def to_access(account_name: str, row: Row) -> tuple[str | None, float | None, fl
     This is the hot path: it checks what it returns and no more.
 
     Raises:
-        Damaged: The token is not the one that was stored.
+        CorruptRowError: The token is not the one that was stored.
     """
     token, expires_at, refreshed_at, checksum = row
     try:
@@ -126,7 +127,7 @@ def to_access(account_name: str, row: Row) -> tuple[str | None, float | None, fl
     except UnicodeEncodeError:
         intact = False
     if not (intact and is_moment(expires_at) and is_moment(refreshed_at)):
-        raise Damaged(account_name)
+        raise CorruptRowError(account_name)
     return token, expires_at, refreshed_at
 
 
@@ -134,11 +135,11 @@ def to_record(row: Row) -> Record:
     """Return all that is stored of an account.
 
     Raises:
-        Damaged: The row is not what was stored.
+        CorruptRowError: The row is not what was stored.
     """
     name, provider, version, refreshed_at, refresh_id, failure, *tokens = row
     if not (provider is None or is_text(provider)) or not is_moment(refreshed_at):
-        raise Damaged(name)
+        raise CorruptRowError(name)
     return Record(
         account_name=name,
         provider=provider,

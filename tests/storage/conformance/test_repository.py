@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.refreshes import SOON, Clock, execute
 from tests.helpers.stores import LATER, begin, python, token_set, tokens
 from tokenstore import InvalidTokenError, TokenRepository
-from tokenstore.models.accounts import Failure
+from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet
 from tokenstore.storage import statements
 

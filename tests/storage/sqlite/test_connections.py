@@ -465,12 +465,11 @@ def test_a_fork_waits_for_a_migration_of_another_thread(path: Path) -> None:
     printed = python(
         BOTH_WRITE
         + """
-from tokenstore import migrate
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 inside, forked = threading.Event(), threading.Event()
 
 def change():
-    with Database(Path(path), migrate.to_head).migration() as connection:
+    with SQLiteDatabase(Path(path)).migration() as connection:
         inside.set()
         forked.wait(0.3)  # in vain, as the fork waits for the end of this
 

@@ -31,8 +31,9 @@ from tokenstore import (
     migrate,
 )
 from tokenstore.storage import statements as sql
+from tokenstore.storage.base import JournalMode
 from tokenstore.storage.query import Query
-from tokenstore.storage.sqlite.database import Database, JournalMode
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import driver_of
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts
 
@@ -123,12 +124,13 @@ tell(forked(8, work))
 
 # In the order in which a creation comes by; the process is killed there.
 STAGES = {
-    "empty": "from tokenstore.storage.sqlite.file import StoreFile as C; name = 'refuse_leftovers'",
+    "empty": "from tokenstore.storage.sqlite.file import DatabaseFile as C;"
+    " name = 'reject_stale_wal'",
     "made": "import tokenstore.storage.sqlite.schema as C; name = 'make_engine'",
     "migrating": "import tokenstore.storage.sqlite.schema as C; name = 'driver_of'",
-    "migrated": "from tokenstore.storage.sqlite.schema import Builder as C;"
+    "migrated": "from tokenstore.storage.sqlite.schema import SchemaManager as C;"
     " name = 'set_journal_mode'",
-    "finished": "from tokenstore.storage.sqlite.file import StoreFile as C; name = 'move_to'",
+    "finished": "from tokenstore.storage.sqlite.file import DatabaseFile as C; name = 'move_to'",
     "in place": "import tokenstore.storage.sqlite.file as C; name = 'sync_directory'",
 }
 
@@ -166,12 +168,13 @@ tell("alive")
     assert names(path.parent) == {"tokens.db", "tokens.db-locks", "tokens.db-locks/schema"}
 
 
-def test_a_creation_that_fails_leaves_nothing(path: Path) -> None:
-    def fail(connection: Connection) -> None:
+def test_a_creation_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_name: str, connection: Connection) -> None:
         driver_of(connection).execute("CREATE TABLE half (id INTEGER)")
         raise KeyError
 
-    database = Database(path, fail)
+    monkeypatch.setattr("tokenstore.storage.sqlite.schema.upgrade_to_head", fail)
+    database = SQLiteDatabase(path)
 
     with pytest.raises(KeyError), database.transaction():
         pass
@@ -469,15 +472,18 @@ def test_an_older_database_is_upgraded_after_a_private_backup(path: Path, tmp_pa
         repository.load("alice")
 
 
-def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(path: Path) -> None:
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_store(path)
     make_store(path.with_name("other.db"))
     set_revision(path, "0000")
 
-    def replace(_: Connection) -> None:
+    def replace(_name: str, _connection: Connection) -> None:
         path.with_name("other.db").replace(path)
 
-    database = Database(path, replace, upgrade=True)
+    monkeypatch.setattr("tokenstore.storage.sqlite.schema.upgrade_to_head", replace)
+    database = SQLiteDatabase(path, upgrade=True)
 
     with pytest.raises(StorageError, match="removed or replaced"):
         database.fetch_one(sql.LOAD, {"account_name": "alice"})

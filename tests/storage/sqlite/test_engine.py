@@ -14,14 +14,8 @@ from sqlalchemy.pool import NullPool
 from tests.helpers.stores import raw, tokens
 from tokenstore import InsecureStorageError, StorageError, TokenRepository
 from tokenstore.storage.query import Query
-from tokenstore.storage.sqlite.engine import (
-    driver_of,
-    error_name,
-    make_engine,
-    pragma,
-    storage_error,
-    translated,
-)
+from tokenstore.storage.sqlite.engine import driver_of, make_engine, pragma
+from tokenstore.storage.sqlite.errors import error_name, sqlite_error, translated
 from tokenstore.storage.tables import APPLICATION_ID, accounts
 
 if TYPE_CHECKING:
@@ -166,10 +160,10 @@ def test_an_error_of_sqlalchemy_shows_no_parameter(connection: sa.Connection) ->
         )
 
     assert "canary" not in str(caught.value)
-    assert "canary" not in str(storage_error(Path("tokens.db"), caught.value))
+    assert "canary" not in str(sqlite_error(Path("tokens.db"), caught.value))
 
 
-def sqlite_error(name: str) -> sqlite3.Error:
+def driver_error(name: str) -> sqlite3.Error:
     error = sqlite3.OperationalError("what SQLite says")
     error.sqlite_errorname = name
     return error
@@ -179,9 +173,9 @@ def sqlite_error(name: str) -> sqlite3.Error:
     ("name", "number", "cls", "text"),
     [
         ("SQLITE_FULL", errno.ENOSPC, StorageError, "no space"),
-        ("SQLITE_READONLY", errno.EACCES, StorageError, "have to be writable"),
-        ("SQLITE_READONLY_DIRECTORY", errno.EACCES, StorageError, "have to be writable"),
-        ("SQLITE_CANTOPEN", errno.EACCES, StorageError, "have to be writable"),
+        ("SQLITE_READONLY", errno.EACCES, StorageError, "must be writable"),
+        ("SQLITE_READONLY_DIRECTORY", errno.EACCES, StorageError, "must be writable"),
+        ("SQLITE_CANTOPEN", errno.EACCES, StorageError, "must be writable"),
         ("SQLITE_NOTADB", None, InsecureStorageError, "not a tokenstore database"),
         ("SQLITE_CORRUPT", errno.EIO, StorageError, "damaged"),
         ("SQLITE_BUSY", errno.EBUSY, StorageError, "locked by another process"),
@@ -193,7 +187,7 @@ def sqlite_error(name: str) -> sqlite3.Error:
 def test_an_error_says_what_happened_to_which_file(
     name: str, number: int | None, cls: type[StorageError], text: str
 ) -> None:
-    error = storage_error(Path("/x/tokens.db"), sqlite_error(name))
+    error = sqlite_error(Path("/x/tokens.db"), driver_error(name))
 
     assert type(error) is cls
     assert error.errno == number

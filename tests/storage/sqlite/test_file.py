@@ -39,7 +39,8 @@ def test_everything_is_private_while_a_transaction_is_open(
 ) -> None:
     printed = python(
         """
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.sqlite import schema
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.jsonfiles import export_accounts
 path = Path(sys.argv[1])
 
@@ -47,11 +48,15 @@ def look(moment):
     for file in sorted(path.parent.parent.rglob("*")):
         tell(moment, file.relative_to(path.parent.parent), oct(file.stat().st_mode & 0o7777))
 
-def build(connection):
-    migrate.to_head(connection)
+upgrade_to_head = schema.upgrade_to_head
+
+def build(name, connection):
+    upgrade_to_head(name, connection)
     look("built")
 
-with Database(path, build, journal_mode=sys.argv[2]).transaction():
+schema.upgrade_to_head = build
+
+with SQLiteDatabase(path, journal_mode=sys.argv[2]).transaction():
     pass
 with TokenRepository(path, journal_mode=sys.argv[2]) as repository:
     with repository.refresh_lock("alice", timeout=1), repository.transaction():

@@ -17,7 +17,7 @@ import pytest
 from tests.helpers.broken_stores import PAGE, seen
 from tests.helpers.stores import LATER
 from tokenstore import StorageError, TokenManager, TokenRepository
-from tokenstore.storage.rows import Damaged
+from tokenstore.storage.rows import CorruptRowError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,9 +85,9 @@ def read_all(path: Path, offset: int) -> Iterator[Reading]:
         yield read(offset, "history", lambda: [*some(repository.journal.history())], [])
 
 
-def are_as_saved(records: Iterator[Record | Damaged]) -> bool:
+def are_as_saved(records: Iterator[Record | CorruptRowError]) -> bool:
     """Tell whether every record is what was saved, or known not to be."""
-    intact = [record for record in some(records) if not isinstance(record, Damaged)]
+    intact = [record for record in some(records) if not isinstance(record, CorruptRowError)]
     return all(SAVED.get(r.account_name) == r.tokens.to_dict() for r in intact)
 
 
@@ -195,7 +195,7 @@ def test_no_bit_of_a_name_makes_a_list_endless(path: Path, whole: bytes) -> None
     for place, byte, bit in itertools.product(places, range(len(ALL[-1])), range(8)):
         flip(path, whole, place + byte, bit)
         with TokenRepository(path) as repository:
-            due = repository.listing.may_be_due(
+            due = repository.listing.due_candidates(
                 before=math.inf, expiry_buffer=0.0, client_of=lambda _: None
             )
             lists = (repository.accounts(), repository.listing.records(), due)

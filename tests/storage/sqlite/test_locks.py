@@ -12,26 +12,26 @@ import pytest
 from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, SOON, Process, mode, modes, names, python
 from tokenstore import InsecureStorageError, StorageError, TokenRepository
-from tokenstore.storage.sqlite.locks import Locks
+from tokenstore.storage.sqlite.locks import FileLocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 HOLDER = """
-from tokenstore.storage.sqlite.locks import Locks
-with Locks(Path(sys.argv[1])).account("alice", timeout=30):
+from tokenstore.storage.sqlite.locks import FileLocks
+with FileLocks(Path(sys.argv[1])).account("alice", timeout=30):
     tell("held")
     wait()
 """
 
 
 @pytest.fixture
-def locks(tmp_path: Path) -> Locks:
-    return Locks(tmp_path / "locks")
+def locks(tmp_path: Path) -> FileLocks:
+    return FileLocks(tmp_path / "locks")
 
 
-def is_free(locks: Locks, account_name: str = "alice") -> bool:
+def is_free(locks: FileLocks, account_name: str = "alice") -> bool:
     """Ask from another thread, to which this thread's locks are somebody else's."""
 
     def ask() -> bool:
@@ -48,31 +48,31 @@ def is_free(locks: Locks, account_name: str = "alice") -> bool:
 # -- holding --------------------------------------------------------------------------------------
 
 
-def test_a_lock_is_held_inside_and_free_outside(locks: Locks) -> None:
+def test_a_lock_is_held_inside_and_free_outside(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
         assert not is_free(locks)
 
     assert is_free(locks)
 
 
-def test_an_error_inside_frees_the_lock(locks: Locks) -> None:
+def test_an_error_inside_frees_the_lock(locks: FileLocks) -> None:
     with pytest.raises(KeyError), locks.account("alice", timeout=1):
         raise KeyError
 
     assert is_free(locks)
 
 
-def test_accounts_do_not_wait_for_each_other(locks: Locks) -> None:
+def test_accounts_do_not_wait_for_each_other(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
         assert is_free(locks, "bob")
 
 
-def test_two_objects_on_one_directory_share_their_locks(locks: Locks) -> None:
+def test_two_objects_on_one_directory_share_their_locks(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
-        assert not is_free(Locks(locks.directory))
+        assert not is_free(FileLocks(locks.directory))
 
 
-def test_threads_take_turns(locks: Locks) -> None:
+def test_threads_take_turns(locks: FileLocks) -> None:
     inside, most, turns = 0, 0, 0
 
     def work(_: int) -> None:
@@ -92,11 +92,11 @@ def test_threads_take_turns(locks: Locks) -> None:
 def test_processes_take_turns(tmp_path: Path) -> None:
     printed = python(
         """
-from tokenstore.storage.sqlite.locks import Locks
+from tokenstore.storage.sqlite.locks import FileLocks
 directory = Path(sys.argv[1])
 counter = directory / "counter"
 counter.write_text("0")
-locks = Locks(directory / "locks")
+locks = FileLocks(directory / "locks")
 
 def work(number):
     for _ in range(25):
@@ -117,7 +117,7 @@ tell(counter.read_text())
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.1])
-def test_waiting_for_another_thread_ends_in_time(locks: Locks, timeout: float) -> None:
+def test_waiting_for_another_thread_ends_in_time(locks: FileLocks, timeout: float) -> None:
     def ask() -> float:
         began = time.monotonic()
         with pytest.raises(TimeoutError), locks.account("alice", timeout=timeout):
@@ -129,7 +129,7 @@ def test_waiting_for_another_thread_ends_in_time(locks: Locks, timeout: float) -
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.1])
-def test_waiting_for_another_process_ends_in_time(locks: Locks, timeout: float) -> None:
+def test_waiting_for_another_process_ends_in_time(locks: FileLocks, timeout: float) -> None:
     with Process(HOLDER, locks.directory) as holder:
         assert holder.line() == "held"
 
@@ -140,7 +140,7 @@ def test_waiting_for_another_process_ends_in_time(locks: Locks, timeout: float) 
         assert timeout <= time.monotonic() - began < timeout + 2
 
 
-def test_a_waiter_gets_the_lock_when_its_holder_is_done(locks: Locks) -> None:
+def test_a_waiter_gets_the_lock_when_its_holder_is_done(locks: FileLocks) -> None:
     with Process(HOLDER, locks.directory) as holder, ThreadPoolExecutor(1) as thread:
         assert holder.line() == "held"
         began = threading.Event()
@@ -160,7 +160,7 @@ def test_a_waiter_gets_the_lock_when_its_holder_is_done(locks: Locks) -> None:
 # -- dying ----------------------------------------------------------------------------------------
 
 
-def test_a_killed_holder_frees_the_lock_at_once(locks: Locks) -> None:
+def test_a_killed_holder_frees_the_lock_at_once(locks: FileLocks) -> None:
     with Process(HOLDER, locks.directory) as holder:
         assert holder.line() == "held"
         assert not is_free(locks)
@@ -171,7 +171,7 @@ def test_a_killed_holder_frees_the_lock_at_once(locks: Locks) -> None:
 
 
 @pytest.mark.parametrize("hours", [-4, 4])
-def test_the_clock_says_nothing_about_a_lock(locks: Locks, hours: int) -> None:
+def test_the_clock_says_nothing_about_a_lock(locks: FileLocks, hours: int) -> None:
     with Process(HOLDER, locks.directory) as holder:
         assert holder.line() == "held"
         [file] = locks.directory.iterdir()
@@ -186,7 +186,7 @@ def test_the_clock_says_nothing_about_a_lock(locks: Locks, hours: int) -> None:
         assert is_free(locks)
 
 
-def test_what_is_in_a_lock_file_blocks_nobody(locks: Locks) -> None:
+def test_what_is_in_a_lock_file_blocks_nobody(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
         pass
     [file] = locks.directory.iterdir()
@@ -198,8 +198,8 @@ def test_what_is_in_a_lock_file_blocks_nobody(locks: Locks) -> None:
 # -- forking --------------------------------------------------------------------------------------
 
 FORK = """
-from tokenstore.storage.sqlite.locks import Locks
-locks = Locks(Path(sys.argv[1]))
+from tokenstore.storage.sqlite.locks import FileLocks
+locks = FileLocks(Path(sys.argv[1]))
 
 def is_free():
     result = []
@@ -292,7 +292,7 @@ if child:
     assert printed.splitlines() == ["False", "True"]
 
 
-def test_a_living_child_does_not_keep_the_lock_of_a_killed_parent(locks: Locks) -> None:
+def test_a_living_child_does_not_keep_the_lock_of_a_killed_parent(locks: FileLocks) -> None:
     code = (
         FORK
         + """
@@ -322,8 +322,8 @@ with locks.account("alice", timeout=1):
 def test_lock_files_are_private_and_stay(tmp_path: Path, umask: int) -> None:
     python(
         """
-from tokenstore.storage.sqlite.locks import Locks
-locks = Locks(Path(sys.argv[1]))
+from tokenstore.storage.sqlite.locks import FileLocks
+locks = FileLocks(Path(sys.argv[1]))
 for name in ("alice", "bob"):
     with locks.account(name, timeout=1):
         pass
@@ -340,7 +340,7 @@ with locks.schema(timeout=1):
     assert set(found.values()) == {0o600}
 
 
-def test_a_lock_file_is_never_another_file(locks: Locks) -> None:
+def test_a_lock_file_is_never_another_file(locks: FileLocks) -> None:
     def inodes() -> list[int]:
         return [file.stat().st_ino for file in locks.directory.iterdir()]
 
@@ -357,7 +357,7 @@ def test_a_lock_file_is_never_another_file(locks: Locks) -> None:
     ids=ascii,
 )
 def test_an_account_name_never_becomes_a_path(tmp_path: Path, name: str) -> None:
-    locks = Locks(tmp_path / "a" / "b" / "locks")
+    locks = FileLocks(tmp_path / "a" / "b" / "locks")
     locks.directory.parent.mkdir(parents=True)
 
     with locks.account(name, timeout=1), locks.schema(timeout=1):
@@ -379,7 +379,7 @@ def symlink_in_place(directory: Path) -> None:
 
 @pytest.mark.parametrize("make", [file_in_place, symlink_in_place], ids=lambda make: make.__name__)
 def test_what_is_no_directory_of_ours_is_refused(
-    locks: Locks, make: Callable[[Path], None]
+    locks: FileLocks, make: Callable[[Path], None]
 ) -> None:
     make(locks.directory)
 
@@ -393,7 +393,7 @@ def test_what_is_no_directory_of_ours_is_refused(
 
 
 @needs_root
-def test_a_lock_directory_of_another_user_is_refused(locks: Locks) -> None:
+def test_a_lock_directory_of_another_user_is_refused(locks: FileLocks) -> None:
     locks.directory.mkdir()
     os.chown(locks.directory, NOBODY, NOBODY)
 
@@ -402,7 +402,7 @@ def test_a_lock_directory_of_another_user_is_refused(locks: Locks) -> None:
 
 
 def test_a_missing_parent_is_a_storage_error(tmp_path: Path) -> None:
-    locks = Locks(tmp_path / "missing" / "locks")
+    locks = FileLocks(tmp_path / "missing" / "locks")
 
     with pytest.raises(StorageError) as caught, locks.account("alice", timeout=1):
         pass
@@ -410,7 +410,7 @@ def test_a_missing_parent_is_a_storage_error(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
-def test_a_directory_in_place_of_a_lock_file_is_a_storage_error(locks: Locks) -> None:
+def test_a_directory_in_place_of_a_lock_file_is_a_storage_error(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
         pass
     [file] = locks.directory.iterdir()
@@ -421,7 +421,9 @@ def test_a_directory_in_place_of_a_lock_file_is_a_storage_error(locks: Locks) ->
         pass
 
 
-def test_a_symlink_in_place_of_a_lock_file_is_not_followed(locks: Locks, tmp_path: Path) -> None:
+def test_a_symlink_in_place_of_a_lock_file_is_not_followed(
+    locks: FileLocks, tmp_path: Path
+) -> None:
     with locks.account("alice", timeout=1):
         pass
     [file] = locks.directory.iterdir()
@@ -439,12 +441,12 @@ def test_a_lock_in_an_unwritable_directory_is_a_storage_error() -> None:
     printed = python(
         """
 import tempfile
-from tokenstore.storage.sqlite.locks import Locks
+from tokenstore.storage.sqlite.locks import FileLocks
 directory = Path(tempfile.mkdtemp())
 directory.chmod(0o555)
 become_nobody()
 try:
-    with Locks(directory / "locks").account("alice", timeout=1):
+    with FileLocks(directory / "locks").account("alice", timeout=1):
         tell("held")
 except StorageError as error:
     import errno
@@ -456,7 +458,7 @@ except StorageError as error:
 
 
 def test_whether_a_lock_is_held_is_told_and_nothing_created(tmp_path: Path) -> None:
-    locks = Locks(tmp_path / "locks")
+    locks = FileLocks(tmp_path / "locks")
     assert not locks.is_held("alice")
     assert not names(tmp_path)
 
@@ -475,7 +477,7 @@ with TokenRepository(sys.argv[1]).refresh_lock("alice", timeout=1):
         tmp_path / "tokens.db",
     ) as other:
         assert other.line() == "held"
-        there = Locks(tmp_path / "tokens.db-locks")
+        there = FileLocks(tmp_path / "tokens.db-locks")
         assert there.is_held("alice")
         other.kill()
         assert not there.is_held("alice")

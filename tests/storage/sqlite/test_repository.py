@@ -14,14 +14,14 @@ from tests.helpers.stores import begin, holding, raw, token_set, tokens
 from tokenstore import StorageError, TokenRepository
 from tokenstore.storage import statements
 from tokenstore.storage.query import Query
-from tokenstore.storage.sqlite.database import Database
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, pragma
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tokenstore.storage.sqlite.database import JournalMode
+    from tokenstore.storage.base import JournalMode
 
 JOURNAL_MODES = ["wal", "delete"]
 
@@ -161,8 +161,8 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
 
     def replace(name: str) -> None:
         repository.load(name)  # opens this thread's connection
-        assert isinstance(database, Database)
-        driver = database._threads.mine().driver
+        assert isinstance(database, SQLiteDatabase)
+        driver = database._threads.current().driver
         assert driver is not None
         driver.set_trace_callback(note)
         ready.wait()
@@ -171,7 +171,7 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
     with TokenRepository(path) as others, TokenRepository(path) as repository:
         others.save("bob", tokens())  # so that SQLite keeps the log in any case
         database = repository._database
-        assert isinstance(database, Database)
+        assert isinstance(database, SQLiteDatabase)
         for name in names:
             repository.save(name, tokens(refresh_token=f"old-{name}"))
         ready = threading.Barrier(len(names) + 1)
@@ -179,7 +179,7 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
             saves = [threads.submit(replace, name) for name in names]
             with repository.transaction():
                 ready.wait()
-                until(lambda: len(database._threads.writer._waiting) == len(names))
+                until(lambda: len(database._threads.write_lock._waiting) == len(names))
             for save in saves:
                 save.result()
 
@@ -207,8 +207,8 @@ def test_a_connection_that_has_emptied_the_log_waits_for_others_as_before(path: 
         for number in range(2):
             repository.save("alice", tokens(refresh_token=f"refresh-{number}"))
         database = repository._database
-        assert isinstance(database, Database)
-        driver = database._threads.mine().driver
+        assert isinstance(database, SQLiteDatabase)
+        driver = database._threads.current().driver
         assert driver is not None
 
         assert pragma(driver, "busy_timeout") == BUSY_TIMEOUT * 1000
@@ -239,8 +239,8 @@ def test_a_transaction_that_an_interrupt_left_open_is_undone(path: Path) -> None
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
         database = repository._database
-        assert isinstance(database, Database)
-        driver = database._threads.mine().driver
+        assert isinstance(database, SQLiteDatabase)
+        driver = database._threads.current().driver
         assert driver is not None
         driver.execute("BEGIN IMMEDIATE")
         driver.execute("DELETE FROM accounts")

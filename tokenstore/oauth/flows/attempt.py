@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import ReauthorizationRequired, SignInError, TokenRefreshError
-from tokenstore.oauth.client import discover, request_of
-from tokenstore.oauth.http import NoAnswer, exchange
-from tokenstore.oauth.responses import Judge
+from tokenstore.oauth.client import authenticated_request
+from tokenstore.oauth.http import TransportFailure, exchange
+from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,28 +19,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
+class TokenGrant:
     """What the token endpoint gave for a code.
 
     Attributes:
-        answer: Its answer (secret!).
-        asked_at: When it was asked, in UTC epoch seconds.
+        response: Its response (secret!).
+        requested_at: When the request was sent, in UTC epoch seconds.
         nonce: What an id_token has to repeat, or None.
     """
 
-    answer: dict[str, Any] = field(repr=False)
-    asked_at: float
+    response: dict[str, Any] = field(repr=False)
+    requested_at: float
     nonce: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class SignInContext:
     """One attempt to sign in.
 
     Attributes:
         account_name: The account.
         provider: Where, with every endpoint that is needed.
         scope: The scopes to ask for, with single spaces between them; may be empty.
+        force: Whether it may be another user than before, or another provider.
         patience: Seconds to wait for the person.
         timeout: Seconds for one request.
         session: A session to use in place of new connections, or None.
@@ -50,6 +51,7 @@ class Attempt:
     account_name: str
     provider: Provider
     scope: str
+    force: bool
     patience: float
     timeout: float
     session: requests.Session | None
@@ -72,8 +74,8 @@ class Attempt:
             needed: The field that makes an answer a good one.
         """
         url = self.provider.endpoint(endpoint)
-        headers, form = request_of(self.provider, params)
-        judge = Judge(
+        headers, form = authenticated_request(self.provider, params)
+        judge = TokenResponseParser(
             self.provider,
             secrets,
             self.account_name,
@@ -89,7 +91,7 @@ class Attempt:
             data=form,
             as_json=self.provider.body_format == "json",
         )
-        if isinstance(received, NoAnswer):
+        if isinstance(received, TransportFailure):
             return judge.silence(received)
         return judge.answer(received, needed=needed)
 
@@ -121,15 +123,10 @@ class Attempt:
         )
 
 
-def with_endpoints(
-    provider: Provider, *needed: str, timeout: float, session: requests.Session | None
-) -> Provider:
-    """Return the provider with the endpoints that its issuer's metadata name, if some are missing.
-
-    Raises:
-        ProviderConfigurationError: The issuer has no usable metadata.
-        TransientRefreshError: It could not be asked.
-    """
-    if provider.issuer is None or all(getattr(provider, n) for n in ("token_endpoint", *needed)):
-        return provider
-    return provider.with_metadata(discover(provider, timeout=timeout, session=session))
+def requested_scope(provider: Provider, scope: str | None) -> str:
+    """Return the scopes to request at a sign-in, each once; an issuer's include ``openid``."""
+    wanted = provider.scope if scope is None else scope
+    always = provider.sign_in_scope
+    if always is None and provider.issuer is not None:
+        always = "openid"
+    return " ".join(dict.fromkeys(f"{always or ''} {wanted or ''}".split()))

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from tokenstore.errors import TokenStoreError
 from tokenstore.oauth.flows import callback_page as page
-from tokenstore.oauth.flows.attempt import Attempt, Granted
-from tokenstore.oauth.flows.loopback import Loopback
+from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant
+from tokenstore.oauth.flows.loopback import RedirectServer
 from tokenstore.oauth.flows.prompt import Prompt
 from tokenstore.oauth.provider import is_loopback
 
@@ -32,9 +32,9 @@ _OURS = {
 }
 
 
-def by_browser(
-    attempt: Attempt,
-    finish: Callable[[Granted], tuple[_T, str | None]],
+def sign_in_by_browser(
+    attempt: SignInContext,
+    finish: Callable[[TokenGrant], tuple[_T, str | None]],
     *,
     prompt: Callable[[Prompt], object],
     port: int,
@@ -99,9 +99,9 @@ def _require_loopback(provider: Provider) -> None:
         )
 
 
-def _listen(attempt: Attempt, port: int, state: str) -> Loopback:
+def _listen(attempt: SignInContext, port: int, state: str) -> RedirectServer:
     try:
-        return Loopback(attempt.provider.redirect_uri, port, state)
+        return RedirectServer(attempt.provider.redirect_uri, port, state)
     except OSError as error:
         raise attempt.failed(
             f"the browser has nowhere to return to: port {port or 'any'} on loopback cannot be "
@@ -110,7 +110,7 @@ def _listen(attempt: Attempt, port: int, state: str) -> Loopback:
 
 
 def _address(
-    attempt: Attempt, redirect_uri: str, state: str, verifier: str, nonce: str | None
+    attempt: SignInContext, redirect_uri: str, state: str, verifier: str, nonce: str | None
 ) -> str:
     """Return the address of the sign-in page (RFC 6749 section 4.1.1)."""
     from authlib.oauth2 import OAuth2Client
@@ -132,7 +132,7 @@ def _address(
     return str(address)
 
 
-def _code_of(attempt: Attempt, params: Mapping[str, str]) -> str:
+def _code_of(attempt: SignInContext, params: Mapping[str, str]) -> str:
     """Return the code that the browser brought, unless somebody else sent it or it is an error."""
     provider = attempt.provider
     issuer = params.get("iss")
@@ -157,7 +157,7 @@ def _code_of(attempt: Attempt, params: Mapping[str, str]) -> str:
     return code
 
 
-def _refused(attempt: Attempt, error: str, description: str) -> TokenStoreError:
+def _refused(attempt: SignInContext, error: str, description: str) -> TokenStoreError:
     """Return the error for an error that the browser brought (RFC 6749 section 4.1.2.1)."""
     if error == "access_denied":
         what = "the sign-in was refused at the provider, by you or by its rules; start again"
@@ -172,8 +172,8 @@ def _shown(text: str) -> str:
 
 
 def _redeem(
-    attempt: Attempt, code: str, verifier: str, redirect_uri: str, nonce: str | None
-) -> Granted:
+    attempt: SignInContext, code: str, verifier: str, redirect_uri: str, nonce: str | None
+) -> TokenGrant:
     asked_at = attempt.clock()
     answer = attempt.ask(
         "token_endpoint",
@@ -188,4 +188,4 @@ def _redeem(
     )
     if not isinstance(answer, dict):
         raise attempt.verdict(answer)
-    return Granted(answer, asked_at, nonce)
+    return TokenGrant(answer, asked_at, nonce)

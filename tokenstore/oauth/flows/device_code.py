@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TransientRefreshError
-from tokenstore.models.tokens import is_token, parse_seconds
-from tokenstore.oauth.flows.attempt import Attempt, Granted
+from tokenstore.models.timestamps import parse_seconds
+from tokenstore.models.tokens import is_token
+from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant
 from tokenstore.oauth.flows.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -21,18 +22,18 @@ _SHORTEST = 1.0  # seconds, whatever the provider says
 _LIFETIME = 600.0  # seconds, where the provider does not say what it has to
 
 
-def by_device(
-    attempt: Attempt,
+def sign_in_by_device(
+    attempt: SignInContext,
     *,
     prompt: Callable[[Prompt], object],
-    wait: Callable[[float], object],
-) -> Granted:
+    sleep: Callable[[float], object],
+) -> TokenGrant:
     """Sign in with a code that the person enters elsewhere.
 
     Args:
         attempt: Who and where.
         prompt: Shows the code and where to enter it.
-        wait: Sleeps for so many seconds.
+        sleep: Waits; called with seconds.
 
     Raises:
         SignInError: It was refused, or nobody entered the code in time.
@@ -47,18 +48,18 @@ def by_device(
         left = deadline - attempt.clock()
         if left <= 0:
             raise attempt.failed("nobody entered the code in time; start again", "expired_token")
-        wait(min(interval, left))
+        sleep(min(interval, left))
         asked_at = attempt.clock()
         told = _ask(attempt, answer["device_code"])
         if isinstance(told, dict):
-            return Granted(told, asked_at)
+            return TokenGrant(told, asked_at)
         if told.error == "slow_down":
             interval += _SLOWER
         elif told.error != "authorization_pending":
             interval = _patience_with(attempt, told, interval)
 
 
-def _begin(attempt: Attempt) -> dict[str, Any]:
+def _begin(attempt: SignInContext) -> dict[str, Any]:
     params = {"scope": attempt.scope} if attempt.scope else {}
     answer = attempt.ask("device_authorization_endpoint", params, needed="device_code")
     if not isinstance(answer, dict):
@@ -66,7 +67,7 @@ def _begin(attempt: Attempt) -> dict[str, Any]:
     return answer
 
 
-def _prompt(attempt: Attempt, answer: dict[str, Any], deadline: float) -> Prompt:
+def _prompt(attempt: SignInContext, answer: dict[str, Any], deadline: float) -> Prompt:
     """Return what the person has to do; Google calls the address by another name."""
     url = answer.get("verification_uri") or answer.get("verification_url")
     user_code, complete = answer.get("user_code"), answer.get("verification_uri_complete")
@@ -83,7 +84,7 @@ def _prompt(attempt: Attempt, answer: dict[str, Any], deadline: float) -> Prompt
     )
 
 
-def _ask(attempt: Attempt, device_code: str) -> dict[str, Any] | TokenRefreshError:
+def _ask(attempt: SignInContext, device_code: str) -> dict[str, Any] | TokenRefreshError:
     return attempt.ask(
         "token_endpoint",
         {
@@ -95,7 +96,7 @@ def _ask(attempt: Attempt, device_code: str) -> dict[str, Any] | TokenRefreshErr
     )
 
 
-def _patience_with(attempt: Attempt, error: TokenRefreshError, interval: float) -> float:
+def _patience_with(attempt: SignInContext, error: TokenRefreshError, interval: float) -> float:
     """Return the interval after a failure that may pass, or raise what ends the sign-in."""
     if error.error in {"access_denied", "authorization_declined"}:
         what = "the sign-in was refused at the provider, by you or by its rules; start again"

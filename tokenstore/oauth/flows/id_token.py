@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tokenstore.oauth.flows.attempt import Attempt, Granted
+    from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant
 
 _LEEWAY = 120  # seconds that clocks differ by
 _MAX_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Subject:
     """A person at a provider.
 
     Attributes:
@@ -30,13 +30,13 @@ class Identity:
     subject: str
     shown: str
 
-    def differs_from(self, other: Identity) -> bool:
+    def differs_from(self, other: Subject) -> bool:
         """Tell whether this is somebody else."""
         known = None not in {self.issuer, other.issuer}
         return self.subject != other.subject or (known and self.issuer != other.issuer)
 
 
-def who_signed_in(attempt: Attempt, granted: Granted) -> Identity | None:
+def signed_in_subject(attempt: SignInContext, granted: TokenGrant) -> Subject | None:
     """Return who signed in, None if the answer has no id_token.
 
     The token came from the token endpoint over TLS, so its signature is not looked at (section
@@ -45,7 +45,7 @@ def who_signed_in(attempt: Attempt, granted: Granted) -> Identity | None:
     Raises:
         SignInError: The id_token is not for this sign-in.
     """
-    token = granted.answer.get("id_token")
+    token = granted.response.get("id_token")
     if token is None:
         return None
     parts = _parts(token)
@@ -64,7 +64,7 @@ def who_signed_in(attempt: Attempt, granted: Granted) -> Identity | None:
     params = {
         "nonce": granted.nonce,
         "client_id": provider.client_id,
-        "access_token": granted.answer["access_token"],
+        "access_token": granted.response["access_token"],
     }
     try:
         CodeIDToken(claims, header, options, params).validate(int(attempt.clock()), _LEEWAY)
@@ -78,20 +78,20 @@ def who_signed_in(attempt: Attempt, granted: Granted) -> Identity | None:
     return _identity(claims)
 
 
-def who_it_was(tokens: Mapping[str, Any]) -> Identity | None:
+def stored_subject(tokens: Mapping[str, Any]) -> Subject | None:
     """Return whose stored tokens these are, None if they do not tell."""
     parts = _parts(tokens.get("id_token"))
     return _identity(tokens if parts is None else parts[1])
 
 
-def _identity(claims: Mapping[str, Any]) -> Identity | None:
+def _identity(claims: Mapping[str, Any]) -> Subject | None:
     subject, issuer = claims.get("sub"), claims.get("iss")
     if not isinstance(subject, str) or not subject:
         return None
     names = (claims.get(name) for name in ("email", "preferred_username"))
     shown = next((name for name in names if isinstance(name, str) and name), subject)
     issuer = issuer if isinstance(issuer, str) else None
-    return Identity(
+    return Subject(
         issuer and issuer.removeprefix("https://"),
         subject,
         "".join(c if c.isprintable() else "?" for c in shown)[:_MAX_SHOWN],

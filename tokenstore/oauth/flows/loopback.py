@@ -24,7 +24,7 @@ _LINGER = 5.0  # seconds that a browser may take to read the last page
 _POLL = 0.05  # seconds until the listener notices that it is to stop
 
 
-class Callback:
+class AuthorizationResponse:
     """The browser that came back. It waits for its page.
 
     Attributes:
@@ -46,7 +46,7 @@ class Callback:
 class _Handler(BaseHTTPRequestHandler):
     """One connection of a browser, or of whatever else finds the port."""
 
-    server: Loopback
+    server: RedirectServer
     timeout = _READ
     server_version = "tokenstore"
     sys_version = ""
@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(page.NOWHERE)
             return
         callback = self.server.accept(query)
-        if not isinstance(callback, Callback):
+        if not isinstance(callback, AuthorizationResponse):
             self._send(callback)
             return
         try:
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Write nothing: the address holds the code."""
 
 
-class Loopback(ThreadingTCPServer):
+class RedirectServer(ThreadingTCPServer):
     """Listens on loopback for the browser to come back, from the start to the end of its block.
 
     Args:
@@ -104,7 +104,7 @@ class Loopback(ThreadingTCPServer):
         self.path = parts.path or "/"
         self._state = state
         self._lock = threading.Lock()
-        self._callback: Future[Callback] = Future()
+        self._callback: Future[AuthorizationResponse] = Future()
         address = "127.0.0.1" if host == "localhost" else host
         super().__init__((address, port or parts.port or 0), _Handler)
         bound = self.server_address[1]
@@ -112,7 +112,7 @@ class Loopback(ThreadingTCPServer):
         self.redirect_uri = parts._replace(netloc=f"{shown}:{bound}").geturl()
         self._thread = threading.Thread(target=self.serve_forever, args=(_POLL,), daemon=True)
 
-    def __enter__(self) -> Loopback:
+    def __enter__(self) -> RedirectServer:
         self._thread.start()
         return self
 
@@ -125,7 +125,7 @@ class Loopback(ThreadingTCPServer):
         self._thread.join()
         self.server_close()
 
-    def wait(self, prompt: Callable[[], object], timeout: float) -> Callback:
+    def wait(self, prompt: Callable[[], object], timeout: float) -> AuthorizationResponse:
         """Return the right callback.
 
         Args:
@@ -139,7 +139,7 @@ class Loopback(ThreadingTCPServer):
         threading.Thread(target=self._send_off, args=(prompt,), daemon=True).start()
         return self._callback.result(timeout)
 
-    def accept(self, query: str) -> Callback | Page:
+    def accept(self, query: str) -> AuthorizationResponse | Page:
         """Return the callback if this is the right one, else the page that says why not."""
         pairs = parse_qsl(query, keep_blank_values=True)
         params = dict(pairs)
@@ -149,7 +149,7 @@ class Loopback(ThreadingTCPServer):
         with self._lock:
             if self._callback.done():
                 return page.OVER
-            callback = Callback(params)
+            callback = AuthorizationResponse(params)
             self._callback.set_result(callback)
             return callback
 

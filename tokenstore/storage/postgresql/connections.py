@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, finalize
+from weakref import finalize
 
 import psycopg
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from tokenstore import fork
 from tokenstore.errors import StorageError
 from tokenstore.storage.location import shown
 from tokenstore.storage.postgresql.errors import ERRORS, connection_error
@@ -36,7 +37,7 @@ _DEFAULTS: dict[str, Any] = {  # libpq's parameters; those in a URL go before
 }
 
 
-class Connections:
+class Connections(fork.ForkParticipant):
     """A pool of connections on which every statement is its own, unless it begins a transaction.
 
     Args:
@@ -50,7 +51,7 @@ class Connections:
         self._name = shown(url)
         self._sizes = {"pool_size": kept, "max_overflow": -1 if most is None else most - kept}
         self._engine: Engine | None = None
-        _all.add(self)
+        fork.register(fork.Stage.POSTGRESQL, self)
 
     @property
     def engine(self) -> Engine:
@@ -138,7 +139,7 @@ class Connections:
         if self._engine is not None:
             self._engine.dispose()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Leave all connections to the parent of this process, which goes on using them."""
         if self._engine is not None:
             _inherited.append(self._engine.pool)
@@ -161,13 +162,4 @@ def driver_of(pooled: PoolProxiedConnection) -> psycopg.Connection[Any]:
     return driver
 
 
-_all: WeakSet[Connections] = WeakSet()
 _inherited: list[object] = []  # connections of a parent process, which a finaliser must not touch
-
-
-def _after_in_child() -> None:
-    for connections in list(_all):
-        connections.abandon()
-
-
-os.register_at_fork(after_in_child=_after_in_child)

@@ -15,12 +15,12 @@ from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT, Connections
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
     MISSING,
-    is_passing,
+    is_transient,
+    postgresql_error,
     sqlstate,
-    storage_error,
 )
 from tokenstore.storage.postgresql.locks import AdvisoryLocks
-from tokenstore.storage.postgresql.schema import Namespace
+from tokenstore.storage.postgresql.schema import SchemaManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ class _Thread(threading.local):
 
 
 class PostgreSQLDatabase:
-    """A token store in a schema of a PostgreSQL database (see `Storage`).
+    """A token store in a schema of a PostgreSQL database (see `Database`).
 
     Every operation of the repository is right in a READ COMMITTED transaction: each changes one
     row on the condition of what it knows of it. Only who makes several of them one transaction
@@ -63,20 +63,15 @@ class PostgreSQLDatabase:
 
     Args:
         url: Where the database is; ``?schema=`` names another schema than ``tokenstore``.
-        migrate: Brings the database of a connection to the newest schema.
         upgrade: Migrate an older store in place of refusing it.
     """
 
-    def __init__(
-        self, url: URL, migrate: Callable[[Connection], None], *, upgrade: bool = False
-    ) -> None:
+    def __init__(self, url: URL, *, upgrade: bool = False) -> None:
         self.name = shown(url)
         self._schema = schema_of(url)
         self._connections = Connections(url, kept=_POOL, most=_MOST)
         self._for_locks = Connections(url, kept=_POOL, most=None)
-        self._namespace = Namespace(
-            self.name, self._schema, self._connections, migrate, upgrade=upgrade
-        )
+        self._namespace = SchemaManager(self.name, self._schema, self._connections, upgrade=upgrade)
         self.locks = AdvisoryLocks(self.name, self._schema, self._for_locks)
         self._thread = _Thread()
         self._found = False  # or not looked for yet
@@ -143,7 +138,7 @@ class PostgreSQLDatabase:
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
-        """Yield a connection for migrations to run on (see `Namespace.migration`)."""
+        """Yield a connection for migrations to run on (see `SchemaManager.migration`)."""
         self._found = False
         with self._namespace.migration() as connection:
             yield connection
@@ -173,7 +168,7 @@ class PostgreSQLDatabase:
             try:
                 return call()
             except StorageError as error:
-                if not is_passing(error):
+                if not is_transient(error):
                     raise
             time.sleep(pause)
         return call()
@@ -226,13 +221,13 @@ class PostgreSQLDatabase:
     def _told(self, error: BaseException) -> StorageError:
         if sqlstate(error) in MISSING:
             self._found = False  # look for it once more
-        return storage_error(self.name, error)
+        return postgresql_error(self.name, error)
 
     def _commit(self, driver: psycopg.Connection[Any]) -> None:
         try:
             done = driver.execute("COMMIT").statusmessage
         except ERRORS as error:
-            raise storage_error(self.name, error, committing=True) from None
+            raise postgresql_error(self.name, error, committing=True) from None
         if done != "COMMIT":  # the server rolls back, without an error, after an earlier one
             raise StorageError(
                 f"{self.name}: an earlier error has ended this transaction; nothing of it is "

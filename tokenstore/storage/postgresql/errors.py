@@ -51,7 +51,7 @@ _ERRORS = (
 )
 
 
-def storage_error(name: str, error: BaseException, *, committing: bool = False) -> StorageError:
+def postgresql_error(name: str, error: BaseException, *, committing: bool = False) -> StorageError:
     """Return the `StorageError` that tells of the driver's *error*.
 
     Args:
@@ -103,7 +103,7 @@ def connection_error(name: str, error: BaseException, password: object) -> Stora
 _PASSING = ("starting up", "shutting down", "recovery", "too many", "remaining connection slots")
 
 
-def is_passing(error: StorageError) -> bool:
+def is_transient(error: StorageError) -> bool:
     """Tell whether nothing was stored and the same may succeed at once."""
     return error.errno in {errno.EAGAIN, errno.ECONNRESET, errno.ECONNREFUSED}
 
@@ -114,7 +114,7 @@ def sqlstate(error: BaseException) -> str:
     return str(getattr(original, "sqlstate", None) or "")
 
 
-def foreign(name: str, schema: str) -> InsecureStorageError:
+def foreign_schema_error(name: str, schema: str) -> InsecureStorageError:
     """Return the error that there is a schema of that name which is not ours."""
     return InsecureStorageError(
         f"{name}: the schema {schema} holds tables of something else; name another one, with "
@@ -129,4 +129,4 @@ def translated(name: str) -> Iterator[None]:
     try:
         yield
     except ERRORS as error:
-        raise storage_error(name, error) from None
+        raise postgresql_error(name, error) from None

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from psycopg.pq import TransactionStatus
 
 from tokenstore.errors import StorageError
-from tokenstore.storage.locks import Hold, turn
+from tokenstore.storage.locks import HeldLock, thread_lock
 from tokenstore.storage.postgresql.connections import Connections, driver_of
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
     LOCK_NOT_AVAILABLE,
-    is_passing,
+    is_transient,
+    postgresql_error,
     sqlstate,
-    storage_error,
 )
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ class AdvisoryLocks:
         self._connections = connections
 
     @contextmanager
-    def account(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
-        """Hold the refresh lock of an account (see `Locks`)."""
+    def account(self, account_name: str, *, timeout: float) -> Iterator[HeldLock]:
+        """Hold the refresh lock of an account (see `RefreshLocks`)."""
         key = key_of(f"{self._schema}\n{account_name}")
         deadline = time.monotonic() + timeout
-        with turn(f"{self._name} {key}", timeout=timeout) as mine:
+        with thread_lock(f"{self._name} {key}", timeout=timeout) as mine:
             pooled = self._acquire(key, deadline)
             process = os.getpid()
-            hold = Hold(mine, lambda: self._release(pooled, process), lambda: _is_lost(pooled))
+            hold = HeldLock(mine, lambda: self._release(pooled, process), lambda: _is_lost(pooled))
         try:
             yield hold
         finally:
@@ -87,7 +87,7 @@ class AdvisoryLocks:
         try:
             return self._take(key, deadline - time.monotonic())
         except StorageError as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
         # The pool had kept a connection that was lost since.
         return self._take(key, deadline - time.monotonic())
@@ -102,7 +102,7 @@ class AdvisoryLocks:
             self._connections.give_back(pooled)
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
                 raise TimeoutError from None
-            raise storage_error(self._name, error) from None
+            raise postgresql_error(self._name, error) from None
         except BaseException:
             self._connections.give_back(pooled)
             raise

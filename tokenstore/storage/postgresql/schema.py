@@ -6,25 +6,25 @@ import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from sqlalchemy import text
 
-from tokenstore.errors import SchemaOutdatedError, SchemaTooNewError, StorageError
+from tokenstore.errors import SchemaOutdatedError, StorageError
+from tokenstore.storage.migrations import too_new, upgrade_to_head
 from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
-    MISSING,
-    foreign,
+    foreign_schema_error,
+    postgresql_error,
     sqlstate,
-    storage_error,
     translated,
 )
 from tokenstore.storage.postgresql.locks import key_of
 from tokenstore.storage.tables import REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    import psycopg
     from sqlalchemy import Connection, RootTransaction
 
     from tokenstore.storage.postgresql.connections import Connections
@@ -32,14 +32,13 @@ if TYPE_CHECKING:
 _TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates
 
 
-class Namespace:
+class SchemaManager:
     """The store's own schema inside a database that others may use, too.
 
     Args:
         name: What to call the database.
         schema: The schema.
         connections: Connections to the database.
-        migrate: Brings the database of a connection to the newest revision.
         upgrade: Migrate an older one in place of refusing it.
     """
 
@@ -48,14 +47,12 @@ class Namespace:
         name: str,
         schema: str,
         connections: Connections,
-        migrate: Callable[[Connection], None],
         *,
         upgrade: bool,
     ) -> None:
         self.name = name
         self._schema = schema
         self._connections = connections
-        self._migrate = migrate
         self._upgrade = upgrade
         there, version_table = f"to_regnamespace('{schema}')", f"'{schema}.{VERSION_TABLE}'"
         something = f"EXISTS (SELECT FROM pg_class WHERE relnamespace = {there})"
@@ -70,17 +67,13 @@ class Namespace:
             SchemaTooNewError: It is newer.
             InsecureStorageError: The schema is in use for something else.
         """
-        revision = self._look()
+        revision = self._stored_revision()
         if revision is None:
             if not create:
                 return False
             self._bring_to_head()
         elif revision > REVISION:
-            raise SchemaTooNewError(
-                f"{self.name} has schema {revision}, this tokenstore knows up to {REVISION}; "
-                "upgrade tokenstore",
-                self.name,
-            )
+            raise too_new(self.name, revision)
         elif revision != REVISION:
             if not self._upgrade:
                 raise SchemaOutdatedError(
@@ -96,7 +89,7 @@ class Namespace:
         try:
             row = driver.execute(self._identity.encode()).fetchone()
         except ERRORS as error:
-            raise storage_error(self.name, error) from None
+            raise postgresql_error(self.name, error) from None
         return None if row is None else row[0]
 
     @contextmanager
@@ -111,10 +104,10 @@ class Namespace:
             if is_new:
                 connection.exec_driver_sql(f"CREATE SCHEMA {self._schema}")
             elif connection.exec_driver_sql(self._is_foreign).scalar():
-                raise foreign(self.name, self._schema)
+                raise foreign_schema_error(self.name, self._schema)
             self._work_in_schema(connection)
             yield connection
-            if is_new and self._revision_of(connection) is None:
+            if is_new and self.revision_of(_driver_of(connection)) is None:
                 transaction.rollback()
 
     @contextmanager
@@ -135,9 +128,8 @@ class Namespace:
         ):
             yield connection, transaction
 
-    def _look(self) -> str | None:
+    def _stored_revision(self) -> str | None:
         """Return the revision of the store, None if there is none."""
-        query = f"SELECT version_num FROM {self._schema}.{VERSION_TABLE}"  # noqa: S608 - a name
         with self._connections.lent() as driver:
             encoding = driver.info.parameter_status("server_encoding")
             if encoding != "UTF8":
@@ -146,20 +138,30 @@ class Namespace:
                     "account name can be stored; create one with ENCODING 'UTF8'",
                     self.name,
                 )
-            try:
-                row = driver.execute(query.encode()).fetchone()
-            except ERRORS as error:
-                if sqlstate(error) not in MISSING:
-                    raise storage_error(self.name, error) from None
+            return self.revision_of(driver)
+
+    def revision_of(self, driver: psycopg.Connection[Any]) -> str | None:
+        """Return the newest migration that a store has had, None if there is no store.
+
+        Raises:
+            InsecureStorageError: The schema is in use for something else.
+            StorageError: It cannot be read.
+        """
+        try:
+            if self.identity(driver) is None:
                 if driver.execute(self._is_foreign.encode()).fetchone() == (True,):
-                    raise foreign(self.name, self._schema) from None
+                    raise foreign_schema_error(self.name, self._schema)
                 return None
+            query = f"SELECT version_num FROM {self._schema}.{VERSION_TABLE}"  # noqa: S608 - names
+            row = driver.execute(query.encode()).fetchone()
+        except ERRORS as error:
+            raise postgresql_error(self.name, error) from None
         return None if row is None else str(row[0])
 
     def _bring_to_head(self) -> None:
         with self.migration() as connection:
-            if self._revision_of(connection) != REVISION:  # no other process was faster
-                self._migrate(connection)
+            if self.revision_of(_driver_of(connection)) != REVISION:  # no other process was faster
+                upgrade_to_head(self.name, connection)
 
     def _be_alone(self, connection: Connection) -> None:
         key = key_of(f"{self._schema} is migrated")
@@ -181,12 +183,11 @@ class Namespace:
         # Where SQLAlchemy looks for tables that name no schema.
         connection.dialect.default_schema_name = self._schema
 
-    def _revision_of(self, connection: Connection) -> str | None:
-        table = f"{self._schema}.{VERSION_TABLE}"
-        if connection.scalar(text("SELECT to_regclass(:table)"), {"table": table}) is None:
-            return None
-        revision = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - a name
-        return None if revision is None else str(revision)
+
+def _driver_of(connection: Connection) -> psycopg.Connection[Any]:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)  # noqa: S101 - for the type checker
+    return driver
 
 
 def _exists(connection: Connection, schema: str) -> bool:

@@ -8,9 +8,16 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.files import new_version, sync_directory, writing_in
-from tokenstore.storage.sqlite.engine import pragma, translated, uri
-from tokenstore.storage.sqlite.file import StoreFile, make_private_directory, storage_error
+from tokenstore.files import (
+    file_error,
+    make_private_directory,
+    new_version,
+    sync_directory,
+    writing_in,
+)
+from tokenstore.storage.sqlite.engine import pragma, uri
+from tokenstore.storage.sqlite.errors import translated
+from tokenstore.storage.sqlite.file import DatabaseFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,10 +46,10 @@ def copy_database(source: sqlite3.Connection, path: Path, target: Path) -> None:
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise storage_error(error, target) from None
+        raise file_error(error, target) from None
 
 
-def prepare(target: Path, source: StoreFile, *, replace: bool) -> None:
+def prepare(target: Path, source: DatabaseFile, *, replace: bool) -> None:
     """Make the directory that *target* goes to, and see that nothing of value is there.
 
     Raises:
@@ -57,10 +64,10 @@ def prepare(target: Path, source: StoreFile, *, replace: bool) -> None:
     try:
         found = target.lstat()
     except FileNotFoundError:
-        StoreFile(target).refuse_leftovers()  # they would be replayed into the copy
+        DatabaseFile(target).reject_stale_wal()  # they would be replayed into the copy
         return
     except OSError as error:
-        raise storage_error(error, target) from None
+        raise file_error(error, target) from None
     if not stat.S_ISREG(found.st_mode):
         raise InsecureStorageError(f"{target} is not a file; name a file for the backup", target)
     identity = source.identity()
@@ -72,7 +79,7 @@ def prepare(target: Path, source: StoreFile, *, replace: bool) -> None:
 
 
 def _require_unused(target: Path) -> None:
-    if StoreFile(target).has_log():
+    if DatabaseFile(target).has_log():
         raise StorageError(f"{target} is a database that is in use; name another file", target)
 
 

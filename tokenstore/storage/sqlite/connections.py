@@ -1,23 +1,21 @@
-"""One connection a thread, one writer at a time in a process, no connection across a fork.
+"""One connection per thread, one writing thread per process, no connection across a fork.
 
-A connection that is open while a process forks ends in lost writes: the child's copy and the
-parent's share SQLite's state but not its locks. So a fork waits for other threads' transactions
-and closes every connection first; parent and child open new ones when they next need one.
+A connection that is open while the process forks loses writes: parent and child share SQLite's
+state but not its locks. So a fork waits for the transactions of other threads and closes every
+connection first; parent and child open new ones when they next need one.
 """
 
 from __future__ import annotations
 
 import atexit
 import errno
-import os
 import sqlite3
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakSet, WeakValueDictionary
 
-import filelock  # noqa: F401 - its hook before a fork runs after ours, which waits for who holds locks
-
+from tokenstore import fork
 from tokenstore.errors import StorageError
 from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, driver_of
 
@@ -27,21 +25,21 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from tokenstore.storage.sqlite.connector import Opened
-    from tokenstore.storage.sqlite.file import Identity
+    from tokenstore.storage.sqlite.connector import OpenConnection
+    from tokenstore.storage.sqlite.file import FileId
 
-_PATIENCE = 0.05  # seconds that a fork waits for one thread while it holds up the others
+_PATIENCE = 0.05  # seconds that a fork waits for one thread while the others are stopped
 
 
 class ThreadConnection:
-    """The connection of one thread. Another thread may only close it, holding its lock.
+    """The connection of one thread. Another thread may only close it, while it holds its lock.
 
     Attributes:
-        lock: Held while the connection is at work.
+        lock: Held while the connection is in use.
         driver: The driver's connection, None while it is closed.
         identity: The file that is open.
         log: Its write-ahead log, None if it has none.
-        immutable: Whether it was opened as a file that nobody changes, for one read only.
+        immutable: Whether it was opened as a file that no process changes, for a single read.
         in_transaction: Whether this thread is inside a transaction.
     """
 
@@ -49,12 +47,12 @@ class ThreadConnection:
         self.lock = threading.RLock()
         self.connection: Connection | None = None
         self.driver: sqlite3.Connection | None = None
-        self.identity: Identity | None = None
-        self.log: Identity | None = None
+        self.identity: FileId | None = None
+        self.log: FileId | None = None
         self.immutable = False
         self.in_transaction = False
 
-    def adopt(self, opened: Opened) -> sqlite3.Connection:
+    def adopt(self, opened: OpenConnection) -> sqlite3.Connection:
         """Take over an open connection."""
         self.connection, self.identity = opened.connection, opened.identity
         self.log, self.immutable = opened.log, opened.immutable
@@ -78,23 +76,22 @@ class ThreadConnection:
 
 
 class ThreadConnections:
-    """The connections of all threads to one database file, and the turn of its writers."""
+    """The connections of all threads to one database file, and the lock of its writers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._start()
-        with _registry:
-            self._writer = _writers.setdefault(path, Writer())
-            _all.add(self)
+        self.reset()
+        self._write_lock = _registry.add(self, path)
 
-    def _start(self) -> None:
+    def reset(self) -> None:
+        """Start over, in a child of fork."""
         self._local = threading.local()
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self._lock = threading.Lock()
         self._suspended: list[ThreadConnection] = []
 
-    def mine(self) -> ThreadConnection:
-        """Return the calling thread's."""
+    def current(self) -> ThreadConnection:
+        """Return the connection of the calling thread, which may be closed."""
         try:
             thread: ThreadConnection = self._local.thread
         except AttributeError:
@@ -105,48 +102,48 @@ class ThreadConnections:
         return thread
 
     @property
-    def writer(self) -> Writer:
-        """Whose turn it is to write."""
-        return self._writer
+    def write_lock(self) -> WriteLock:
+        """The lock that a thread of this process holds while it writes to the file."""
+        return self._write_lock
 
-    def in_turn(self) -> bool:
-        """Tell whether it is this thread's turn to write."""
-        return self._writer.thread == threading.get_ident()
+    def is_writing(self) -> bool:
+        """Return whether the calling thread holds the write lock."""
+        return self._write_lock.thread == threading.get_ident()
 
     @contextmanager
     def writing(self, *, scrubs: bool = True) -> Iterator[ThreadConnection]:
-        """Wait for this process's other writers, then lend the calling thread its connection.
+        """Wait for the write lock, then yield the connection of the calling thread.
 
-        SQLite's own waiting is a poll that knows no order; within a process a lock is better.
+        SQLite polls while it waits, in no order; within a process a lock is better.
 
         Args:
-            scrubs: Whether the caller empties the write-ahead log of what others deleted.
+            scrubs: Whether the caller will remove deleted content from the write-ahead log.
 
         Raises:
-            StorageError: Another writer did not end in time, or it is this very thread.
+            StorageError: Another thread held the lock too long, or this thread holds it already.
         """
-        writer = self._writer
-        if self.in_turn():
+        write_lock = self._write_lock
+        if self.is_writing():
             raise StorageError(
                 f"{self._path}: this thread is inside a transaction of another repository on the "
-                "same file; go on with that one",
+                "same file; use that one",
                 self._path,
                 errno=errno.EDEADLK,
             )
-        lock = writer.lock
-        if not writer.wait(scrubs=scrubs):
+        lock = write_lock.lock
+        if not write_lock.acquire(scrubs=scrubs):
             raise StorageError(
                 f"{self._path}: another thread's transaction did not end; keep them short",
                 self._path,
                 errno=errno.EBUSY,
             )
-        writer.thread = threading.get_ident()
+        write_lock.thread = threading.get_ident()
         try:
-            thread = self.mine()
+            thread = self.current()
             with thread.lock:
                 yield thread
         finally:
-            writer.thread = None
+            write_lock.thread = None
             lock.release()
 
     def close(self, *, wait: bool = True) -> None:
@@ -161,7 +158,7 @@ class ThreadConnections:
                     thread.lock.release()
 
     def suspend(self) -> ThreadConnection | None:
-        """Stop every thread from using its connection; return one that goes on and on, if any."""
+        """Stop every thread from using its connection; return one that is still in use, if any."""
         self._lock.acquire()
         for thread in list(self._open):
             if not thread.lock.acquire(timeout=_PATIENCE):
@@ -170,43 +167,39 @@ class ThreadConnections:
         return None
 
     def close_suspended(self) -> None:
-        """Close every connection, also that of a transaction which the forking thread is in."""
+        """Close every connection, even if the forking thread is in a transaction."""
         for thread in self._suspended:
             thread.close()
 
     def resume(self) -> None:
-        """Go on in the parent."""
+        """Let the threads use their connections again."""
         while self._suspended:
             self._suspended.pop().lock.release()
         self._lock.release()
 
-    def restart(self) -> None:
-        """Begin anew in the child, which has none of the other threads and none of the locks."""
-        self._start()
 
-
-class Writer:
-    """Whose turn it is to write to a file, among the threads of this process.
+class WriteLock:
+    """The lock of the threads of this process that write to one file.
 
     Attributes:
-        lock: Held by whoever's it is.
-        thread: That thread.
-        unscrubbed: Since when (`time.monotonic`) there is something in the write-ahead log that
-            was deleted, None if nothing is. Whoever's turn it is may change it.
+        lock: The lock.
+        thread: The thread that holds it, or None.
+        unscrubbed: Since when (`time.monotonic`) the write-ahead log holds deleted content, or
+            None. Only the thread that holds the lock may change it.
     """
 
     def __init__(self) -> None:
         self.unscrubbed: float | None = None
-        self.restart()
+        self.reset()
 
-    def restart(self) -> None:
-        """Begin anew, with nobody's turn."""
+    def reset(self) -> None:
+        """Reset to unlocked."""
         self.lock = threading.Lock()
         self.thread: int | None = None
         self._waiting: list[int] = []
 
-    def wait(self, *, scrubs: bool) -> bool:
-        """Wait for the turn of this thread; tell whether it came."""
+    def acquire(self, *, scrubs: bool) -> bool:
+        """Wait for the lock; return whether it was acquired in time."""
         if not scrubs:
             return self.lock.acquire(timeout=BUSY_TIMEOUT)
         waiting, this = self._waiting, threading.get_ident()  # a fork begins another list
@@ -217,55 +210,65 @@ class Writer:
             if this in waiting:
                 waiting.remove(this)
 
-    def somebody_waits(self) -> bool:
-        """Tell whether another thread will have its turn right after this one, and scrub."""
+    def has_scrubbing_waiters(self) -> bool:
+        """Return whether another thread waits for the lock and will scrub the log."""
         return bool(self._waiting)
 
 
-_registry = threading.Lock()  # held while the next two are changed, and across a fork
-_writers: WeakValueDictionary[Path, Writer] = WeakValueDictionary()
-_all: WeakSet[ThreadConnections] = WeakSet()
-_forking: list[ThreadConnections] = []
+class _Registry(fork.ForkParticipant):
+    """The connections of this process to all databases, and the write locks of their files."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # held while what follows changes, and across a fork
+        self.connections: WeakSet[ThreadConnections] = WeakSet()
+        self._write_locks: WeakValueDictionary[Path, WriteLock] = WeakValueDictionary()
+        self._suspended: list[ThreadConnections] = []
+        fork.register(fork.Stage.SQLITE, self)
+
+    def add(self, connections: ThreadConnections, path: Path) -> WriteLock:
+        """Register connections; return the write lock of their file."""
+        with self.lock:
+            self.connections.add(connections)
+            return self._write_locks.setdefault(path, WriteLock())
+
+    def before_fork(self) -> None:
+        """Stop every thread between two uses of its connection, then close all connections."""
+        busy = self._suspend_all()
+        while busy is not None:
+            self.after_fork_in_parent()  # the thread may be waiting for another database
+            with busy.lock:
+                busy = self._suspend_all()
+        for connections in self._suspended:
+            connections.close_suspended()
+
+    def after_fork_in_parent(self) -> None:
+        """Let every thread continue."""
+        while self._suspended:
+            self._suspended.pop().resume()
+        self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Start over: the child has none of the other threads, and every lock is free."""
+        for write_lock in list(self._write_locks.values()):
+            write_lock.reset()
+        while self._suspended:
+            self._suspended.pop().reset()
+        self.lock.release()
+
+    def close_all(self) -> None:
+        """Close the connections that are not at work: a daemon thread may never end."""
+        for connections in list(self.connections):
+            connections.close(wait=False)
+
+    def _suspend_all(self) -> ThreadConnection | None:
+        self.lock.acquire()
+        for connections in list(self.connections):
+            self._suspended.append(connections)
+            busy = connections.suspend()
+            if busy is not None:
+                return busy
+        return None
 
 
-def _before_fork() -> None:
-    busy = _suspend_all()
-    while busy is not None:
-        _resume_all()  # it may be waiting for another database
-        with busy.lock:
-            busy = _suspend_all()
-    for connections in _forking:
-        connections.close_suspended()
-
-
-def _suspend_all() -> ThreadConnection | None:
-    _registry.acquire()
-    for connections in list(_all):
-        _forking.append(connections)
-        busy = connections.suspend()
-        if busy is not None:
-            return busy
-    return None
-
-
-def _resume_all() -> None:
-    while _forking:
-        _forking.pop().resume()
-    _registry.release()
-
-
-def _restart_all() -> None:
-    for writer in list(_writers.values()):
-        writer.restart()
-    while _forking:
-        _forking.pop().restart()
-    _registry.release()
-
-
-def _close_all() -> None:
-    for connections in list(_all):
-        connections.close(wait=False)  # a daemon thread may be at work for ever
-
-
-atexit.register(_close_all)
-os.register_at_fork(before=_before_fork, after_in_parent=_resume_all, after_in_child=_restart_all)
+_registry = _Registry()
+atexit.register(_registry.close_all)

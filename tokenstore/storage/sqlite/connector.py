@@ -13,37 +13,37 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from tokenstore.errors import InsecureStorageError, SchemaOutdatedError, StorageError
+from tokenstore.storage.migrations import too_new
 from tokenstore.storage.sqlite.backup import copy_database, prepare
-from tokenstore.storage.sqlite.engine import (
+from tokenstore.storage.sqlite.engine import driver_of, make_engine, pragma, uri
+from tokenstore.storage.sqlite.errors import (
     DRIVER_ERRORS,
     ERRORS,
-    driver_of,
     error_name,
-    make_engine,
-    not_writable,
-    pragma,
-    storage_error,
+    read_only_error,
+    sqlite_error,
     translated,
-    uri,
 )
-from tokenstore.storage.sqlite.file import Identity, StoreFile
-from tokenstore.storage.sqlite.locks import Locks
-from tokenstore.storage.sqlite.schema import Builder, JournalMode, revision_of, too_new
+from tokenstore.storage.sqlite.file import DatabaseFile, FileId
+from tokenstore.storage.sqlite.locks import FileLocks
+from tokenstore.storage.sqlite.schema import SchemaManager, revision_of
 from tokenstore.storage.tables import APPLICATION_ID, REVISION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection
 
+    from tokenstore.storage.base import JournalMode
+
 _MODE_TIMEOUT = 10.0  # seconds to wait until nobody else has a database open
-_lost_logs: dict[Path, tuple[Identity, Identity]] = {}  # a database, and a log that is not its own
+_lost_logs: dict[Path, tuple[FileId, FileId]] = {}  # a database, and a log that is not its own
 _POLL = 0.02  # seconds between two looks at whether that is so
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenConnection:
     """A connection, and the file that it is to.
 
     Attributes:
@@ -54,17 +54,16 @@ class Opened:
     """
 
     connection: Connection
-    identity: Identity
-    log: Identity | None
+    identity: FileId
+    log: FileId | None
     immutable: bool
 
 
-class Opener:
+class Connector:
     """Opens one database, as often as it is asked to.
 
     Args:
         path: The SQLite file.
-        migrate: Brings the database of a connection to the newest schema.
         journal_mode: ``wal`` or ``delete``.
         upgrade: Migrate an older database, after a backup, in place of refusing it.
     """
@@ -72,25 +71,24 @@ class Opener:
     def __init__(
         self,
         path: Path,
-        migrate: Callable[[Connection], None],
         *,
         journal_mode: JournalMode,
         upgrade: bool,
     ) -> None:
         self.path = path
-        self.file = StoreFile(path)
-        self._log = StoreFile(self.file.beside("-wal"))
-        self.locks = Locks(path.with_name(path.name + "-locks"))
-        self.builder = Builder(self.file, self.locks, migrate, journal_mode)
+        self.file = DatabaseFile(path)
+        self._log = DatabaseFile(self.file.beside("-wal"))
+        self.locks = FileLocks(path.with_name(path.name + "-locks"))
+        self.builder = SchemaManager(self.file, self.locks, journal_mode)
         self._engine = make_engine(path)
         self._journal_mode = journal_mode
         self._upgrade = upgrade
 
-    def open(self) -> Opened | None:
+    def open(self) -> OpenConnection | None:
         """Return a new connection to the database; None if there is none."""
         identity = self.file.inspect()
         if identity is None:
-            self.file.refuse_leftovers()
+            self.file.reject_stale_wal()
             return None
         self._refuse_lost_log(identity)
         connection, immutable = self._connect()
@@ -106,7 +104,7 @@ class Opener:
         except BaseException:
             connection.close()
             raise
-        return Opened(connection, identity, self._log.identity(), immutable)
+        return OpenConnection(connection, identity, self._log.identity(), immutable)
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
@@ -125,7 +123,7 @@ class Opener:
             with self._apart() as (connection, immutable):
                 self.file.tighten()
                 if immutable:
-                    raise not_writable(self.path)
+                    raise read_only_error(self.path)
                 with translated(self.path), connection.begin():
                     yield connection
 
@@ -136,7 +134,7 @@ class Opener:
         Where there is no database, it is to an empty one in memory.
         """
         if self.file.inspect() is None:
-            self.file.refuse_leftovers()
+            self.file.reject_stale_wal()
             with create_engine("sqlite://", poolclass=NullPool).connect() as connection:
                 yield connection
             return
@@ -155,7 +153,7 @@ class Opener:
         with self._apart() as (connection, _):
             copy_database(driver_of(connection), self.path, target)
 
-    def gone(self, log: Identity | None = None) -> StorageError:
+    def gone(self, log: FileId | None = None) -> StorageError:
         """Return the error that the file is not there any more, or another is.
 
         Args:
@@ -172,7 +170,7 @@ class Opener:
             errno=errno.ESTALE,
         )
 
-    def _refuse_lost_log(self, identity: Identity) -> None:
+    def _refuse_lost_log(self, identity: FileId) -> None:
         """Refuse a database beside which lies the log of the one whose place it has taken."""
         if _lost_logs.get(self.path) == (identity, self._log.identity()):
             raise StorageError(
@@ -214,7 +212,7 @@ class Opener:
         except ERRORS as error:
             cannot_open = error_name(error).startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
             if not cannot_open or self.file.has_log():
-                raise storage_error(self.path, error) from None
+                raise sqlite_error(self.path, error) from None
         with translated(self.path):
             return make_engine(self.path, "mode=ro&immutable=1").connect(), True
 
@@ -230,7 +228,7 @@ class Opener:
                 self._require_mark(pragma(looking, "application_id"))
         except DRIVER_ERRORS as error:
             if not error_name(error).startswith("SQLITE_CORRUPT"):
-                raise storage_error(self.path, error) from None
+                raise sqlite_error(self.path, error) from None
 
     def _require_mark(self, found: object) -> None:
         if found != APPLICATION_ID:
@@ -243,7 +241,7 @@ class Opener:
         if revision == REVISION:
             return
         if revision is not None and revision > REVISION:
-            raise too_new(self.path, revision)
+            raise too_new(str(self.path), revision)
         if not self._upgrade:
             raise SchemaOutdatedError(
                 f"{self.path} has schema {revision or 'base'}, this tokenstore needs {REVISION}; "
@@ -272,5 +270,5 @@ class Opener:
                 except ERRORS as error:
                     busy = error_name(error).startswith("SQLITE_BUSY")
                     if not busy or time.monotonic() > deadline:
-                        raise storage_error(self.path, error) from None
+                        raise sqlite_error(self.path, error) from None
                 time.sleep(_POLL)

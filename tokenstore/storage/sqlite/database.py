@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.errors import StorageError
 from tokenstore.storage.sqlite.connections import ThreadConnection, ThreadConnections
-from tokenstore.storage.sqlite.connector import Opener
-from tokenstore.storage.sqlite.engine import (
-    BUSY_TIMEOUT,
+from tokenstore.storage.sqlite.connector import Connector
+from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, decoding_what_can_be, pragma
+from tokenstore.storage.sqlite.errors import (
     DRIVER_ERRORS,
-    decoding_what_can_be,
     is_undecodable,
-    not_writable,
-    pragma,
-    storage_error,
+    read_only_error,
+    sqlite_error,
     translated,
 )
-from tokenstore.storage.sqlite.schema import JournalMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,22 +26,20 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from tokenstore.storage.base import JournalMode
     from tokenstore.storage.query import Query, Row
-    from tokenstore.storage.sqlite.file import Identity
+    from tokenstore.storage.sqlite.file import FileId
 
 T = TypeVar("T")
 
 _LONGEST_RUSH = 1.0  # seconds for which threads that write one after the other let the log be
 
-__all__ = ["Database", "JournalMode"]
 
-
-class Database:
-    """A token database in a SQLite file, shared by threads and processes (see `Storage`).
+class SQLiteDatabase:
+    """A token database in a SQLite file, shared by threads and processes (see `Database`).
 
     Args:
         path: The SQLite file.
-        migrate: Brings the database of a connection to the newest schema.
         journal_mode: ``wal``, or ``delete`` for file systems without shared memory. A database
             that is in ``delete`` mode stays so; one in ``wal`` mode is changed when asked.
         upgrade: Migrate an older database, after a backup, in place of refusing it.
@@ -53,7 +48,6 @@ class Database:
     def __init__(
         self,
         path: Path,
-        migrate: Callable[[Connection], None],
         *,
         journal_mode: JournalMode = "wal",
         upgrade: bool = False,
@@ -62,7 +56,7 @@ class Database:
             raise ValueError("journal_mode: 'wal' or 'delete' is needed")
         self.path = path
         self.name = str(path)
-        self._opener = Opener(path, migrate, journal_mode=journal_mode, upgrade=upgrade)
+        self._opener = Connector(path, journal_mode=journal_mode, upgrade=upgrade)
         self.locks = self._opener.locks
         self._threads = ThreadConnections(path)
 
@@ -79,7 +73,7 @@ class Database:
     ) -> T | None:
         compiled = query.sqlite
         values = compiled.values(parameters)
-        thread = self._threads.mine()
+        thread = self._threads.current()
         with thread.lock:
             driver = self._in_transaction(thread) if thread.in_transaction else self._ready(thread)
             if driver is None:
@@ -89,7 +83,7 @@ class Database:
                     return fetch(driver.execute(compiled.sql, values))
                 except DRIVER_ERRORS as error:
                     if not is_undecodable(error):
-                        raise storage_error(self.path, error) from None
+                        raise sqlite_error(self.path, error) from None
                 # One damaged row must not hide the others of its page. Not inside of `except`:
                 # what is raised there would take along an error that quotes what it has read.
                 with translated(self.path), decoding_what_can_be(driver):
@@ -100,7 +94,7 @@ class Database:
 
     def execute(self, query: Query, parameters: dict[str, Any]) -> int:
         """Run a statement that writes, inside `transaction`; return how many rows it changed."""
-        thread = self._threads.mine()
+        thread = self._threads.current()
         if not thread.in_transaction:
             raise RuntimeError("execute() is for inside a transaction()")
         compiled = query.sqlite
@@ -108,11 +102,11 @@ class Database:
         try:
             return driver.execute(compiled.sql, compiled.values(parameters)).rowcount
         except DRIVER_ERRORS as error:
-            raise storage_error(self.path, error) from None
+            raise sqlite_error(self.path, error) from None
 
     def run(self, work: Callable[[], T], *, where: object = None) -> T:
         """Do *work* in one durable transaction, or in the one that this thread is in."""
-        if self._threads.mine().in_transaction:
+        if self._threads.current().in_transaction:
             return work()
         with self.transaction(where=where):
             return work()
@@ -128,7 +122,7 @@ class Database:
             StorageError: The database cannot be written, or the commit failed; then nothing of
                 the transaction is stored.
         """
-        if self._threads.mine().in_transaction:
+        if self._threads.current().in_transaction:
             yield
             return
         process = os.getpid()
@@ -151,9 +145,9 @@ class Database:
 
         If somebody reads an older state just then, a later transaction of this process does it.
         """
-        writer = self._threads.writer
-        if writer.unscrubbed is None:
-            writer.unscrubbed = time.monotonic()
+        write_lock = self._threads.write_lock
+        if write_lock.unscrubbed is None:
+            write_lock.unscrubbed = time.monotonic()
 
     def _scrub(self, thread: ThreadConnection) -> None:
         """Empty the write-ahead log if something is in it that was deleted.
@@ -161,22 +155,22 @@ class Database:
         That waits for the disk three times, a transaction once. So it is left to the thread whose
         turn comes right after this one, unless that has gone on for long.
         """
-        writer = self._threads.writer
-        if writer.unscrubbed is None or thread.driver is None:
+        write_lock = self._threads.write_lock
+        if write_lock.unscrubbed is None or thread.driver is None:
             return
-        left_to_the_next = time.monotonic() < writer.unscrubbed + _LONGEST_RUSH
-        if writer.somebody_waits() and left_to_the_next:
+        left_to_the_next = time.monotonic() < write_lock.unscrubbed + _LONGEST_RUSH
+        if write_lock.has_scrubbing_waiters() and left_to_the_next:
             return
         if _empty_log(thread.driver):
-            writer.unscrubbed = None
+            write_lock.unscrubbed = None
 
-    def identity(self) -> Identity | None:
+    def identity(self) -> FileId | None:
         """Return which file this thread works on."""
-        return self._threads.mine().identity
+        return self._threads.current().identity
 
     def backup(self, target: Path, *, replace: bool) -> None:
         """Copy the database to *target* while others go on writing (see `copy_database`)."""
-        thread = self._threads.mine()
+        thread = self._threads.current()
         if thread.in_transaction:
             raise StorageError(
                 f"{self.path}: this thread is inside a transaction; end it, then back up", self.path
@@ -186,14 +180,14 @@ class Database:
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
-        """Yield a connection for migrations to run on (see `Opener.migration`)."""
+        """Yield a connection for migrations to run on (see `Connector.migration`)."""
         with self._threads.writing(scrubs=False), self._opener.migration() as connection:
             yield connection
 
     @contextmanager
     def inspection(self) -> Iterator[Connection]:
-        """Yield a connection for commands that only look (see `Opener.inspection`)."""
-        with self._threads.mine().lock, self._opener.inspection() as connection:
+        """Yield a connection for commands that only look (see `Connector.inspection`)."""
+        with self._threads.current().lock, self._opener.inspection() as connection:
             yield connection
 
     def back_up_before_upgrade(self, connection: Connection) -> None:
@@ -203,7 +197,7 @@ class Database:
     def close(self) -> None:
         """Close the connections of all threads; whoever goes on using it opens a new one."""
         try:
-            if self._threads.writer.unscrubbed is not None and not self._threads.in_turn():
+            if self._threads.write_lock.unscrubbed is not None and not self._threads.is_writing():
                 with self._threads.writing() as thread, suppress(StorageError):
                     self._ready(thread)
                     self._scrub(thread)
@@ -218,11 +212,11 @@ class Database:
             raise self._opener.gone(thread.log)
         if thread.immutable:
             thread.close()
-            raise not_writable(self.path)
+            raise read_only_error(self.path)
         try:
             driver.execute("BEGIN IMMEDIATE")
         except DRIVER_ERRORS as error:
-            raise storage_error(self.path, error) from None
+            raise sqlite_error(self.path, error) from None
 
     def _in_transaction(self, thread: ThreadConnection) -> sqlite3.Connection:
         """Return the connection of the transaction that the thread is in."""
@@ -241,7 +235,7 @@ class Database:
             driver.execute("COMMIT")
         except DRIVER_ERRORS as error:
             thread.close()  # and with it a transaction that SQLite may still have open
-            raise storage_error(self.path, error) from None
+            raise sqlite_error(self.path, error) from None
         if not self._opener.file.is_still(thread.identity):
             thread.close()
             raise self._opener.gone(thread.log)

@@ -1,8 +1,7 @@
-"""How tokenstore talks to SQLite: its connections, its pragmas, its errors."""
+"""Connections to SQLite, and the pragmas that each of them gets."""
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from contextlib import contextmanager
@@ -11,10 +10,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
-
-from tokenstore.errors import InsecureStorageError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +18,6 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for somebody else's transaction."""
-
-DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""What the driver raises; the latter if the text of an error quotes a damaged schema."""
-
-ERRORS = (*DRIVER_ERRORS, DBAPIError)
-"""What SQLite's errors arrive as, whether or not they came through SQLAlchemy."""
 
 
 def make_engine(path: Path, options: str = "mode=rw") -> Engine:
@@ -92,35 +82,6 @@ def pragma(driver: sqlite3.Connection, name: str) -> Any:
     return driver.execute(f"PRAGMA {name}").fetchone()[0]
 
 
-def error_name(error: BaseException) -> str:
-    """Return SQLite's name for an error, such as ``SQLITE_FULL``."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return str(getattr(original, "sqlite_errorname", "SQLITE_ERROR"))
-
-
-def storage_error(path: Path, error: BaseException) -> StorageError:
-    """Return the `StorageError` that tells of SQLite's *error* and what to do about it."""
-    name = error_name(error)
-    for prefix, number, what in _ERRORS:
-        if name.startswith(prefix):
-            cls = InsecureStorageError if prefix == "SQLITE_NOTADB" else StorageError
-            return cls(f"{path}: {what.format(uid=os.geteuid())} ({name})", path, errno=number)
-    original = error.orig if isinstance(error, DBAPIError) else error
-    if is_undecodable(original):  # its text quotes what it has read
-        return StorageError(f"{path}: {_DAMAGED}", path, errno=errno.EIO)
-    if getattr(original, "sqlite_errorname", "") == "SQLITE_ERROR":
-        # Our statements are always the same, so it is the tables that are not.
-        return StorageError(f"{path}: {_DAMAGED} ({original}, {name})", path, errno=errno.EIO)
-    return StorageError(f"{path}: {original} ({name})", path)
-
-
-def is_undecodable(error: object) -> bool:
-    """Tell whether *error* is that stored text is no UTF-8: the driver's, not SQLite's."""
-    if isinstance(error, UnicodeDecodeError):
-        return True
-    return isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname")
-
-
 def decode_what_can_be(stored: bytes) -> str:
     """Decode stored text that may be damaged; what is no UTF-8 becomes surrogates."""
     return stored.decode("utf-8", "surrogateescape")
@@ -134,36 +95,3 @@ def decoding_what_can_be(driver: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         driver.text_factory = str
-
-
-def not_writable(path: Path) -> StorageError:
-    """Return the error of a write to a database that can only be read."""
-    what = _UNWRITABLE.format(uid=os.geteuid())
-    return StorageError(f"{path}: {what}", path, errno=errno.EACCES)
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into a `StorageError` about *path*."""
-    try:
-        yield
-    except ERRORS as error:
-        raise storage_error(path, error) from None
-
-
-_DAMAGED = "is damaged; keep this file and restore a backup"
-_FULL = "no space is left on the disk; free some and repeat the call"
-_UNWRITABLE = (
-    "cannot be written by uid {uid}; the file and its directory have to be writable "
-    "(SQLite keeps -wal and -shm beside the file)"
-)
-_ERRORS = (
-    ("SQLITE_FULL", errno.ENOSPC, _FULL),
-    ("SQLITE_IOERR_SHMSIZE", errno.ENOSPC, _FULL),
-    ("SQLITE_READONLY", errno.EACCES, _UNWRITABLE),
-    ("SQLITE_CANTOPEN", errno.EACCES, _UNWRITABLE),
-    ("SQLITE_NOTADB", None, "is not a tokenstore database; name another file"),
-    ("SQLITE_CORRUPT", errno.EIO, _DAMAGED),
-    ("SQLITE_BUSY", errno.EBUSY, "stayed locked by another process; find out which and try again"),
-    ("SQLITE_IOERR", errno.EIO, "the disk reports an error; check it and repeat the call"),
-)

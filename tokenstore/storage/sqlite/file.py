@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.files import sync_directory
+from tokenstore.files import file_error, make_private_directory, sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ _OTHERS = 0o077  # every permission of group and others
 _log = logging.getLogger(__name__)
 
 
-class Identity(NamedTuple):
+class FileId(NamedTuple):
     """Which file stood at a path, so that another one in its place is noticed."""
 
     device: int
@@ -33,7 +33,7 @@ class Identity(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class StoreFile:
+class DatabaseFile:
     """The place of a database; the file need not be there.
 
     Attributes:
@@ -42,17 +42,17 @@ class StoreFile:
 
     path: Path
 
-    def identity(self) -> Identity | None:
+    def identity(self) -> FileId | None:
         """Return which file is at the path, None if none is."""
         try:
             found = self.path.lstat()
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 return None
-            raise storage_error(error, self.path) from None
-        return Identity(found.st_dev, found.st_ino)
+            raise file_error(error, self.path) from None
+        return FileId(found.st_dev, found.st_ino)
 
-    def is_still(self, identity: Identity | None) -> bool:
+    def is_still(self, identity: FileId | None) -> bool:
         """Tell whether that file is at the path. This is asked at every read."""
         try:
             found = os.lstat(self.path)  # half the time of Path.lstat
@@ -60,7 +60,7 @@ class StoreFile:
             return self.identity() == identity  # which tells what is wrong
         return identity is not None and identity == (found.st_dev, found.st_ino)
 
-    def inspect(self) -> Identity | None:
+    def inspect(self) -> FileId | None:
         """Return which file is at the path, None if there is none or an empty one.
 
         Raises:
@@ -72,7 +72,7 @@ class StoreFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise storage_error(error, self.path) from None
+            raise file_error(error, self.path) from None
         if stat.S_ISLNK(found.st_mode):
             raise self._refused("is a symlink; name the file that it points to")
         if not stat.S_ISREG(found.st_mode):
@@ -82,7 +82,7 @@ class StoreFile:
                 f"belongs to uid {found.st_uid}, not to this process's uid {os.geteuid()}; "
                 "run as its owner, or use a database of your own"
             )
-        return Identity(found.st_dev, found.st_ino) if found.st_size else None
+        return FileId(found.st_dev, found.st_ino) if found.st_size else None
 
     def files(self) -> list[Path]:
         """Return the database and its companions, those that are there."""
@@ -120,7 +120,7 @@ class StoreFile:
         """Tell whether the mode and the file system let this process write to the file."""
         return os.access(self.path, os.W_OK)
 
-    def refuse_leftovers(self) -> None:
+    def reject_stale_wal(self) -> None:
         """Raise a `StorageError` if a log of a lost database would be replayed into a new one."""
         for suffix in ("-wal", "-journal"):
             leftover = self.beside(suffix)
@@ -140,40 +140,13 @@ class StoreFile:
         for path in (self.path, *map(self.beside, _SIDECARS)):
             path.unlink(missing_ok=True)
 
-    def move_to(self, target: StoreFile) -> None:
+    def move_to(self, target: DatabaseFile) -> None:
         """Give the finished file its final place, durably."""
         try:
             self.path.replace(target.path)
             sync_directory(target.path.parent)
         except OSError as error:
-            raise storage_error(error, target.path) from None
+            raise file_error(error, target.path) from None
 
     def _refused(self, what: str) -> InsecureStorageError:
         return InsecureStorageError(f"{self.path} {what}", self.path)
-
-
-def make_private_directory(directory: Path) -> None:
-    """Make *directory* and the parents that are missing, each 0700.
-
-    Raises:
-        StorageError: It cannot be made, or something else is there.
-    """
-    if directory.is_dir():
-        return
-    if directory.parent != directory:
-        make_private_directory(directory.parent)
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        if not directory.is_dir():
-            raise StorageError(f"{directory}: is not a directory", directory) from None
-    except OSError as error:
-        raise storage_error(error, directory) from None
-
-
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """Return the `StorageError` that tells of a file-system error."""
-    _log.error("%s: %s", path, error.strerror)
-    return StorageError(
-        f"{path}: {error.strerror}; check the path and its permissions", path, errno=error.errno
-    )

@@ -1,4 +1,4 @@
-"""Locks beside a SQLite file, which the operating system releases when their holder dies."""
+"""FileLocks beside a SQLite file, which the operating system releases when their holder dies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.storage.locks import Hold, turn
+from tokenstore.storage.locks import HeldLock, thread_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _POLL = 0.02  # seconds between two looks at a lock that another process holds
 
 
-class Locks:
+class FileLocks:
     """Named locks as files in one directory, which is made when the first is taken.
 
     A file is never removed: whoever waits for it would then wait for a file that is gone.
@@ -34,7 +34,7 @@ class Locks:
         self.directory = directory
 
     @contextmanager
-    def account(self, account_name: str, *, timeout: float) -> Iterator[Hold]:
+    def account(self, account_name: str, *, timeout: float) -> Iterator[HeldLock]:
         """Hold the refresh lock of an account; wait for it at most *timeout* seconds.
 
         Raises:
@@ -63,12 +63,12 @@ class Locks:
             yield
 
     @contextmanager
-    def _hold(self, name: str, timeout: float) -> Iterator[Hold]:
+    def _hold(self, name: str, timeout: float) -> Iterator[HeldLock]:
         path = str(self.directory / name)
         deadline = time.monotonic() + timeout
-        with turn(path, timeout=timeout) as mine:
+        with thread_lock(path, timeout=timeout) as mine:
             lock = self._acquire(path, max(0.0, deadline - time.monotonic()))
-            hold = Hold(mine, lock.release, lambda: False)
+            hold = HeldLock(mine, lock.release, lambda: False)
         try:
             yield hold
         finally:

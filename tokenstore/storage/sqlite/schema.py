@@ -1,60 +1,51 @@
-"""A database comes into being whole, and is migrated whole or not at all."""
+"""Creates a database and migrates it: each happens completely, or not at all."""
 
 from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from tokenstore.errors import SchemaTooNewError, StorageError
-from tokenstore.files import temporary, writing_in
+from tokenstore.errors import StorageError
+from tokenstore.files import file_error, temporary, writing_in
+from tokenstore.storage.migrations import upgrade_to_head
 from tokenstore.storage.sqlite.backup import copy_database
-from tokenstore.storage.sqlite.engine import (
-    DRIVER_ERRORS,
-    driver_of,
-    make_engine,
-    storage_error,
-    translated,
-)
-from tokenstore.storage.sqlite.file import StoreFile
-from tokenstore.storage.sqlite.file import storage_error as os_error
+from tokenstore.storage.sqlite.engine import driver_of, make_engine
+from tokenstore.storage.sqlite.errors import DRIVER_ERRORS, sqlite_error, translated
+from tokenstore.storage.sqlite.file import DatabaseFile
 from tokenstore.storage.tables import APPLICATION_ID, REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection
 
-    from tokenstore.storage.sqlite.locks import Locks
-
-JournalMode = Literal["wal", "delete"]
+    from tokenstore.storage.base import JournalMode
+    from tokenstore.storage.sqlite.locks import FileLocks
 
 _TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates
 
 
-class Builder:
+class SchemaManager:
     """Creates one database and migrates it, while no other process does.
 
     Args:
         file: The place of the database.
         locks: Where the lock is under which that happens.
-        migrate: Brings the database of a connection to the newest schema.
         journal_mode: ``wal`` or ``delete``, for a new database.
     """
 
     def __init__(
         self,
-        file: StoreFile,
-        locks: Locks,
-        migrate: Callable[[Connection], None],
+        file: DatabaseFile,
+        locks: FileLocks,
         journal_mode: JournalMode,
     ) -> None:
         self._file = file
         self._locks = locks
-        self._migrate = migrate
         self._journal_mode = journal_mode
 
     def create_if_missing(self) -> None:
@@ -64,7 +55,7 @@ class Builder:
         with self.alone():
             if self._file.inspect() is None:  # no other process was faster
                 with self.building() as connection:
-                    self._migrate(connection)
+                    upgrade_to_head(str(self._file.path), connection)
 
     @contextmanager
     def building(self) -> Iterator[Connection]:
@@ -73,17 +64,17 @@ class Builder:
         It is built beside its final place and moved there as a whole. If nothing was built,
         nothing is left.
         """
-        self._file.refuse_leftovers()
+        self._file.reject_stale_wal()
         path = self._file.path
         try:
             with writing_in(path.parent, path.name.__eq__):  # and sweep up after who died here
-                yield from self._built(StoreFile(temporary(path)))
+                yield from self._built(DatabaseFile(temporary(path)))
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
-            raise os_error(error, path) from None
+            raise file_error(error, path) from None
 
-    def _built(self, new: StoreFile) -> Iterator[Connection]:
+    def _built(self, new: DatabaseFile) -> Iterator[Connection]:
         try:
             with translated(new.path), make_engine(new.path).connect() as connection:
                 with connection.begin():
@@ -101,7 +92,7 @@ class Builder:
         with self.alone(), translated(self._file.path), connection.begin():
             if revision_of(connection, self._file.path) != REVISION:  # no other process was faster
                 self.back_up(connection)
-                self._migrate(connection)
+                upgrade_to_head(str(self._file.path), connection)
 
     def back_up(self, connection: Connection) -> None:
         """Copy a database that is about to be migrated to a file beside it, 0600.
@@ -154,13 +145,5 @@ def revision_of(connection: Connection, path: Path) -> str | None:
     except DRIVER_ERRORS as error:
         if "no such table" in str(error):
             return None
-        raise storage_error(path, error) from None
+        raise sqlite_error(path, error) from None
     return row[0] if row else None
-
-
-def too_new(path: object, revision: str) -> SchemaTooNewError:
-    """Return the error that *path* has a schema which this code does not know."""
-    return SchemaTooNewError(
-        f"{path} has schema {revision}, this tokenstore knows up to {REVISION}; upgrade tokenstore",
-        path,
-    )

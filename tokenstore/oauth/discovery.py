@@ -1,0 +1,78 @@
+"""Metadata of an issuer: where its endpoints are (RFC 8414, OpenID Connect Discovery 1.0)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokenstore.errors import TransientRefreshError
+from tokenstore.oauth.http import TransportFailure, exchange, host_of
+from tokenstore.oauth.responses import is_transient, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    import requests
+
+    from tokenstore.oauth.provider import Provider
+
+_OK = 200
+
+
+def with_endpoints(
+    provider: Provider,
+    *needed: str,
+    timeout: float,
+    session: requests.Session | None = None,
+    known: MutableMapping[str, Any] | None = None,
+) -> Provider:
+    """Return the provider with the endpoints from its issuer's metadata, if some are missing.
+
+    Args:
+        provider: The provider.
+        *needed: Names of endpoints that are needed besides the token endpoint.
+        timeout: Seconds for the request.
+        session: A session to use instead of a new connection.
+        known: Metadata by issuer; what is fetched is added to it.
+
+    Raises:
+        ProviderConfigurationError: The issuer has no usable metadata.
+        TransientRefreshError: The metadata could not be fetched; try again later.
+    """
+    if provider.issuer is None or all(getattr(provider, n) for n in ("token_endpoint", *needed)):
+        return provider
+    known = {} if known is None else known
+    if provider.issuer not in known:
+        known[provider.issuer] = fetch_metadata(provider, timeout=timeout, session=session)
+    return provider.with_metadata(known[provider.issuer])
+
+
+def fetch_metadata(
+    provider: Provider, *, timeout: float, session: requests.Session | None = None
+) -> dict[str, Any]:
+    """Return the metadata of the provider's issuer.
+
+    Raises:
+        ProviderConfigurationError: The issuer has no such metadata.
+        TransientRefreshError: The metadata could not be fetched; try again later.
+    """
+    url = f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
+    received = exchange("GET", url, timeout=timeout, session=session)
+    if (
+        isinstance(received, TransportFailure)
+        or is_transient(received.status)
+        or received.body is None
+    ):
+        why = (
+            received.reason if isinstance(received, TransportFailure) else f"HTTP {received.status}"
+        )
+        raise TransientRefreshError(
+            f"the metadata of {provider.name!r} could not be read from {host_of(url)}: {why}",
+            provider=provider.name,
+        )
+    metadata: object = parse_json(received.body, "utf-8")
+    if received.status != _OK or not isinstance(metadata, dict):
+        raise provider.misconfigured(
+            f"has an issuer without metadata: {url} answered HTTP {received.status}; "
+            "set token_endpoint"
+        )
+    return metadata

@@ -1,0 +1,84 @@
+"""SQLite's errors as `StorageError`s that say what to do about them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from tokenstore.errors import InsecureStorageError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What the driver raises; the latter if the text of an error quotes a damaged schema."""
+
+ERRORS = (*DRIVER_ERRORS, DBAPIError)
+"""What SQLite's errors arrive as, whether or not they came through SQLAlchemy."""
+
+_DAMAGED = "is damaged; keep this file and restore a backup"
+_FULL = "no space is left on the disk; free some and repeat the call"
+_UNWRITABLE = (
+    "cannot be written by uid {uid}; the file and its directory must be writable "
+    "(SQLite keeps -wal and -shm next to the file)"
+)
+_MESSAGES = (
+    ("SQLITE_FULL", errno.ENOSPC, _FULL),
+    ("SQLITE_IOERR_SHMSIZE", errno.ENOSPC, _FULL),
+    ("SQLITE_READONLY", errno.EACCES, _UNWRITABLE),
+    ("SQLITE_CANTOPEN", errno.EACCES, _UNWRITABLE),
+    ("SQLITE_NOTADB", None, "is not a tokenstore database; name another file"),
+    ("SQLITE_CORRUPT", errno.EIO, _DAMAGED),
+    ("SQLITE_BUSY", errno.EBUSY, "stayed locked by another process; find it and try again"),
+    ("SQLITE_IOERR", errno.EIO, "the disk reports an error; check it and repeat the call"),
+)
+
+
+def error_name(error: BaseException) -> str:
+    """Return SQLite's name for an error, such as ``SQLITE_FULL``."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(original, "sqlite_errorname", "SQLITE_ERROR"))
+
+
+def sqlite_error(path: Path, error: BaseException) -> StorageError:
+    """Return the `StorageError` for an error of SQLite about *path*."""
+    name = error_name(error)
+    for prefix, number, message in _MESSAGES:
+        if name.startswith(prefix):
+            cls = InsecureStorageError if prefix == "SQLITE_NOTADB" else StorageError
+            return cls(f"{path}: {message.format(uid=os.geteuid())} ({name})", path, errno=number)
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if is_undecodable(original):  # its text quotes what was read
+        return StorageError(f"{path}: {_DAMAGED}", path, errno=errno.EIO)
+    if getattr(original, "sqlite_errorname", "") == "SQLITE_ERROR":
+        # Our statements are always the same, so the tables must have changed.
+        return StorageError(f"{path}: {_DAMAGED} ({original}, {name})", path, errno=errno.EIO)
+    return StorageError(f"{path}: {original} ({name})", path)
+
+
+def is_undecodable(error: object) -> bool:
+    """Return whether stored text was not UTF-8, which the driver reports and not SQLite."""
+    if isinstance(error, UnicodeDecodeError):
+        return True
+    return isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname")
+
+
+def read_only_error(path: Path) -> StorageError:
+    """Return the error for a write to a database that can only be read."""
+    message = _UNWRITABLE.format(uid=os.geteuid())
+    return StorageError(f"{path}: {message}", path, errno=errno.EACCES)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into a `StorageError` about *path*."""
+    try:
+        yield
+    except ERRORS as error:
+        raise sqlite_error(path, error) from None
