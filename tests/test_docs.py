@@ -460,6 +460,7 @@ def test_the_file_that_the_reference_shows_can_be_imported() -> None:
 # -- pictures ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_status_is_what_the_program_shows(elsewhere: Path) -> None:
     made = elsewhere / "status.svg"
     environment = {**os.environ, "TZ": "PST8PDT", "NO_COLOR": "1", "COLUMNS": "40"}

@@ -523,6 +523,7 @@ def test_a_file_without_read_permission_is_reported(unprivileged: Path) -> None:
     assert stored == ["alice"]
 
 
+@pytest.mark.slow
 def test_results_are_yielded_while_files_are_stored(
     repository: TokenRepository, files: Path
 ) -> None:
@@ -668,6 +669,7 @@ list(export_accounts(TokenRepository(sys.argv[1]), sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_before_its_end_leaves_the_old_file(
     repository: TokenRepository, target: Path
 ) -> None:

@@ -427,6 +427,7 @@ def test_a_sqlite_storage_without_tokens_is_reported(files: Path) -> None:
     assert notes(files / "s.db") == [(None, EMPTY)]
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from(["data", "by_rs"]),

@@ -85,6 +85,7 @@ def test_nobody_asks_before_the_wait_is_over_and_nobody_sleeps(
     assert [account.state for account in manager.accounts()] == ["retry_later"]
 
 
+@pytest.mark.slow
 def test_another_process_keeps_the_wait_and_counts_on(world: World, manager: TokenManager) -> None:
     world.sign_in()
     go_down(world)

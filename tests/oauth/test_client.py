@@ -386,6 +386,7 @@ def test_a_refused_refresh_raises_one_of_three_and_keeps_the_tokens(
     assert world.posts == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_get_valid_token_asks_again_only_where_that_is_safe_and_may_help(
     world: World, case: Case

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from tokenstore.models.accounts import Record
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_800_000_000.0
 
 

@@ -15,6 +15,8 @@ from tokenstore.storage.base import JournalMode
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 JOURNAL_MODES = get_args(JournalMode)
 PROCESSES = 64
 OPERATIONS = 50
@@ -82,7 +84,7 @@ assert forked(processes, work) == [0] * processes
 
 
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_sixty_four_processes_lose_nothing_and_none_fails(
+def test_sixty_four_concurrent_processes_lose_nothing(
     tmp_path: Path, journal_mode: JournalMode
 ) -> None:
     path = tmp_path / "tokens.db"

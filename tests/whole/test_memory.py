@@ -16,6 +16,8 @@ from tokenstore.cli.app import run
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 ONE, FEW, MANY = 1, 1100, 3300  # few are more than two pages
 
 
@@ -52,7 +54,7 @@ def peak(path: Path, *words: str) -> int:
 @pytest.mark.parametrize(
     "line", ["status", "status --json", "refresh --all --dry-run --json", "export DIR"]
 )
-def test_three_times_the_accounts_take_no_more_memory(
+def test_memory_does_not_grow_with_the_number_of_accounts(
     stores: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     monkeypatch.setattr(output, "_forced_terminal", line == "status")  # as on a terminal

@@ -22,9 +22,8 @@ from hypothesis.stateful import (
 )
 
 from tests.helpers.refreshes import Clock
-from tests.helpers.stores import Process, raw
+from tests.helpers.stores import Process, begin, raw
 from tests.helpers.strategies import examples, json_values, secrets, storable_text
-from tests.storage.conformance.test_repository import begin
 from tokenstore import TokenRepository
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tokenstore.storage.journal import Refresh
+
+pytestmark = pytest.mark.slow
 
 NOW = 1_800_000_000.0
 BUFFER = 300.0  # seconds
@@ -423,7 +424,7 @@ def peer() -> Iterator[Peer]:
 
 
 @pytest.mark.hypothesis
-def test_a_repository_answers_as_a_dictionary_would(
+def test_a_repository_behaves_like_a_dictionary(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.listing._PAGE", PAGE)
