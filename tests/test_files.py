@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.refreshes import Call
+from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, Process, mode, names, python
 from tokenstore.files import is_written_in, leftovers, new_version, temporary, writing_in
 
@@ -187,7 +188,7 @@ def test_a_symlink_that_looks_like_a_leftover_costs_nothing_else(tmp_path: Path)
         assert names(tmp_path) == {"other"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@needs_root
 def test_the_leftover_of_another_user_is_left_alone(tmp_path: Path) -> None:
     theirs = temporary(tmp_path / "file")
     os.chown(theirs, NOBODY, NOBODY)

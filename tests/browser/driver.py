@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 from typing import TYPE_CHECKING, Any
 
-import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.helpers.refreshes import SOON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from selenium.webdriver import Chrome
 
-FLAGS = """
---headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
---disable-background-networking --disable-component-update --disable-sync --no-proxy-server
-"""
 PHONE = {"width": 320, "height": 640, "deviceScaleFactor": 2, "mobile": True}
 DESKTOP = {"width": 1000, "height": 700, "deviceScaleFactor": 1, "mobile": False}
-
-
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options, service)
-    driver.set_page_load_timeout(SOON)
-    yield driver
-    driver.quit()
 
 
 class Browser:
@@ -108,12 +86,3 @@ class Browser:
         """Return what the browser logged: refused styles, missing files."""
         entries = self._driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in entries]
-
-
-@pytest.fixture
-def browser(
-    request: pytest.FixtureRequest, chromium: Chrome, tmp_path_factory: pytest.TempPathFactory
-) -> Browser:
-    shots = tmp_path_factory.getbasetemp() / "screenshots"
-    shots.mkdir(exist_ok=True)
-    return Browser(chromium, getattr(request, "param", "plain"), shots)

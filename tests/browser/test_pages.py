@@ -14,24 +14,15 @@ from tokenstore import SignInError, WrongAccountError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.browser.driver import Browser
     from tokenstore import Prompt
-
-pytest_plugins = ["browsing"]
 
 ACCOUNT = "alice.with-a-long-name.that-has-to-be-broken-somewhere@a-long-department.example.com"
 
 every_way = pytest.mark.parametrize(
     "browser", ["plain", "no scripts", "dark", "phone"], indirect=True
 )
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.helpers.refreshes import SOON, Call
+from tests.helpers.requirements import OIDC_PROVIDER, require
 from tokenstore import Provider, ReauthorizationRequired, TokenManager, WrongAccountError
 from tokenstore.integrations.requests import TokenAuth
 
@@ -25,18 +24,16 @@ if TYPE_CHECKING:
 
     from tokenstore import Prompt
 
-pytest_plugins = ["browsing"]
-
 ACCOUNT = "alice@example.com"
 
 
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[str]:
     """The provider, which ends with its stdin, and so with us."""
-    installed = os.environ.get("TOKENSTORE_OIDC_PROVIDER", f"{sys.prefix}/oidc-provider")
+    require("node")
     script = Path(__file__).with_name("provider") / "server.mjs"
     with subprocess.Popen(
-        ["node", str(script), installed],
+        ["node", script, OIDC_PROVIDER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

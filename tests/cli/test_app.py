@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers.requirements import needs_full_device
 from tokenstore import TokenManager, TokenRepository
 from tokenstore.cli.app import run
 from tokenstore.storage.tables import REVISION
@@ -563,11 +564,13 @@ def test_a_bug_is_told_in_one_line_without_what_it_says(
 # -- as a process ------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
-def test_an_output_that_cannot_be_written_is_no_bug(database: Path) -> None:
+@needs_full_device
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_an_output_that_cannot_be_written_is_no_bug(database: Path, buffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(
             [*COMMAND, "--database", str(database), "status", "--json"],
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

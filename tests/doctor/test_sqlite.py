@@ -18,6 +18,7 @@ import pytest
 
 from tests.cli.test_app import on_a_terminal
 from tests.helpers.refreshes import SOON, Call, Raw, World, denied
+from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, Process, mode, names, newer_checkout, python, raw
 from tokenstore import Provider, TokenManager, TokenRepository, doctor, migrate
 from tokenstore.cli.app import run
@@ -27,11 +28,10 @@ from tokenstore.storage.tables import REVISION, VERSION_TABLE
 from tokenstore.testing import Drop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tokenstore.doctor import Finding
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 ORDER = [
     *("permissions", "leftovers", "file system", "schema", "integrity", "journal mode", "sqlite"),
     *("shared tokens", "logins", "interrupted"),
@@ -219,7 +219,7 @@ def test_locks_and_backups_that_are_open_to_others_are_told_and_fixed_when_asked
     assert not bad(path)
 
 
-@as_root
+@needs_root
 def test_what_belongs_to_somebody_else_is_told(path: Path) -> None:
     locks = path.with_name("tokens.db-locks")
     os.chown(locks, NOBODY, NOBODY)
@@ -231,7 +231,7 @@ def test_what_belongs_to_somebody_else_is_told(path: Path) -> None:
     assert str(found.cure).endswith(f"chown 0 {locks}")
 
 
-@as_root
+@needs_root
 def test_the_store_of_somebody_else_is_left_alone(path: Path) -> None:
     path.chmod(0o644)
     os.chown(path, NOBODY, NOBODY)
@@ -243,7 +243,7 @@ def test_the_store_of_somebody_else_is_left_alone(path: Path) -> None:
 AS_NOBODY = """
 import shutil, tempfile
 from tokenstore.doctor import examine
-directory = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own are private
+directory = Path(tempfile.mkdtemp())
 path = directory / "tokens.db"
 repository = TokenRepository(path)
 repository.save("alice", tokens())
@@ -260,7 +260,7 @@ def look():
 """
 
 
-@as_root
+@needs_root
 def test_the_log_of_somebody_else_is_told_though_nothing_can_be_opened() -> None:
     """As root left it who ran a command on another user's database, say."""
     printed = python(
@@ -287,7 +287,7 @@ shutil.rmtree(directory)
     assert len(told) == 2
 
 
-@as_root
+@needs_root
 def test_what_cannot_be_listed_does_not_stop_the_doctor() -> None:
     printed = python(
         AS_NOBODY
@@ -306,7 +306,7 @@ shutil.rmtree(directory)
     assert printed[-1].startswith("error directory | DIR cannot be looked at")
 
 
-@as_root
+@needs_root
 def test_a_store_that_can_only_be_read_is_looked_at_all_the_same() -> None:
     printed = python(
         AS_NOBODY
@@ -343,7 +343,7 @@ def test_a_directory_in_which_others_can_replace_the_database_is_told(
     assert stat.S_IMODE(where.stat().st_mode) == bits
 
 
-@as_root
+@needs_root
 def test_a_directory_of_somebody_else_is_told(path: Path) -> None:
     path.parent.chmod(0o1777)
     os.chown(path.parent, NOBODY, NOBODY)
@@ -618,12 +618,6 @@ def test_accounts_with_one_refresh_token_are_told_without_it(path: Path) -> None
 
 
 # -- accounts -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def examined(world: World, **options: Any) -> list[Finding]:

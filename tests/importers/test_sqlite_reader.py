@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from globus_sdk.token_storage import SQLiteTokenStorage, TokenStorageData
@@ -21,9 +19,6 @@ from tokenstore.importers.detect import read
 from tokenstore.importers.formats import TokenFile, UnreadableError
 from tokenstore.importers.sqlite_reader import NotSQLiteError, reading
 from tokenstore.jsonfiles import find_files, import_accounts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ACCOUNT = "storage:x"
 SECRET = "canary-77d0"
@@ -204,14 +199,6 @@ def test_any_file_name_will_do(name: str, path: Path, monkeypatch: pytest.Monkey
 
     assert isinstance(account, TokenFile)
     assert names(path.parent) == {name}
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that another user reaches, unlike those of pytest."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 def test_what_may_only_be_read_is_read_if_that_can_be_done(

@@ -8,7 +8,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from tests.helpers.refreshes import SOON, Call, World, denied, until
+from tests.helpers.refreshes import SOON, Call, World, denied, on_both_engines, until
 from tests.helpers.stores import Process
 from tokenstore import (
     Provider,
@@ -32,16 +32,7 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 DAY = 24 * HOUR
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
+pytestmark = on_both_engines
 
 
 def sign_in(world: World, names: Iterable[str], provider: str = "test", **more: Any) -> list[str]:

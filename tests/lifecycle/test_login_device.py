@@ -17,16 +17,10 @@ from tokenstore import (
 from tokenstore.testing import Answer, Drop, Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 PENDING = denied("authorization_pending")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 class Sleeper:

@@ -18,14 +18,7 @@ from tokenstore import (
 from tokenstore.testing import Answer, Drop, Hold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def hints(world: World) -> list[str]:

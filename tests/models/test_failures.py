@@ -7,28 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.refreshes import Clock, World, denied
+from tests.helpers.refreshes import Clock, World, denied, on_both_engines
 from tokenstore import TokenManager, TransientRefreshError
 from tokenstore.models.failures import Failure, backoff
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
 DOWN = Answer(503)
 WAITS = [None, None, None, 5, 10, 20, 40, 80, 160, 300, 300, 300]
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
+pytestmark = on_both_engines
 
 
 def fail(manager: TokenManager, act: Callable[..., Any] | None = None) -> float | None:

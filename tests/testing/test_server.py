@@ -38,17 +38,6 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def server(clock: Clock) -> Iterator[AuthorizationServer]:
-    with AuthorizationServer(clock=clock) as server:
-        yield server
-
-
 def post(server: AuthorizationServer, form: Any, **changes: Any) -> requests.Response:
     options = {"timeout": SOON, "allow_redirects": False, **changes}
     return requests.post(server.token_endpoint, form, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import urlsafe_b64encode
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import requests
@@ -17,25 +17,11 @@ from tests.helpers.sign_in import callback, claims_of, load
 from tokenstore.testing import AuthorizationServer
 from tokenstore.testing.id_tokens import signing_key
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SECRET = "p+a/b=:%é€"
 HOME = "http://127.0.0.1:4000/callback"
 VERIFIER = "v" * 43
 CHALLENGE = urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def server(clock: Clock) -> Iterator[AuthorizationServer]:
-    with AuthorizationServer(clock=clock) as server:
-        yield server
 
 
 def address(server: AuthorizationServer, **changes: str | None) -> str:

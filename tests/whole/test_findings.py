@@ -10,16 +10,13 @@ import ast
 import re
 from pathlib import Path
 from socket import create_server
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.helpers.refreshes import Call, Raw, Told, World
 from tokenstore import TokenManager, TransientRefreshError
 from tokenstore.testing import Answer, Transform
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TESTS = Path(__file__).parents[1]
 NUMBERS = [*range(1, 18), *range(23, 41), 45, 47, 50]
@@ -92,7 +89,7 @@ BORNE_BY = {
         "test_jsonfiles::test_one_bad_file_among_a_thousand_stops_nothing",
     ],
     12: [
-        "storage/test_repository::test_an_outcome_does_not_touch_another_account",
+        "storage/conformance/test_repository::test_an_outcome_does_not_touch_another_account",
         "lifecycle/test_refresh::test_another_provider_never_sees_the_refresh_token",
         "lifecycle/test_refresh::test_another_client_than_the_imported_one_sends_nothing",
         "whole/test_mission::test_saving_again_replaces_everything",
@@ -109,8 +106,8 @@ BORNE_BY = {
     ],
     16: [
         "whole/test_concurrency::test_a_killed_process_holds_up_nobody",
-        "storage/test_locks::test_the_clock_says_nothing_about_a_lock",
-        "storage/test_locks::test_what_is_in_a_lock_file_blocks_nobody",
+        "storage/sqlite/test_locks::test_the_clock_says_nothing_about_a_lock",
+        "storage/sqlite/test_locks::test_what_is_in_a_lock_file_blocks_nobody",
     ],
     17: [
         "lifecycle/test_refresh::test_a_lock_that_is_held_for_too_long_is_a_transient_error",
@@ -224,19 +221,12 @@ def test_every_finding_is_borne_by_tests_that_exist(number: int) -> None:
     for name in listed:
         module, _, test = name.partition("::")
         assert test in functions_in(module), name
-    here = [name for name in functions_in("test_findings") if re.match(f"test_u{number:02}_", name)]
+    here = [
+        name
+        for name in functions_in("whole/test_findings")
+        if re.match(f"test_u{number:02}_", name)
+    ]
     assert listed or here
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
 
 
 # -- what no other test bears -----------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The ``tokenstore`` command."""
 
+import errno
 import gc
+import os
 import sys
 
 _GARBAGE = 100_000  # new objects after which to look for garbage; Python's own default is 700
@@ -14,10 +16,31 @@ def main() -> None:
     try:
         from tokenstore.cli.app import run
 
-        sys.exit(run(sys.argv[1:]))
+        sys.exit(_flush(run(sys.argv[1:])))
     except ModuleNotFoundError as error:
         if error.name not in {"click", "rich"}:
             raise
         sys.exit("tokenstore: the command needs its extra; run: pip install 'tokenstore[cli]'")
     finally:
         gc.freeze()
+
+
+def _flush(code: int) -> int:
+    """Write what standard output still buffers; return the exit code, 1 if that fails.
+
+    Python would do so at exit, print a traceback if it fails, and exit with 120.
+    """
+    if sys.stdout is None:
+        return code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What could not be written stays in the buffer, and Python flushes once more at exit.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        if code == 0 and error.errno != errno.EPIPE:  # else the command has reported it
+            message = f"tokenstore: the output could not be written: {error.strerror}"
+            print(message, file=sys.stderr)  # noqa: T201 - without loading click
+        return 1
+    return code
