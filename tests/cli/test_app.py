@@ -149,7 +149,7 @@ def test_importing_twice_skips_what_is_stored_and_is_no_failure(
     ran = cli("import", file)
 
     assert ran.code == 0
-    assert ran.out == f"skipped\tgood\t{file}\tis stored already\n"
+    assert ran.out == f"skipped\tgood\t{file}\talready stored\n"
     assert ran.err == "1 skipped\n"
 
 
