@@ -12,7 +12,7 @@ from tests.helpers.stores import raw, tokens
 from tokenstore import StorageError, TokenRepository
 from tokenstore.jsonfiles import export_accounts
 from tokenstore.models.tokens import TokenSet
-from tokenstore.storage.rows import CorruptRowError, to_access, to_columns, to_tokens
+from tokenstore.storage.rows import CorruptRowError, to_access_token, to_columns, to_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,7 +198,7 @@ def test_every_field_comes_back_whatever_is_in_it(tmp_path: Path) -> None:
     with TokenRepository(tmp_path / "tokens.db") as repository:
         repository.save("n\u00e4me\n"[:-1], given)
         assert repository.load("n\u00e4me") == given
-        assert repository.access("n\u00e4me") == (given["access_token"], 5.0, None)
+        assert repository.access_token("n\u00e4me") == (given["access_token"], 5.0, None)
 
 
 def test_checksums_do_not_depend_on_the_python_that_made_them() -> None:
@@ -218,11 +218,11 @@ def test_a_checksum_is_of_one_account_only() -> None:
     row = [columns[name] for name in ("access_token", "refresh_token", "expires_at", "extra")]
 
     assert to_tokens("alice", (*row, None, None, columns["checksum"])).access_token == "a"
-    assert to_access("alice", ("a", None, None, columns["access_checksum"]))[0] == "a"
+    assert to_access_token("alice", ("a", None, None, columns["access_checksum"]))[0] == "a"
     with pytest.raises(CorruptRowError):
         to_tokens("bob", (*row, None, None, columns["checksum"]))
     with pytest.raises(CorruptRowError):
-        to_access("bob", ("a", None, None, columns["access_checksum"]))
+        to_access_token("bob", ("a", None, None, columns["access_checksum"]))
 
 
 def test_a_file_that_is_flipped_bit_by_bit_serves_no_wrong_token(world: World) -> None:

@@ -41,7 +41,7 @@ def statements(manager: TokenManager) -> Iterator[list[str]]:
     """Yield the first word of every statement that this thread runs from now on."""
     database = manager._repository._database
     assert isinstance(database, SQLiteDatabase)
-    driver = database._threads.current().driver
+    driver = database._connections.current().driver
     assert driver is not None
     run: list[str] = []
     driver.set_trace_callback(lambda statement: run.append(statement.split(maxsplit=1)[0]))
@@ -133,10 +133,10 @@ def test_a_server_is_asked_so_often(
             manager.load_tokens("alice")  # opens a connection
             database = manager._repository._database
             assert isinstance(database, PostgreSQLDatabase)
-            with database._connections.lent() as driver:
+            with database._connections.connection() as driver:
                 driver.pgconn.trace(file.fileno())
             work(manager)
-            with database._connections.lent() as driver:
+            with database._connections.connection() as driver:
                 driver.pgconn.untrace()
     finally:
         empty(migrated)

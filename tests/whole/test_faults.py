@@ -59,7 +59,7 @@ SOME = {
     "tokenstore token, due",
     "tokenstore db upgrade",
 }
-DAMAGED = "is damaged; (keep (this file|what is there) and )?restore a backup"
+DAMAGED = "(is|are) damaged; (keep (this file|the database) and )?restore a backup"
 LISTS = {"load", "accounts", "tokenstore status", "tokenstore export", "refresh_token"}
 
 
@@ -116,28 +116,28 @@ def repaired(**more: Any) -> Expected:
 
 
 def gone(again: str) -> Expected:
-    tells = "removed or replaced while it was open.* Put it back, or repeat the call"
+    tells = "removed or replaced while it was open.* Restore it, or repeat the call"
     return closed(tells, of=set(CALLS), again=again)
 
 
-UNWRITABLE = "cannot be written by uid .*; the file and its directory have to be writable"
+UNWRITABLE = "cannot be written by uid .*; the file and its directory must be writable"
 NO_SPACE = "no space is left on the disk; free some"
-NOT_A_STORE = "is not a tokenstore database; name another file"
+NOT_A_STORE = "is not a tokenstore database; choose another file"
 
 EXPECTED = {
     "read-only file": readable(UNWRITABLE),
     "read-only file, delete mode": readable(UNWRITABLE, of=SOME),
     "read-only directory": readable(UNWRITABLE),
     "read-only directory, delete mode": readable(UNWRITABLE, of=SOME),
-    "unreadable file": closed("have to be writable"),
+    "unreadable file": closed("must be writable"),
     "unreachable directory": closed("Permission denied; .*permissions|has to be writable"),
     "file of another owner": not_ours("belongs to uid .*; run as its owner"),
     "full disk": Expected(refused=WRITES, tells=NO_SPACE),
     "full disk, delete mode": readable(NO_SPACE),
     "disk with space for readers": readable(NO_SPACE, of=SOME),
-    "files that may not grow": readable("the disk reports an error; check it", of=SOME),
+    "files that may not grow": readable("the disk reported an error; check it", of=SOME),
     "cut to nothing": Expected(absent=True, of=SOME),
-    "cut to nothing beside its log": closed("left over.*; .*move this file away"),
+    "cut to nothing beside its log": closed("belongs to a database.*; .*move this file away"),
     "cut to half a page": closed(DAMAGED, of=SOME),
     "cut to half its pages": closed(DAMAGED),
     "log cut to nothing": repaired(of=SOME),
@@ -174,10 +174,12 @@ EXPECTED = {
     "another application": not_ours(NOT_A_STORE, of=SOME),
     "another application with alembic": not_ours(NOT_A_STORE),
     "another application that was killed": not_ours(NOT_A_STORE, of=SOME),
-    "directory": not_ours("is not a file; name a file"),
-    "FIFO": not_ours("is not a file; name a file", of=SOME),
-    "symlink": not_ours("is a symlink; name the file that it points to"),
-    "dangling symlink": not_ours("is a symlink; name the file that it points to", of=SOME),
+    "directory": not_ours("is not a regular file; use the path of a file"),
+    "FIFO": not_ours("is not a regular file; use the path of a file", of=SOME),
+    "symlink": not_ours("is a symlink; use the path of the file that it points to"),
+    "dangling symlink": not_ours(
+        "is a symlink; use the path of the file that it points to", of=SOME
+    ),
     "no directory": Expected(absent=True),
     "file for a directory": closed("Not a directory; check the path|is not a directory"),
     "vanished": gone("absent"),
@@ -419,7 +421,7 @@ def goes_on_with_what_is_there(expected: Expected, operation: str, outcome: Outc
         assert error is not None
         assert error["types"][0] == expected.again
     elif error is not None and error["types"][0] == "StorageError":
-        assert "left over" in error["text"]  # the log of the store that was there
+        assert "belongs to the database that was at" in error["text"]
     elif operation == "refresh_token":
         assert error is not None
         assert error["types"][0] == "ReauthorizationRequired"
@@ -483,7 +485,7 @@ def test_a_command_whose_store_is_taken_away_during_its_request_says_so(
 
         assert process.returncode == 1
         assert err.count("\n") == 1
-        assert re.search(f"{world.path}(-wal)?( was removed or replaced|: left over)", out + err)
+        assert re.search(f"{world.path}(-wal)? (was removed or replaced|belongs to)", out + err)
         assert "CANARY" not in out + err
         assert not [t for t in tokens_in(out + err) if world.server.is_live(t)]
         assert world.posts == 1

@@ -27,7 +27,7 @@ from tests.helpers.strategies import examples, json_values, secrets, storable_te
 from tests.storage.conformance.test_repository import begin
 from tokenstore import TokenRepository
 from tokenstore.models.failures import Failure
-from tokenstore.models.tokens import TokenSet
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.storage.statements import HISTORY
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ PAGE = 3  # rows a query, so that there are pages
 PEER = f"""
 import json
 from dataclasses import asdict
-from tokenstore.models.tokens import TokenSet
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 import tokenstore.storage.listing
 
 tokenstore.storage.listing._PAGE = {PAGE}
@@ -60,7 +60,7 @@ class Peer:
 
     def put(self, name, tokens, existing):
         tokens = TokenSet.from_mapping(tokens, now=now)
-        return self.repository.put(name, tokens, existing=existing)
+        return self.repository.put(normalize_account_name(name), tokens, existing=existing)
 
     def delete(self, name):
         return self.repository.delete(name)
@@ -111,7 +111,7 @@ class Here:
 
     def put(self, name: str, tokens: dict[str, Any], existing: Any) -> bool:
         token_set = TokenSet.from_mapping(tokens, now=self.clock())
-        return self.repository.put(name, token_set, existing=existing)
+        return self.repository.put(normalize_account_name(name), token_set, existing=existing)
 
     def delete(self, name: str) -> bool:
         return self.repository.delete(name)

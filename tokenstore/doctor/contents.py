@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tokenstore.doctor.findings import Finding, ok
 from tokenstore.doctor.integrity import Rows
 from tokenstore.doctor.schema import compare_schema
-from tokenstore.storage.query import Query
-from tokenstore.storage.sqlite.engine import decode_what_can_be, driver_of, pragma
+from tokenstore.storage.query import CompiledStatement
+from tokenstore.storage.sqlite.engine import decode_leniently, driver_of, pragma
 from tokenstore.storage.sqlite.errors import error_name
 from tokenstore.storage.sqlite.schema import revision_of
 from tokenstore.storage.tables import REVISION
@@ -40,7 +40,7 @@ class Contents:
     def __init__(self, path: Path, connection: Connection) -> None:
         self._path = path
         self._driver = driver_of(connection)
-        self._driver.text_factory = decode_what_can_be  # one damaged row hides no other
+        self._driver.text_factory = decode_leniently  # one damaged row hides no other
         self.journal_mode = str(pragma(driver_of(connection), "journal_mode"))
         self.revision = revision_of(connection, path)
         self.is_whole = True  # as far as is known
@@ -104,7 +104,7 @@ class Contents:
 
     def _rows(self, statement: ClauseElement) -> Iterator[Row]:
         """Yield the rows, past SQLAlchemy, whose log would show them."""
-        compiled = Query(statement).sqlite
+        compiled = CompiledStatement(statement).sqlite
         yield from self._driver.execute(compiled.sql, compiled.values({}))
 
     def _faults(self) -> list[str]:

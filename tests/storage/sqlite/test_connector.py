@@ -117,7 +117,7 @@ def test_the_log_of_the_old_store_is_not_replayed_into_the_new_one(
     with pytest.raises(StorageError, match="removed or replaced"):
         first.load("alice")
     for repository in (first, TokenRepository(path)):
-        with pytest.raises(StorageError, match="left over from the database"):
+        with pytest.raises(StorageError, match="belongs to the database that was at"):
             repository.load("alice")
 
     assert path.read_bytes() == before

@@ -32,7 +32,7 @@ from tokenstore import (
 )
 from tokenstore.storage import statements as sql
 from tokenstore.storage.base import JournalMode
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import driver_of
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts
@@ -272,7 +272,7 @@ def test_a_close_inside_a_transaction_ends_it_and_says_so(repository: TokenRepos
             repository.save("bob", tokens())
             repository.close()
 
-    with pytest.raises(StorageError, match="nothing of it is stored"):
+    with pytest.raises(StorageError, match="nothing of it was stored"):
         close_inside()
 
     assert [a.name for a in repository.accounts()] == ["alice"]
@@ -310,7 +310,7 @@ def test_a_statement_that_fails_leaves_the_rest_of_its_transaction(
     repository: TokenRepository,
 ) -> None:
     database = repository._database
-    wrong = Query(accounts.insert())
+    wrong = CompiledStatement(accounts.insert())
 
     with database.transaction():
         repository.save("bob", tokens())

@@ -136,7 +136,7 @@ def test_a_looser_database_is_tightened_with_a_warning(
 
     assert mode(path) == loose & 0o700
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert f"{path} was open to others (mode {loose:04o}); made it private" in warnings
+    assert f"{path} was accessible to other users (mode {loose:04o}); fixed" in warnings
 
 
 def test_a_stricter_database_stays_strict(path: Path) -> None:
@@ -222,7 +222,7 @@ def test_the_log_of_a_lost_database_is_not_replayed_into_a_new_one(path: Path, s
     leftover.write_bytes(b"the only copy of something")
     repository = TokenRepository(path)
 
-    with pytest.raises(StorageError, match="left over") as caught:
+    with pytest.raises(StorageError, match="belongs to a database") as caught:
         repository.save("alice", tokens())
 
     assert caught.value.path == str(leftover)
@@ -249,7 +249,7 @@ def test_an_empty_leftover_is_no_obstacle(path: Path, suffix: str) -> None:
         lambda path: TokenRepository(path).load("alice"),
         lambda path: list(TokenRepository(path).accounts()),
         lambda path: TokenRepository(path).delete("alice"),
-        lambda path: TokenRepository(path).access("alice"),
+        lambda path: TokenRepository(path).access_token("alice"),
         lambda path: TokenRepository(path).record("alice"),
         lambda path: list(TokenRepository(path).listing.records()),
         lambda path: TokenRepository(path).journal.last_begun("alice"),

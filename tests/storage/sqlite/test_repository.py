@@ -14,7 +14,7 @@ from tests.helpers.stores import LATER, holding, raw, tokens
 from tokenstore import StorageError, TokenRepository
 from tokenstore.models.tokens import TokenSet
 from tokenstore.storage import statements
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, pragma
 
@@ -101,21 +101,23 @@ def test_a_secret_that_a_reader_still_sees_leaves_the_files_with_the_next_write(
 
 # -- the statements -------------------------------------------------------------------------------
 
-QUERIES = {name: query for name, query in vars(statements).items() if isinstance(query, Query)}
+STATEMENTS = {
+    name: value for name, value in vars(statements).items() if isinstance(value, CompiledStatement)
+}
 
 
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", STATEMENTS)
 def test_no_statement_scans_a_table(repository: TokenRepository, path: Path, name: str) -> None:
     repository.save("alice", tokens())
-    query = QUERIES[name].sqlite
+    statement = STATEMENTS[name].sqlite
 
     with raw(path) as connection:
-        values = query.values(defaultdict(lambda: 1) | query.constants)
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {query.sql}", values).fetchall()
+        values = statement.values(defaultdict(lambda: 1) | statement.constants)
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {statement.sql}", values).fetchall()
 
     steps = [step for *_, step in plan]
     assert not [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step]
-    assert steps or query.sql.startswith("INSERT")
+    assert steps or statement.sql.startswith("INSERT")
 
 
 def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None:
@@ -124,7 +126,7 @@ def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None
     before = path.read_bytes()
 
     repository.load("alice")
-    repository.access("alice")
+    repository.access_token("alice")
     list(repository.accounts())
     repository.delete("nobody")
     repository.close()
@@ -139,7 +141,8 @@ def test_a_storage_error_says_where(tmp_path: Path) -> None:
     (tmp_path / "tokens.db").write_text("not a database, and longer than a header would be")
 
     with TokenRepository(tmp_path / "tokens.db") as repository:
-        for call in (repository.load, repository.delete, repository.record, repository.access):
+        reads = (repository.load, repository.record, repository.access_token)
+        for call in (*reads, repository.delete):
             with pytest.raises(StorageError) as caught:
                 call("alice")
             assert caught.value.path == str(tmp_path / "tokens.db")
@@ -165,7 +168,7 @@ def bytes_of(path: Path) -> bytes:
 def test_whoever_writes_last_in_a_rush_empties_the_log(
     path: Path, monkeypatch: pytest.MonkeyPatch, rush: float
 ) -> None:
-    monkeypatch.setattr("tokenstore.storage.sqlite.database._LONGEST_RUSH", rush)
+    monkeypatch.setattr("tokenstore.storage.sqlite.database._MAX_SCRUB_DELAY", rush)
     names = [f"account-{number}" for number in range(8)]
     emptied: list[str] = []
 
@@ -176,7 +179,7 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
     def replace(name: str) -> None:
         repository.load(name)  # opens this thread's connection
         assert isinstance(database, SQLiteDatabase)
-        driver = database._threads.current().driver
+        driver = database._connections.current().driver
         assert driver is not None
         driver.set_trace_callback(note)
         ready.wait()
@@ -193,7 +196,7 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
             saves = [threads.submit(replace, name) for name in names]
             with repository.transaction():
                 ready.wait()
-                until(lambda: len(database._threads.write_lock._waiting) == len(names))
+                until(lambda: len(database._connections.write_lock._waiting) == len(names))
             for save in saves:
                 save.result()
 
@@ -222,7 +225,7 @@ def test_a_connection_that_has_emptied_the_log_waits_for_others_as_before(path: 
             repository.save("alice", tokens(refresh_token=f"refresh-{number}"))
         database = repository._database
         assert isinstance(database, SQLiteDatabase)
-        driver = database._threads.current().driver
+        driver = database._connections.current().driver
         assert driver is not None
 
         assert pragma(driver, "busy_timeout") == BUSY_TIMEOUT * 1000
@@ -254,7 +257,7 @@ def test_a_transaction_that_an_interrupt_left_open_is_undone(path: Path) -> None
         repository.save("alice", tokens())
         database = repository._database
         assert isinstance(database, SQLiteDatabase)
-        driver = database._threads.current().driver
+        driver = database._connections.current().driver
         assert driver is not None
         driver.execute("BEGIN IMMEDIATE")
         driver.execute("DELETE FROM accounts")
@@ -274,7 +277,7 @@ def test_an_interrupt_while_damage_is_read_takes_nothing_of_it_along(
     def interrupted(_: bytes) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokenstore.storage.sqlite.engine.decode_what_can_be", interrupted)
+    monkeypatch.setattr("tokenstore.storage.sqlite.engine.decode_leniently", interrupted)
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
         with raw(path) as connection:
