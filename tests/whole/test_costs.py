@@ -71,7 +71,7 @@ def statements(manager: TokenManager) -> Iterator[list[str]]:
         pytest.param(lambda m: m.delete_tokens("bob"), READ, id="delete nothing"),
     ],
 )
-def test_so_many_statements_are_run(
+def test_the_number_of_statements(
     path: Path, work: Callable[[TokenManager], object], expected: list[str]
 ) -> None:
     with TokenManager(path, cache_ttl=0) as manager:
@@ -81,7 +81,7 @@ def test_so_many_statements_are_run(
     assert run == expected
 
 
-def test_a_token_from_memory_costs_no_statement(path: Path) -> None:
+def test_a_cached_token_runs_no_statement(path: Path) -> None:
     with TokenManager(path) as manager:
         manager.save_tokens("alice", tokens())
         manager.get_valid_token("alice")
@@ -90,7 +90,7 @@ def test_a_token_from_memory_costs_no_statement(path: Path) -> None:
     assert run == []
 
 
-def test_a_refresh_is_one_request_and_two_transactions(tmp_path: Path) -> None:
+def test_a_refresh_takes_one_request_and_two_transactions(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         world.sign_in()
         manager = world.manager(cache_ttl=0)
@@ -102,7 +102,7 @@ def test_a_refresh_is_one_request_and_two_transactions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("accounts", [10, 1200])
-def test_looking_for_what_is_due_costs_what_is_due(path: Path, accounts: int) -> None:
+def test_listing_due_accounts_reads_only_those(path: Path, accounts: int) -> None:
     with TokenManager(path) as manager:
         with manager._repository.transaction():
             for number in range(accounts):
@@ -122,7 +122,7 @@ def test_looking_for_what_is_due_costs_what_is_due(path: Path, accounts: int) ->
         pytest.param(lambda m: m.get_valid_token("alice"), len(REFRESH) + 2, id="refresh"),
     ],
 )
-def test_a_server_is_asked_so_often(
+def test_the_number_of_round_trips(
     tmp_path: Path, migrated: str, work: Callable[[TokenManager], object], expected: int
 ) -> None:
     trace = tmp_path / "trace"
@@ -233,7 +233,7 @@ def of(calls: Counter[str], *names: str) -> int:
     return sum(calls[name] for name in names)
 
 
-def test_a_token_from_memory_costs_no_system_call(calls: dict[str, Counter[str]]) -> None:
+def test_a_cached_token_makes_no_system_call(calls: dict[str, Counter[str]]) -> None:
     assert calls["cached"].total() == 0
 
 
@@ -244,20 +244,20 @@ def test_a_read_opens_and_writes_nothing(calls: dict[str, Counter[str]], read: s
     assert looks == REPEATED  # whether the database is still the same file
 
 
-def test_a_save_waits_for_the_disk_once(calls: dict[str, Counter[str]]) -> None:
+def test_a_save_syncs_once(calls: dict[str, Counter[str]]) -> None:
     assert of(calls["save"], *WAITS) == REPEATED
     assert of(calls["save"], "openat") == 0
 
 
-def test_a_save_that_empties_the_log_waits_some_times_more(calls: dict[str, Counter[str]]) -> None:
+def test_a_save_that_empties_the_log_syncs_a_few_times_more(calls: dict[str, Counter[str]]) -> None:
     # For the transaction and for the log that begins with it; for the log, for the database.
     assert of(calls["rotate"], *WAITS) <= 5 * REPEATED
 
 
-def test_an_import_waits_for_the_disk_by_the_thousand(calls: dict[str, Counter[str]]) -> None:
+def test_an_import_syncs_once_per_thousand_accounts(calls: dict[str, Counter[str]]) -> None:
     assert of(calls["import"], "openat") <= FILES + 10  # each file once
     assert of(calls["import"], *WAITS) <= 10
 
 
-def test_an_export_waits_for_each_file(calls: dict[str, Counter[str]]) -> None:
+def test_an_export_syncs_each_file(calls: dict[str, Counter[str]]) -> None:
     assert FILES <= of(calls["export"], *WAITS) <= FILES + 10

@@ -72,7 +72,7 @@ def kill_writers(directory: Path, journal_mode: JournalMode, seed: int, kills: i
 
 @seeded
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_what_a_killed_process_was_told_is_stored_is_stored(
+def test_acknowledged_writes_of_a_killed_process_are_stored(
     tmp_path: Path, journal_mode: JournalMode, seed: int
 ) -> None:
     kill_writers(tmp_path, journal_mode, seed, 10)
@@ -112,12 +112,12 @@ def kill_exporters(directory: Path, seed: int, kills: int) -> Counter[str]:
 
 
 @seeded
-def test_exports_that_are_killed_leave_whole_files(tmp_path: Path, seed: int) -> None:
+def test_killed_exports_leave_only_complete_files(tmp_path: Path, seed: int) -> None:
     kill_exporters(tmp_path, seed, 10)
 
 
 @seeded
-def test_an_export_removes_what_killed_ones_have_left(tmp_path: Path, seed: int) -> None:
+def test_an_export_removes_the_temporary_files_of_killed_ones(tmp_path: Path, seed: int) -> None:
     kill_exporters(tmp_path, seed, 1)
 
     with TokenRepository(tmp_path / "store" / "tokens.db") as repository:
@@ -170,5 +170,5 @@ def kill_backups(directory: Path, seed: int, kills: int) -> Counter[str]:
 
 
 @seeded
-def test_backups_that_are_killed_leave_a_whole_one(tmp_path: Path, seed: int) -> None:
+def test_killed_backups_leave_a_complete_backup(tmp_path: Path, seed: int) -> None:
     kill_backups(tmp_path, seed, 10)

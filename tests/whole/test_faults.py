@@ -305,7 +305,7 @@ def ward() -> Iterator[Ward]:
 
 
 @pytest.mark.parametrize(("fault", "operation"), CASES, ids=map(": ".join, CASES))
-def test_a_fault_is_told_and_costs_nothing(ward: Ward, fault: str, operation: str) -> None:
+def test_a_fault_is_an_error_and_loses_nothing(ward: Ward, fault: str, operation: str) -> None:
     expected = EXPECTED[fault]
     if fault == "file of another owner":
         require("root")
@@ -448,7 +448,7 @@ def is_kept(expected: Expected, before: dict[str, str], after: dict[str, str]) -
 # -- what the matrix does not say -----------------------------------------------------------------
 
 
-def test_reading_a_file_that_may_not_be_written_leaves_nothing_beside_it(ward: Ward) -> None:
+def test_reading_a_read_only_file_leaves_no_sidecars(ward: Ward) -> None:
     outcome = ward.do(ward.place(), "read-only file", "tokenstore status")
 
     assert outcome.code == 0
@@ -456,7 +456,7 @@ def test_reading_a_file_that_may_not_be_written_leaves_nothing_beside_it(ward: W
 
 
 @pytest.mark.parametrize("command", [["token", "alice"], ["refresh", "alice"]], ids=" ".join)
-def test_a_command_whose_store_is_taken_away_during_its_request_says_so(
+def test_a_command_whose_database_is_removed_during_its_request_fails(
     tmp_path: Path, command: list[str]
 ) -> None:
     with World(tmp_path) as world:

@@ -82,7 +82,7 @@ assert forked(processes, work) == [0] * processes
 
 
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_sixty_four_processes_lose_nothing_and_none_fails(
+def test_sixty_four_concurrent_processes_lose_nothing(
     tmp_path: Path, journal_mode: JournalMode
 ) -> None:
     path = tmp_path / "tokens.db"

@@ -52,7 +52,7 @@ def peak(path: Path, *words: str) -> int:
 @pytest.mark.parametrize(
     "line", ["status", "status --json", "refresh --all --dry-run --json", "export DIR"]
 )
-def test_three_times_the_accounts_take_no_more_memory(
+def test_memory_does_not_grow_with_the_number_of_accounts(
     stores: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     monkeypatch.setattr(output, "_demonstrating", line == "status")  # as on a terminal

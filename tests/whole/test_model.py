@@ -423,7 +423,7 @@ def peer() -> Iterator[Peer]:
 
 
 @pytest.mark.hypothesis
-def test_a_repository_answers_as_a_dictionary_would(
+def test_a_repository_behaves_like_a_dictionary(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.listing._PAGE", PAGE)

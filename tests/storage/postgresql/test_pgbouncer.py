@@ -61,12 +61,14 @@ def pooled(migrated: str) -> Iterator[str]:
     empty(migrated)
 
 
-def test_the_race_through_a_pooler_is_one_request(pooled: str, tmp_path: Path) -> None:
+def test_concurrent_refreshes_through_a_pooler_send_one_request(
+    pooled: str, tmp_path: Path
+) -> None:
     with World(tmp_path, pooled) as world:
         race(world, "wal", 1)
 
 
-def test_a_lock_is_held_and_let_go_through_a_pooler(pooled: str) -> None:
+def test_a_lock_is_held_and_released_through_a_pooler(pooled: str) -> None:
     with TokenRepository(pooled) as one, TokenRepository(pooled) as other:
         with one.refresh_lock("alice", timeout=1.0) as hold:
             for number in range(3):

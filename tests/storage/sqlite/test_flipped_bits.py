@@ -151,7 +151,7 @@ def flip(path: Path, whole: bytes, offset: int, bit: int) -> None:
     path.write_bytes(flipped)
 
 
-def test_a_flipped_bit_raises_nothing_but_a_storage_error(readings: list[Reading]) -> None:
+def test_a_flipped_bit_raises_only_storage_errors(readings: list[Reading]) -> None:
     raised = {reading.error for reading in readings if reading.error is not None}
 
     assert {error for error in raised if not issubclass(error, StorageError)} == set()
@@ -161,7 +161,7 @@ def test_a_flipped_bit_shows_no_secret(readings: list[Reading]) -> None:
     assert [reading for reading in readings if reading.leaks] == []
 
 
-def test_a_flipped_bit_never_gives_a_wrong_token(readings: list[Reading]) -> None:
+def test_a_flipped_bit_never_returns_a_wrong_token(readings: list[Reading]) -> None:
     tokens = [r for r in readings if r.call in {"load", "get_valid_token"}]
 
     assert [r for r in tokens if not (r.right or r.missing or r.error)] == []
@@ -173,13 +173,13 @@ def test_a_flipped_bit_never_lists_a_wrong_token(readings: list[Reading], names:
     assert [r for r in records if not (r.right or r.error)] == []
 
 
-def test_a_flipped_bit_hides_no_account_but_in_its_name(
+def test_a_flipped_bit_hides_an_account_only_in_its_name(
     readings: list[Reading], names: set[int]
 ) -> None:
     assert [r for r in readings if r.missing and r.offset not in names] == []
 
 
-def test_no_bit_of_a_name_makes_a_list_endless(path: Path, whole: bytes) -> None:
+def test_a_flipped_bit_in_a_name_does_not_make_a_list_endless(path: Path, whole: bytes) -> None:
     places = [match.start() for match in re.finditer(re.escape(ALL[-1].encode()), whole)]
     assert len(places) == 3  # in the row and in both indexes of names
 

@@ -83,7 +83,7 @@ def test_a_replaced_secret_leaves_the_files_with_the_last_close(
     assert holding(path.parent, "canary-1") == []
 
 
-def test_a_secret_that_a_reader_still_sees_leaves_the_files_with_the_next_write(
+def test_a_secret_that_a_reader_needs_leaves_the_files_with_the_next_write(
     repository: TokenRepository, path: Path
 ) -> None:
     repository.save("alice", tokens() | {"refresh_token": "canary"})
@@ -137,7 +137,7 @@ def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None
 # -- errors, and what is left in the files --------------------------------------------------------
 
 
-def test_a_storage_error_says_where(tmp_path: Path) -> None:
+def test_a_storage_error_has_the_path(tmp_path: Path) -> None:
     (tmp_path / "tokens.db").write_text("not a database, and longer than a header would be")
 
     with TokenRepository(tmp_path / "tokens.db") as repository:
@@ -165,7 +165,7 @@ def bytes_of(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("rush", [0.0, 1e9], ids=["a rush that lasts", "a rush"])
-def test_whoever_writes_last_in_a_rush_empties_the_log(
+def test_the_last_of_a_series_of_writers_empties_the_log(
     path: Path, monkeypatch: pytest.MonkeyPatch, rush: float
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.sqlite.database._MAX_SCRUB_DELAY", rush)
@@ -204,7 +204,7 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
     assert len(emptied) == (1 if rush else len(names))
 
 
-def test_what_a_reader_was_in_the_way_of_is_done_when_the_store_is_closed(path: Path) -> None:
+def test_close_empties_the_log_that_a_reader_has_protected(path: Path) -> None:
     old = "refresh-token-of-a-deleted-account"
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(refresh_token=old))
@@ -219,7 +219,7 @@ def test_what_a_reader_was_in_the_way_of_is_done_when_the_store_is_closed(path: 
         assert old.encode() not in bytes_of(path)
 
 
-def test_a_connection_that_has_emptied_the_log_waits_for_others_as_before(path: Path) -> None:
+def test_emptying_the_log_keeps_the_busy_timeout(path: Path) -> None:
     with TokenRepository(path) as repository:
         for number in range(2):
             repository.save("alice", tokens(refresh_token=f"refresh-{number}"))
@@ -231,7 +231,7 @@ def test_a_connection_that_has_emptied_the_log_waits_for_others_as_before(path: 
         assert pragma(driver, "busy_timeout") == BUSY_TIMEOUT * 1000
 
 
-def test_a_scrub_that_met_a_reader_is_done_by_whoever_writes_next(path: Path) -> None:
+def test_the_next_writer_repeats_a_scrub_that_a_reader_prevented(path: Path) -> None:
     old = "refresh-token-of-a-deleted-account"
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(refresh_token=old))
@@ -252,7 +252,7 @@ def test_a_scrub_that_met_a_reader_is_done_by_whoever_writes_next(path: Path) ->
 # -- interrupts -----------------------------------------------------------------------------------
 
 
-def test_a_transaction_that_an_interrupt_left_open_is_undone(path: Path) -> None:
+def test_a_transaction_that_an_interrupt_left_open_is_rolled_back(path: Path) -> None:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
         database = repository._database
@@ -271,7 +271,7 @@ def test_a_transaction_that_an_interrupt_left_open_is_undone(path: Path) -> None
         assert [account.name for account in repository.accounts()] == ["alice", "bob"]
 
 
-def test_an_interrupt_while_damage_is_read_takes_nothing_of_it_along(
+def test_an_interrupt_while_reading_damaged_text_does_not_quote_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_: bytes) -> str:
