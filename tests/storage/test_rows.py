@@ -1,4 +1,4 @@
-"""What is damaged in the database is told, and neither served nor sent nor in anybody's way."""
+"""Damaged rows raise errors. They are never returned or sent, and do not affect other accounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a store: an error that tells, nothing lost, nothing left, no secret shown.
+"""Every fault of a database is an error that names the remedy, loses nothing and shows no secret.
 
 Every fault (see faulty.py) meets every operation, of the library and of the command.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tokenstore.storage.base import JournalMode
 
-# -- what is to be expected -----------------------------------------------------------------------
+# -- expectations ---------------------------------------------------------------------------------
 
 READS = {
     "load",
@@ -65,18 +65,18 @@ LISTS = {"load", "accounts", "tokenstore status", "tokenstore export", "refresh_
 
 @dataclass(frozen=True)
 class Expected:
-    """What becomes of the operations; of one that is in no set: it works, or is refused.
+    """The expected results of operations. One that is in no set may work or be refused.
 
     Attributes:
         done: The operations that work.
         refused: The operations that raise an error.
-        absent: Whether it is as if there were no store.
+        absent: Whether operations behave as if there were no database.
         error: The class of the error.
-        tells: What its text says, and what to do next.
-        of: The operations that are tried.
-        foreign: Whether it is no store of ours, so that not even a lock is put there.
-        repairs: Whether the fault is in what SQLite repairs, so that even reading may change files.
-    again: What the same call meets when it is made once more.
+        tells: A pattern for its message.
+        of: The operations to run.
+        foreign: Whether it is not a tokenstore database, so that not even a lock file is created.
+        repairs: Whether SQLite repairs the fault, so that even reading may change files.
+        again: The result of repeating the call.
     """
 
     done: Set[str] = frozenset()
@@ -198,7 +198,7 @@ CASES = [
 
 
 class Ward:
-    """A provider, stores that are well, and a process that does operations on what becomes of them.
+    """A provider, sound databases, and a process that runs operations on damaged copies of them.
 
     Attributes:
         stored: What was saved, by account.
@@ -262,7 +262,7 @@ os._exit(0)
         self.runner.__exit__()
 
     def place(self) -> Path:
-        """Return a new directory that other users can reach, with what the commands need."""
+        """Return a new directory that other users can reach, with the files of the commands."""
         place = Path(tempfile.mkdtemp(dir=self._directory))
         place.chmod(0o755)
         (place / "old").mkdir()
@@ -277,7 +277,7 @@ os._exit(0)
         return outcome
 
     def secrets(self) -> set[str]:
-        """Return what must not be seen."""
+        """Return the secrets that must not be shown."""
         fields = ("access_token", "refresh_token", "id_token")
         stored = {t[f] for t in self.stored.values() for f in fields if f in t}
         return {"CANARY", str(self._server.provider().client_secret), *stored}
@@ -363,7 +363,7 @@ def is_done(ward: Ward, operation: str, outcome: Outcome) -> None:
 
 
 def is_right(ward: Ward, operation: str, outcome: Outcome) -> bool:
-    """Tell whether the answer is the one of a store that is well."""
+    """Return whether the result is that of a sound database."""
     out = outcome.out
     data = json.loads(out) if out.startswith("{") else {}
     results = [result["outcome"] for result in data.get("results", [])]
@@ -414,7 +414,7 @@ def is_as_without_a_store(operation: str, outcome: Outcome) -> None:
 
 
 def goes_on_with_what_is_there(expected: Expected, operation: str, outcome: Outcome) -> None:
-    """The same call made once more takes what is there for what it is; it does not mix the two."""
+    """Check that repeating the call uses the current file, without mixing the two."""
     assert outcome.again is not None
     error = outcome.again.get("error")
     if expected.again == "InsecureStorageError":
@@ -433,7 +433,7 @@ def goes_on_with_what_is_there(expected: Expected, operation: str, outcome: Outc
 
 
 def is_kept(expected: Expected, before: dict[str, str], after: dict[str, str]) -> None:
-    """What was there is there still, to the byte, and nothing else is."""
+    """Check that every file is unchanged, and that there is no new one."""
 
     def known(found: dict[str, str]) -> dict[str, str]:
         return {name: told for name, told in found.items() if not may_change(name)}
@@ -445,7 +445,7 @@ def is_kept(expected: Expected, before: dict[str, str], after: dict[str, str]) -
     assert known(after) == known(before)
 
 
-# -- what the matrix does not say -----------------------------------------------------------------
+# -- beyond the matrix ----------------------------------------------------------------------------
 
 
 def test_reading_a_read_only_file_leaves_no_sidecars(ward: Ward) -> None:

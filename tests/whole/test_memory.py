@@ -1,4 +1,4 @@
-"""What goes over all accounts holds few of them at a time."""
+"""Operations on all accounts hold only few of them in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE, FEW, MANY = 1, 1100, 3300  # few are more than two pages
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Make stores of accounts that are due and that nobody can refresh."""
+    """Create databases of due accounts that cannot be refreshed."""
     found = {}
     for size in (ONE, FEW, MANY):
         found[size] = path = tmp_path_factory.mktemp("store") / "tokens.db"

@@ -97,7 +97,7 @@ class Peer(Process):
 
 
 class Here:
-    """A repository in this process, asked as `Peer` is."""
+    """A repository in this process, with the methods of `Peer`."""
 
     def __init__(self, path: Path, journal_mode: Any, clock: Clock) -> None:
         self.clock = clock
@@ -123,12 +123,12 @@ class Here:
         return self.repository.load(name)
 
 
-# -- what a dictionary knows ----------------------------------------------------------------------
+# -- the model ------------------------------------------------------------------------------------
 
 
 @dataclass
 class Entry:
-    """What is expected of an account."""
+    """The expected state of an account."""
 
     tokens: dict[str, Any]
     provider: str | None
@@ -137,7 +137,7 @@ class Entry:
     failure: Failure | None = None
 
     def account(self, name: str, now: float) -> dict[str, Any]:
-        """Return what is told of the account at *now*."""
+        """Return the expected `Account` at *now*."""
         refreshable = self.tokens.get("refresh_token") is not None
         return {
             "name": name,
@@ -179,7 +179,7 @@ class Entry:
 
 @dataclass
 class Line:
-    """What is expected of one line of the journal."""
+    """An expected entry of the journal."""
 
     name: str
     sent: str | None
@@ -193,13 +193,13 @@ class Line:
 
 @dataclass
 class Begun:
-    """A refresh that has begun, and what was stored then."""
+    """A refresh that has begun, and the account at that time."""
 
     refresh: Refresh
     entry: Entry = field(repr=False)
 
 
-# -- what is done ---------------------------------------------------------------------------------
+# -- the rules ------------------------------------------------------------------------------------
 
 any_tokens = st.builds(
     lambda extra, known: extra | known,

@@ -1,4 +1,4 @@
-"""What a server can do to a store that a file cannot."""
+"""The PostgreSQL backend, and faults that only a server has."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_an_error_inside_a_transaction_rolls_back_all_of_it(world: World) -> Non
 
 
 def test_a_commit_is_synchronous_whatever_the_servers_default(url: str) -> None:
-    """It has to be for a token that was rotated; asked of the server in the midst of a save."""
+    """A rotated token must not be lost. The setting is read during a save."""
     seen = """
         CREATE TABLE seen (setting text);
         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql SET search_path = tests AS $$BEGIN
@@ -609,7 +609,7 @@ def test_a_refused_connection_is_an_error_without_the_password(
 
 
 def test_a_nul_in_a_response_does_not_lose_the_tokens(world: World) -> None:
-    """PostgreSQL has no way to store that character."""
+    """PostgreSQL cannot store that character."""
     world.sign_in()
     manager = world.manager()
     world.server.script(Answer(400, {"error": "in\0valid", "error_description": "a\0b"}))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, which is made once and copied for each test."""
+    """A database that is created once and copied for each test."""
     directory = tmp_path_factory.mktemp("made") / "data"
     with TokenRepository(directory / "tokens.db") as repository:
         repository.save("alice", tokens(1))
@@ -61,12 +61,12 @@ def back_up(path: Path, target: Path, **options: Any) -> Path:
 
 
 def stored(path: Path) -> dict[str, Any]:
-    """Return all that is in a store."""
+    """Return the content of a database."""
     with TokenRepository(path) as repository:
         return {a.name: repository.load(a.name) for a in repository.accounts()}
 
 
-# -- what is in a backup --------------------------------------------------------------------------
+# -- the content of a backup ----------------------------------------------------------------------
 
 WRITE = """
 repository = TokenRepository(sys.argv[1], journal_mode=sys.argv[2])
@@ -234,7 +234,7 @@ with repository.transaction():
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- refused targets ------------------------------------------------------------------------------
 
 
 def hard_link(path: Path, target: Path) -> Path:
@@ -378,7 +378,7 @@ def test_a_backup_inside_a_transaction_is_refused(path: Path, target: Path) -> N
     assert stored(target) == {"alice": tokens(2)}
 
 
-# -- what goes wrong ------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------
 
 
 def damage(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A store is taken for what it is, also in the middle of a checkpoint and after one was cut off."""
+"""Opening a database during a checkpoint, after an interrupted one, and next to a stale log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = 4096
 
 
 def cut_off(path: Path) -> Path:
-    """Return a copy of a store as a checkpoint leaves it that ends after its first page."""
+    """Return a copy of a database as a checkpoint leaves it that ends after its first page."""
     copy = path.parent / "copy" / path.name
     copy.parent.mkdir()
     with TokenRepository(path) as repository:

@@ -180,7 +180,7 @@ def test_an_existing_directory_keeps_its_mode(tmp_path: Path, given: int) -> Non
     assert mode(directory) == given
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- refused files --------------------------------------------------------------------------------
 
 
 def test_a_database_of_another_owner_is_refused(path: Path) -> None:

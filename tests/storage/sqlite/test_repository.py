@@ -1,4 +1,4 @@
-"""What a store in a file owes besides: plans of statements, and what is left in the files."""
+"""The repository on SQLite: query plans, and the bytes that deleted secrets leave in the files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def token_set(number: int) -> TokenSet:
     )
 
 
-# -- secrets that are gone ------------------------------------------------------------------------
+# -- deleted secrets ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
@@ -134,7 +134,7 @@ def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None
     assert path.read_bytes() == before
 
 
-# -- errors, and what is left in the files --------------------------------------------------------
+# -- errors, and the content of the files ---------------------------------------------------------
 
 
 def test_a_storage_error_has_the_path(tmp_path: Path) -> None:
