@@ -28,7 +28,7 @@ from tokenstore.importers.formats import (
 )
 from tokenstore.logs import is_told, tell
 from tokenstore.models.tokens import normalize_account_name
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect
 from tokenstore.storage.rows import CorruptRowError
 
 if TYPE_CHECKING:
@@ -85,7 +85,6 @@ def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     return found
 
 
-@sealed
 def import_accounts(
     repository: TokenRepository,
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -117,7 +116,6 @@ def import_accounts(
     return _import(repository, iter(find_files(paths)), provider, existing)
 
 
-@sealed
 def export_accounts(
     repository: TokenRepository, directory: str | os.PathLike[str]
 ) -> Iterator[FileResult]:
@@ -147,7 +145,6 @@ def export_accounts(
         raise file_error(error, target) from None
 
 
-@sealed
 def _import(
     repository: TokenRepository,
     files: Iterator[Path],
@@ -225,3 +222,6 @@ def _logged(operation: str, result: FileResult, provider: str | None) -> FileRes
         details = "" if result.reason is None else f" ({str(result.path)!r}: {result.reason})"
         tell(level, operation, result.account_name, provider, result.outcome, details)
     return result
+
+
+protect(__name__)

@@ -16,7 +16,7 @@ from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
 from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.oauth.registry import ProviderRegistry
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect, protected, unprotected
 from tokenstore.storage.location import providers_file
 from tokenstore.storage.repository import TokenRepository
 
@@ -121,7 +121,6 @@ class TokenManager:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @sealed
     def close(self) -> None:
         """Close the database; a later call opens it again.
 
@@ -133,7 +132,6 @@ class TokenManager:
         finally:
             self._repository.close()
 
-    @sealed
     def save_tokens(
         self,
         account_name: str,
@@ -168,7 +166,6 @@ class TokenManager:
         if before is not None and before.needs_sign_in:
             self._hooks.recovered(name)
 
-    @sealed
     def load_tokens(self, account_name: str) -> dict[str, Any] | None:
         """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
 
@@ -179,7 +176,6 @@ class TokenManager:
             operation.outcome = "missing" if tokens is None else "loaded"
             return tokens
 
-    @sealed
     def delete_tokens(self, account_name: str) -> bool:
         """Remove an account, its secrets' bytes too; tell whether there was one."""
         with Operation("delete_tokens", account_name) as operation:
@@ -189,7 +185,6 @@ class TokenManager:
             operation.outcome = "deleted" if deleted else "missing"
             return deleted
 
-    @sealed
     def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
         """Copy the database to a file, 0600, while others go on writing.
 
@@ -209,7 +204,6 @@ class TokenManager:
             operation.outcome = "backed up"
             return path
 
-    @sealed
     def login(
         self,
         account_name: str,
@@ -221,7 +215,7 @@ class TokenManager:
         timeout: float = 300.0,
         port: int = 0,
         prompt: Callable[[Prompt], object] | None = None,
-        wait: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> dict[str, Any]:
         """Let a person sign an account in, store the tokens and return them.
 
@@ -242,7 +236,7 @@ class TokenManager:
                 one.
             prompt: Called with what the person has to do, in a thread of its own if that is to
                 use a browser here; None opens the browser and tells on stderr.
-            wait: Sleeps for so many seconds, between two questions of the device grant.
+            sleep: Called with the seconds to wait between two requests of the device grant.
 
         Raises:
             ModuleNotFoundError: The extra is not installed.
@@ -274,7 +268,7 @@ class TokenManager:
                 patience=timeout,
                 port=port,
                 prompt=prompt,
-                sleep=wait,
+                sleep=sleep,
             )
             self._cache.forget(name)
             operation.provider, operation.outcome = stored.provider, "signed_in"
@@ -282,13 +276,12 @@ class TokenManager:
             self._hooks.recovered(name)
         return stored.tokens.to_dict()
 
-    @sealed
-    def logout(self, account_name: str, *, keep: bool = False) -> bool:
+    def logout(self, account_name: str, *, keep_account: bool = False) -> bool:
         """Revoke an account's tokens at its provider (RFC 7009), then remove the account.
 
         Args:
             account_name: The account.
-            keep: Keep it, without its tokens, as one that has to sign in.
+            keep_account: Keep it, without its tokens, as one that has to sign in.
 
         Returns:
             Whether the provider was told. It was not if it has no way to, which is logged, or if
@@ -307,13 +300,12 @@ class TokenManager:
                 self._repository, self._providers, timeout=self._timeout, session=self._session
             )
             try:
-                revoked = sign_out.run(name, keep=keep)
+                revoked = sign_out.run(name, keep=keep_account)
             finally:
                 self._cache.forget(name)
             operation.outcome = "signed_out" if revoked else "removed"
             return revoked
 
-    @sealed
     def accounts(self, *, names: Iterable[str] | None = None) -> Iterator[Account]:
         """Yield every account in the order of names, without any secret.
 
@@ -330,7 +322,6 @@ class TokenManager:
                 yield outlook.forecast(account)
             operation.outcome = "listed"
 
-    @sealed
     def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
         """Yield the remembered refreshes, of one account or of all, the newest first.
 
@@ -340,12 +331,11 @@ class TokenManager:
             yield from self._repository.journal.history(account_name)
             operation.outcome = "listed"
 
-    @sealed
     def refresh_all(
         self,
         *,
         within: float = 0.0,
-        unused_for: float | None = None,
+        idle_for: float | None = None,
         provider: str | None = None,
         jobs: int = 16,
         dry_run: bool = False,
@@ -359,7 +349,7 @@ class TokenManager:
 
         Args:
             within: Seconds; what becomes due within them is taken as well.
-            unused_for: Seconds; take the accounts whose refresh token was not used for so long,
+            idle_for: Seconds; take the accounts whose refresh token was not used for so long,
                 in place of those that are due, so that it does not die of disuse.
             provider: Take only the accounts that are bound to this one.
             jobs: How many to refresh at the same time; of one provider no more than its
@@ -369,11 +359,11 @@ class TokenManager:
         """
         from tokenstore.lifecycle.bulk import BulkRefresher, RefreshResult, Selection
 
-        _require_seconds(within=within, unused_for=unused_for or 0.0)
+        _require_seconds(within=within, idle_for=idle_for or 0.0)
         if jobs < 1:
             raise ValueError("jobs: a whole number, 1 or more, is needed")
         select = Selection(self._repository, self._providers, self._freshness, self._clock)
-        found = select.due(within) if unused_for is None else select.unused(unused_for)
+        found = select.due(within) if idle_for is None else select.unused(idle_for)
         chosen = (account for account in found if provider in {None, account.provider})
         if dry_run:
             return (RefreshResult(a.name, "skipped", "dry run") for a in chosen)
@@ -383,7 +373,7 @@ class TokenManager:
             demand = RefreshRequest(
                 "due", lambda record: used(record) or fresh(record), patience=0.0
             )
-            if unused_for is not None:
+            if idle_for is not None:
                 demand = RefreshRequest("forced", used, patience=0.0)
             with Operation("refresh_all", account.name, account.provider) as operation:
                 _, refreshed = self._refresher.attempt(account.name, None, demand)
@@ -392,7 +382,6 @@ class TokenManager:
 
         return BulkRefresher(refresh, self._providers, jobs=jobs, stop=stop or _never).run(chosen)
 
-    @sealed
     def refresh_token(
         self,
         account_name: str,
@@ -428,6 +417,7 @@ class TokenManager:
             operation.outcome = "refreshed" if refreshed else "shared"
             return record.tokens.to_dict()
 
+    @unprotected("a dict lookup; no variable is left when an error passes")
     def get_valid_token(
         self, account_name: str, provider: str | Provider | None = None
     ) -> str | None:
@@ -444,22 +434,25 @@ class TokenManager:
         Raises:
             TokenPersistError: There are new tokens and the store would not take them.
         """
-        token = self._cache.get(account_name)
-        if token is not None:
+        try:
             if is_told(DEBUG):
-                tell(DEBUG, "get_valid_token", account_name, provider, "cached")
-            return token
-        return self._get_valid_token(account_name, provider)
+                return self._get_valid_token(account_name, provider)
+            return self._cache.get(account_name) or self._get_valid_token(account_name, provider)
+        except BaseException:
+            del account_name, provider
+            raise
 
-    @sealed
+    @protected
     def _get_valid_token(self, account_name: str, provider: str | Provider | None) -> str | None:
+        if is_told(DEBUG) and (token := self._cache.get(account_name)) is not None:
+            tell(DEBUG, "get_valid_token", account_name, provider, "cached")
+            return token
         try:
             with Operation("get_valid_token", account_name, provider) as operation:
                 return self._ensure(account_name, provider, None, operation)
         except TokenRefreshError:
             return None
 
-    @sealed
     def ensure_valid_token(
         self,
         account_name: str,
@@ -484,7 +477,7 @@ class TokenManager:
         with Operation("ensure_valid_token", account_name, provider) as operation:
             return self._ensure(account_name, provider, min_ttl, operation)
 
-    @sealed
+    @protected
     def _is_token_expired(self, tokens: Mapping[str, Any]) -> bool:
         """Tell whether *tokens* expire within the buffer, or nobody knows when.
 
@@ -554,3 +547,6 @@ def _require_seconds(**arguments: float) -> None:
     for name, value in arguments.items():
         if not value >= 0:
             raise ValueError(f"{name}: a number of seconds, not negative, is needed")
+
+
+protect(__name__)

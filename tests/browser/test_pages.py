@@ -101,7 +101,7 @@ def test_a_device_is_allowed(world: World, browser: Browser) -> None:
         "test",
         device=True,
         prompt=prompts.put,
-        wait=lambda _: hold.get(timeout=SOON),
+        sleep=lambda _: hold.get(timeout=SOON),
     )
     browser.open(str(prompts.get(timeout=SOON).url_complete))
     browser.sign_in("alice", "wonderland")

@@ -134,7 +134,7 @@ def test_a_device_is_allowed(manager: TokenManager, chromium: Chrome) -> None:
         "acme",
         device=True,
         prompt=prompts.put,
-        wait=lambda _: hold.get(timeout=SOON),
+        sleep=lambda _: hold.get(timeout=SOON),
     )
     chromium.delete_all_cookies()
     chromium.get(str(prompts.get(timeout=SOON).url_complete))

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.test_app import COMMAND
-from tests.cli.test_refresh import Command
+from tests.helpers.command import COMMAND, Command
 from tests.helpers.refreshes import SOON, World
 from tests.helpers.sign_in import Visitor
 from tokenstore import Prompt
@@ -185,7 +184,7 @@ def test_login_by_device_shows_the_code_and_counts_down(world: World, command: C
         code, out, err = login.end()
     assert (code, out) == (0, "signed_in\talice\n")
     assert re.search(r"^ +http://\S+/device\s+[B-Z]{4}-[B-Z]{4}$", err, re.MULTILINE)
-    assert re.search(r"waiting for you, [45]:\d\d left", err)
+    assert re.search(r"waiting for the sign-in, [45]:\d\d left", err)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +192,16 @@ def test_login_by_device_shows_the_code_and_counts_down(world: World, command: C
     [
         (["alice"], "bound to no provider"),
         (["alice", "--provider", "tset"], "did you mean 'test'?"),
-        (["alice", "--provider", "test", "--device", "--port", "1234"], "--device needs neither"),
-        (["alice", "--provider", "test", "--device", "--no-browser"], "--device needs neither"),
+        (
+            ["alice", "--provider", "test", "--device", "--port", "1234"],
+            "--device cannot be combined",
+        ),
+        (
+            ["alice", "--provider", "test", "--device", "--no-browser"],
+            "--device cannot be combined",
+        ),
         (["alice", "--provider", "test", "--port", "0"], "--port"),
-        (["alice", "--provider", "test", "--timeout", "soon"], "no length of time"),
+        (["alice", "--provider", "test", "--timeout", "soon"], "not a valid duration"),
         ([], "ACCOUNT"),
     ],
     ids=" ".join,
@@ -238,7 +243,7 @@ def test_logout_revokes_and_removes(world: World, command: Command) -> None:
 
 def test_logout_can_keep_the_account(world: World, command: Command) -> None:
     world.sign_in("alice", expires_in=3600)
-    assert command.results("logout", "alice", "--keep") == {"alice": "signed_out"}
+    assert command.results("logout", "alice", "--keep-account") == {"alice": "signed_out"}
     assert command("token", "alice")[0] == 3
     _, out, _ = command("status", "--json")
     assert json.loads(out)["accounts"][0]["state"] == "sign_in"

@@ -60,7 +60,7 @@ class Later(Visitor):
 
 
 def login(world: World, visitor: Callable[[Prompt], object], wait: Sleeper, **more: Any) -> Any:
-    return world.manager().login("alice", "test", device=True, prompt=visitor, wait=wait, **more)
+    return world.manager().login("alice", "test", device=True, prompt=visitor, sleep=wait, **more)
 
 
 def refused(world: World, visitor: Callable[[Prompt], object], wait: Sleeper, **more: Any) -> Any:

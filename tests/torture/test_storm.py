@@ -53,7 +53,7 @@ def work(path: str, provider: Provider, seed: int) -> None:
         rng.shuffle(names)
         with ThreadPoolExecutor(2) as pool:
             if rng.random() < 0.2:
-                for _ in manager.refresh_all(unused_for=0, jobs=2):
+                for _ in manager.refresh_all(idle_for=0, jobs=2):
                     pass
             for outcome in [pool.submit(refresh, manager, name) for name in names[:20]]:
                 outcome.result()

@@ -71,8 +71,8 @@ BORNE_BY = {
         "lifecycle/test_forecast::test_a_refresh_token_that_stays_grows_old",
         "lifecycle/test_bulk::test_what_was_not_used_for_some_time_is_kept_alive",
         "lifecycle/test_bulk::test_one_account_that_fails_stops_nothing",
-        "cli/test_refresh::test_status_says_by_when_a_sign_in_is_needed",
-        "cli/test_refresh::test_unused_for_takes_what_was_not_used_for_so_long",
+        "cli/test_status::test_status_says_by_when_a_sign_in_is_needed",
+        "cli/test_refresh::test_idle_for_takes_what_was_not_used_for_so_long",
     ],
     10: [
         "whole/test_crashes::test_killed_exports_leave_only_complete_files",
@@ -193,8 +193,8 @@ BORNE_BY = {
         "integrations/test_httpx::test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothing",
     ],
     45: [
-        "cli/test_app::test_status_shows_each_state_as_json",
-        "cli/test_app::test_status_of_a_database_that_is_not_there_makes_none",
+        "cli/test_status::test_status_shows_each_state_as_json",
+        "cli/test_status::test_status_of_a_database_that_is_not_there_makes_none",
     ],
     47: [
         "lifecycle/test_hooks::test_what_is_told_is_committed",

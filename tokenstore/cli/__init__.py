@@ -5,14 +5,14 @@ import gc
 import os
 import sys
 
-_GARBAGE = 100_000  # new objects after which to look for garbage; Python's own default is 700
+_GC_THRESHOLD = 100_000  # new objects before the garbage collector runs; Python's default is 700
 
 
 def main() -> None:
     """Run the command with the arguments of this process, and exit with its code."""
-    # What a command imports lives as long as it does. To look for garbage among that, at first
-    # again and again and once more at the end, would take a third of a short command's time.
-    gc.set_threshold(_GARBAGE)
+    # Imported modules live until the process ends. Collecting them repeatedly, and once more at
+    # exit, would take a third of a short command's time.
+    gc.set_threshold(_GC_THRESHOLD)
     try:
         from tokenstore.cli.app import run
 
@@ -20,7 +20,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"click", "rich"}:
             raise
-        sys.exit("tokenstore: the command needs its extra; run: pip install 'tokenstore[cli]'")
+        sys.exit("tokenstore: the command requires an extra; run: pip install 'tokenstore[cli]'")
     finally:
         gc.freeze()
 
@@ -39,8 +39,8 @@ def _flush(code: int) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
-        if code == 0 and error.errno != errno.EPIPE:  # else the command has reported it
-            message = f"tokenstore: the output could not be written: {error.strerror}"
+        if code == 0 and error.errno != errno.EPIPE:  # otherwise the command has reported it
+            message = f"tokenstore: cannot write the output: {error.strerror}"
             print(message, file=sys.stderr)  # noqa: T201 - without loading click
         return 1
     return code

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore.errors import InvalidTokenError
 from tokenstore.models.tokens import TokenSet, normalize_account_name
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect
 from tokenstore.storage import statements as sql
 from tokenstore.storage.factory import database_for
 from tokenstore.storage.journal import Journal
@@ -78,14 +78,12 @@ class TokenRepository:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @sealed
     def close(self) -> None:
         """Close the database. The next call opens it again."""
         self._database.close()
 
     # -- public -------------------------------------------------------------------------------
 
-    @sealed
     def save(
         self,
         account_name: str,
@@ -107,7 +105,6 @@ class TokenRepository:
             tokens = TokenSet.from_mapping(tokens, now=self._clock())
         self.put(normalize_account_name(account_name), tokens, provider=provider)
 
-    @sealed
     def load(self, account_name: str) -> dict[str, Any] | None:
         """Return every saved field, with ``expires_at`` in UTC epoch seconds.
 
@@ -123,7 +120,6 @@ class TokenRepository:
         except CorruptRowError:
             raise corrupt_account_error(self.name, name) from None
 
-    @sealed
     def delete(self, account_name: str) -> bool:
         """Remove an account and its bytes; return whether it existed."""
         name = {"account_name": normalize_account_name(account_name)}
@@ -138,7 +134,6 @@ class TokenRepository:
 
         return self._database.run(remove)
 
-    @sealed
     def accounts(
         self,
         *,
@@ -164,7 +159,6 @@ class TokenRepository:
         with self._database.transaction():
             yield self
 
-    @sealed
     def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
         """Copy the database to a file, 0600, while other threads and processes keep writing.
 
@@ -260,3 +254,5 @@ class TokenRepository:
 
 
 _PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}
+
+protect(__name__)
