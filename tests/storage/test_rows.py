@@ -43,7 +43,7 @@ CHANGES = {
     "WHERE account_name = 'bob'), access_checksum = (SELECT access_checksum FROM accounts WHERE "
     "account_name = 'bob'), checksum = (SELECT checksum FROM accounts WHERE account_name = 'bob')",
 }
-UNCHECKED = [  # what can be told without a checksum
+UNCHECKED = [  # damage that shows without a checksum
     "no JSON",
     "deep JSON",
     "no object",

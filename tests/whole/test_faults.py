@@ -194,7 +194,7 @@ CASES = [
 ]
 
 
-# -- the stores to begin with ---------------------------------------------------------------------
+# -- the sound databases --------------------------------------------------------------------------
 
 
 class Ward:
@@ -351,7 +351,7 @@ def is_refused(expected: Expected, place: Path, outcome: Outcome) -> None:
     else:
         assert re.fullmatch(r"tokenstore: [^\n]+\n", outcome.err)
         text = outcome.err
-    if "exported" not in outcome.out:  # there, one account of many is told of
+    if "exported" not in outcome.out:  # an export reports one account of many
         assert str(place / "store") in text
     assert re.search(expected.tells, text)
 

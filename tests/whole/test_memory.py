@@ -56,7 +56,7 @@ def test_memory_does_not_grow_with_the_number_of_accounts(
     stores: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     monkeypatch.setattr(output, "_forced_terminal", line == "status")  # as on a terminal
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody asks for these files later
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # these files need not survive a crash
     words = line.replace("DIR", str(tmp_path / "exported")).split()
 
     run(["--database", str(stores[ONE]), *words])  # imports what it needs

@@ -455,7 +455,7 @@ def test_a_lock_interrupted_during_its_acquisition_is_released(url: str) -> None
         locks = repository._database.locks
         assert isinstance(locks, AdvisoryLocks)
         for _ in range(2):
-            locks._take(7, timeout=0.0)  # nobody keeps what it returns
+            locks._take(7, timeout=0.0)  # drops the returned connection
 
         assert ask(url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
@@ -473,7 +473,7 @@ def test_a_response_is_not_stored_in_a_replaced_database(
         ask(schema, f"DROP SCHEMA {schema_of(schema)} CASCADE")
         with TokenRepository(schema) as other:
             other.save("alice", tokens())
-            if looked == "before":  # the manager knows of the new store by now
+            if looked == "before":  # the manager has seen the new database
                 assert manager.load_tokens("alice") == tokens()
             hold.release.set()
 

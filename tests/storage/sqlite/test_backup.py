@@ -289,7 +289,7 @@ def test_an_existing_file_is_replaced_only_on_request(path: Path, target: Path) 
 
     old = target.stat().st_ino
     back_up(path, target, replace=True)
-    assert target.stat().st_ino != old  # as a whole: whoever reads the old one reads on
+    assert target.stat().st_ino != old  # replaced atomically: open readers keep the old file
     assert stored(target) == {"alice": tokens(2)}
     assert mode(target) == 0o600
 

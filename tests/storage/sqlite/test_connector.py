@@ -88,7 +88,7 @@ def test_the_log_of_a_new_database_is_not_taken_for_a_stale_one(path: Path, tmp_
         repository.save("restored", tokens(1))
     first, second = TokenRepository(path), TokenRepository(path)
     first.save("alice", tokens())
-    for suffix in ("-wal", "-shm"):  # as whoever restores a backup is told
+    for suffix in ("-wal", "-shm"):  # as the guide to restoring a backup says
         path.with_name(path.name + suffix).rename(tmp_path / f"old{suffix}")
     other.replace(path)
     second.save("bob", tokens(2))

@@ -457,7 +457,7 @@ def test_an_older_database_is_upgraded_after_a_private_backup(path: Path, tmp_pa
     assert printed.splitlines() == ["True", "['alice', 'bob']"]
     [backup] = path.parent.glob(f"tokens.db-backup-{REVISION}-*")
     assert mode(backup) == 0o600
-    with TokenRepository(backup) as copy:  # the backup is a store of the old schema
+    with TokenRepository(backup) as copy:  # the backup has the old schema
         assert copy.load("bob") == tokens()
     with TokenRepository(path) as repository, pytest.raises(SchemaTooNewError):
         repository.load("alice")

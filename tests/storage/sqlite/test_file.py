@@ -200,7 +200,7 @@ def test_a_database_of_another_owner_is_refused(path: Path) -> None:
     assert foreign.stat().st_mode == before.st_mode
 
 
-# -- new stores -----------------------------------------------------------------------------------
+# -- new databases --------------------------------------------------------------------------------
 
 
 def test_an_empty_file_is_a_new_database(path: Path) -> None:
