@@ -351,7 +351,9 @@ def test_migrations_do_not_change_the_applications_logging(
 
 def test_an_installation_without_migrations_is_a_storage_error(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path)
-    (checkout / "alembic.ini").unlink()  # then a "migrations" beside the package is anybody's
+    (
+        checkout / "alembic.ini"
+    ).unlink()  # then "migrations" next to the package may be any project's
 
     printed = in_checkout(
         checkout,

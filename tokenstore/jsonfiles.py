@@ -27,6 +27,7 @@ from tokenstore.importers.formats import (
     file_stem,
 )
 from tokenstore.logs import is_told, tell
+from tokenstore.models.tokens import normalize_account_name
 from tokenstore.redaction import protect
 from tokenstore.storage.rows import CorruptRowError
 
@@ -175,7 +176,10 @@ def _store(
     if name in seen and existing != "keep_newer":
         return FileResult(name, path, "skipped", f"{seen[name].name} has the same account")
     stored = repository.put(
-        name, content.tokens, provider=provider or content.provider, existing=existing
+        normalize_account_name(name),
+        content.tokens,
+        provider=provider or content.provider,
+        existing=existing,
     )
     seen[name] = path
     if stored:

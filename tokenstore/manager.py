@@ -14,7 +14,7 @@ from tokenstore.lifecycle.refresh import Refresher, RefreshRequest
 from tokenstore.logs import Operation, is_told, provider_name, tell
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
-from tokenstore.models.tokens import normalize_account_name
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.redaction import protect, protected, unprotected
 from tokenstore.storage.location import providers_file
@@ -159,7 +159,8 @@ class TokenManager:
             name = normalize_account_name(account_name)
             # Looked up only for who wants to know: saving is a hot path.
             before = self._repository.record(name) if self._hooks.on_recovered else None
-            self._repository.save(name, tokens, provider=provider_name(provider))
+            token_set = TokenSet.from_mapping(tokens, now=self._clock())
+            self._repository.put(name, token_set, provider=provider_name(provider))
             self._cache.forget(name)
             operation.outcome = "saved"
         if before is not None and before.needs_sign_in:
@@ -496,7 +497,7 @@ class TokenManager:
         name = normalize_account_name(account_name)
         epoch = self._cache.epoch
         now = self._clock()
-        token, expires_at, refreshed_at = self._repository.access(name) or (None, None, None)
+        token, expires_at, refreshed_at = self._repository.access_token(name) or (None, None, None)
         due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
         if token is not None and now < due and not clock_moved_back(refreshed_at, now):
             self._cache.put(name, token, until=due, epoch=epoch)

@@ -273,6 +273,6 @@ def driver_in_use(repository: TokenRepository) -> sqlite3.Connection:
     """Return the driver's connection that the calling thread uses."""
     database = repository._database
     assert isinstance(database, SQLiteDatabase)
-    driver = database._threads.current().driver
+    driver = database._connections.current().driver
     assert driver is not None
     return driver

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from tokenstore.storage.location import locate, providers_file, shown
+from tokenstore.storage.location import display_name, locate, providers_file
 
 SECRET = "pw-canary-33d8"
 
@@ -103,14 +103,14 @@ def test_a_postgresql_url_is_shown_without_its_secrets(scheme: str, home: Path) 
 
     assert isinstance(place, URL)
     assert place.password == SECRET
-    assert shown(place) == "postgresql+psycopg://user@host:5/db?schema=mail"
+    assert display_name(place) == "postgresql+psycopg://user@host:5/db?schema=mail"
     assert providers_file(place) == (home / "share" / "tokenstore" / "providers.toml", False)
 
 
 def test_an_empty_password_is_not_shown_either() -> None:
     place = locate("postgresql://user:@/db?host=/run")
 
-    assert shown(place) == "postgresql+psycopg://user@/db?host=%2Frun"
+    assert display_name(place) == "postgresql+psycopg://user@/db?host=%2Frun"
 
 
 REFUSED = {

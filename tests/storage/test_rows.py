@@ -1,4 +1,4 @@
-"""What is damaged in the database is told, and neither served nor sent nor in anybody's way."""
+"""Damaged rows raise errors. They are never returned or sent, and do not affect other accounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.stores import raw, tokens
 from tokenstore import StorageError, TokenRepository
 from tokenstore.jsonfiles import export_accounts
 from tokenstore.models.tokens import TokenSet
-from tokenstore.storage.rows import CorruptRowError, to_access, to_columns, to_tokens
+from tokenstore.storage.rows import CorruptRowError, to_access_token, to_columns, to_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ CHANGES = {
     "WHERE account_name = 'bob'), access_checksum = (SELECT access_checksum FROM accounts WHERE "
     "account_name = 'bob'), checksum = (SELECT checksum FROM accounts WHERE account_name = 'bob')",
 }
-UNCHECKED = [  # what can be told without a checksum
+UNCHECKED = [  # damage that shows without a checksum
     "no JSON",
     "deep JSON",
     "no object",
@@ -200,7 +200,7 @@ def test_every_field_is_returned_whatever_its_value(tmp_path: Path) -> None:
     with TokenRepository(tmp_path / "tokens.db") as repository:
         repository.save("n\u00e4me\n"[:-1], given)
         assert repository.load("n\u00e4me") == given
-        assert repository.access("n\u00e4me") == (given["access_token"], 5.0, None)
+        assert repository.access_token("n\u00e4me") == (given["access_token"], 5.0, None)
 
 
 def test_checksums_do_not_depend_on_the_python_that_made_them() -> None:
@@ -220,11 +220,11 @@ def test_a_checksum_belongs_to_one_account() -> None:
     row = [columns[name] for name in ("access_token", "refresh_token", "expires_at", "extra")]
 
     assert to_tokens("alice", (*row, None, None, columns["checksum"])).access_token == "a"
-    assert to_access("alice", ("a", None, None, columns["access_checksum"]))[0] == "a"
+    assert to_access_token("alice", ("a", None, None, columns["access_checksum"]))[0] == "a"
     with pytest.raises(CorruptRowError):
         to_tokens("bob", (*row, None, None, columns["checksum"]))
     with pytest.raises(CorruptRowError):
-        to_access("bob", ("a", None, None, columns["access_checksum"]))
+        to_access_token("bob", ("a", None, None, columns["access_checksum"]))
 
 
 def test_no_flipped_bit_of_a_file_returns_a_wrong_token(world: World) -> None:

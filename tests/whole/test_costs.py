@@ -1,4 +1,4 @@
-"""What an operation costs, counted: statements, requests to a server, waits for the disk.
+"""Counts the cost of operations: statements, round trips to a server, waits for the disk.
 
 Nothing is timed here; `benchmarks` does that.
 """
@@ -43,7 +43,7 @@ def statements(manager: TokenManager) -> Iterator[list[str]]:
     """Yield the first word of every statement that this thread runs from now on."""
     database = manager._repository._database
     assert isinstance(database, SQLiteDatabase)
-    driver = database._threads.current().driver
+    driver = database._connections.current().driver
     assert driver is not None
     run: list[str] = []
     driver.set_trace_callback(lambda statement: run.append(statement.split(maxsplit=1)[0]))
@@ -120,7 +120,7 @@ def test_listing_due_accounts_reads_only_those(path: Path, accounts: int) -> Non
         pytest.param(lambda m: m.load_tokens("alice"), 1, id="load"),
         pytest.param(lambda m: next(m.accounts()), 1, id="first page of all"),
         pytest.param(lambda m: m.save_tokens("bob", tokens()), len(SAVE), id="save"),
-        # In each of its two transactions, also whether the store is still the same.
+        # Each of its two transactions also checks that the database was not replaced.
         pytest.param(lambda m: m.get_valid_token("alice"), len(REFRESH) + 2, id="refresh"),
     ],
 )
@@ -135,10 +135,10 @@ def test_the_number_of_round_trips(
             manager.load_tokens("alice")  # opens a connection
             database = manager._repository._database
             assert isinstance(database, PostgreSQLDatabase)
-            with database._connections.lent() as driver:
+            with database._connections.connection() as driver:
                 driver.pgconn.trace(file.fileno())
             work(manager)
-            with database._connections.lent() as driver:
+            with database._connections.connection() as driver:
                 driver.pgconn.untrace()
     finally:
         empty(migrated)
@@ -146,7 +146,7 @@ def test_the_number_of_round_trips(
     assert sum(word in {"Query", "Sync"} for word in said) == expected
 
 
-# -- what the operating system does ---------------------------------------------------------------
+# -- system calls ---------------------------------------------------------------------------------
 
 SCRIPT = """
 from itertools import count

@@ -1,4 +1,4 @@
-"""What is left when processes are killed at work. `make torture` kills many more of them."""
+"""Processes that are killed while they write. `make torture` kills many more of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ AT_WORK = {
 
 
 def kill_writers(directory: Path, journal_mode: JournalMode, seed: int, kills: int) -> Counter[str]:
-    """Kill processes that write; check what they leave after each."""
+    """Kill processes that write, and check the files after each."""
     path = directory / "store" / "tokens.db"
     writers = make_writers(path, 3, journal_mode)
 

@@ -1,4 +1,4 @@
-"""A database of every revision that was ever released is still read, upgraded and gone back to."""
+"""A database of every released revision can still be read, upgraded and downgraded to."""
 
 from __future__ import annotations
 

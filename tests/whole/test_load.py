@@ -1,4 +1,4 @@
-"""Many at once on one file: nobody fails, nothing is lost."""
+"""Many processes use one file: no operation fails, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ JOURNAL_MODES = get_args(JournalMode)
 PROCESSES = 64
 OPERATIONS = 50
 
-# A process that does what applications do, mixed at random. It counts in two ways, in one
-# transaction and through refreshes, and knows what it has stored in accounts of its own.
+# A process that mixes the operations of applications at random. It counts in two ways, in one
+# transaction and through refreshes, and checks the accounts that only it writes.
 MIXED = """
 import json, random
 from collections import Counter

@@ -26,7 +26,7 @@ from tests.helpers.stores import Process, begin, raw
 from tests.helpers.strategies import examples, json_values, secrets, storable_text
 from tokenstore import TokenRepository
 from tokenstore.models.failures import Failure
-from tokenstore.models.tokens import TokenSet
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.storage.statements import HISTORY
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ PAGE = 3  # rows a query, so that there are pages
 PEER = f"""
 import json
 from dataclasses import asdict
-from tokenstore.models.tokens import TokenSet
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 import tokenstore.storage.listing
 
 tokenstore.storage.listing._PAGE = {PAGE}
@@ -61,7 +61,7 @@ class Peer:
 
     def put(self, name, tokens, existing):
         tokens = TokenSet.from_mapping(tokens, now=now)
-        return self.repository.put(name, tokens, existing=existing)
+        return self.repository.put(normalize_account_name(name), tokens, existing=existing)
 
     def delete(self, name):
         return self.repository.delete(name)
@@ -98,7 +98,7 @@ class Peer(Process):
 
 
 class Here:
-    """A repository in this process, asked as `Peer` is."""
+    """A repository in this process, with the methods of `Peer`."""
 
     def __init__(self, path: Path, journal_mode: Any, clock: Clock) -> None:
         self.clock = clock
@@ -112,7 +112,7 @@ class Here:
 
     def put(self, name: str, tokens: dict[str, Any], existing: Any) -> bool:
         token_set = TokenSet.from_mapping(tokens, now=self.clock())
-        return self.repository.put(name, token_set, existing=existing)
+        return self.repository.put(normalize_account_name(name), token_set, existing=existing)
 
     def delete(self, name: str) -> bool:
         return self.repository.delete(name)
@@ -124,12 +124,12 @@ class Here:
         return self.repository.load(name)
 
 
-# -- what a dictionary knows ----------------------------------------------------------------------
+# -- the model ------------------------------------------------------------------------------------
 
 
 @dataclass
 class Entry:
-    """What is expected of an account."""
+    """The expected state of an account."""
 
     tokens: dict[str, Any]
     provider: str | None
@@ -138,7 +138,7 @@ class Entry:
     failure: Failure | None = None
 
     def account(self, name: str, now: float) -> dict[str, Any]:
-        """Return what is told of the account at *now*."""
+        """Return the expected `Account` at *now*."""
         refreshable = self.tokens.get("refresh_token") is not None
         return {
             "name": name,
@@ -180,7 +180,7 @@ class Entry:
 
 @dataclass
 class Line:
-    """What is expected of one line of the journal."""
+    """An expected entry of the journal."""
 
     name: str
     sent: str | None
@@ -194,13 +194,13 @@ class Line:
 
 @dataclass
 class Begun:
-    """A refresh that has begun, and what was stored then."""
+    """A refresh that has begun, and the account at that time."""
 
     refresh: Refresh
     entry: Entry = field(repr=False)
 
 
-# -- what is done ---------------------------------------------------------------------------------
+# -- the rules ------------------------------------------------------------------------------------
 
 any_tokens = st.builds(
     lambda extra, known: extra | known,

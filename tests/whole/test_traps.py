@@ -155,7 +155,7 @@ def test_t07_a_child_never_uses_its_parents_connection(path: Path) -> None:
 repository = TokenRepository(sys.argv[1])
 repository.save("alice", tokens())
 def driver():
-    return repository._database._threads.current().driver
+    return repository._database._connections.current().driver
 assert driver() is not None
 child = os.fork()
 tell(driver())

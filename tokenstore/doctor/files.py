@@ -134,7 +134,7 @@ class FileChecks:
 
     def _private(self) -> Iterator[Sequence[Path]]:
         """Yield the files that must be private, in groups to report together."""
-        locks = self._file.beside("-locks")
+        locks = self._file.sidecar("-locks")
         for path in (*self._file.files(), locks):
             yield [path]
         if locks.is_dir() and os.access(locks, os.R_OK | os.X_OK):  # else its owner is reported

@@ -159,7 +159,7 @@ class Journal:
             self._close(refresh, outcome, stored, applied=applied, now=now)
             return stored
 
-        return self._database.run(finish, where=refresh.where)
+        return self._database.run(finish, expected_identity=refresh.where)
 
     def _apply(self, refresh: Refresh, outcome: TokenSet | Failure, provider: str) -> bool:
         """Store the outcome if nothing has changed since the refresh began; tell whether."""

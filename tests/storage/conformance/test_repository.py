@@ -57,7 +57,7 @@ def test_an_unknown_account_is_none(repository: TokenRepository) -> None:
 
     assert repository.load("bob") is None
     assert repository.record("bob") is None
-    assert repository.access("bob") is None
+    assert repository.access_token("bob") is None
 
 
 def test_saving_again_replaces_every_field(repository: TokenRepository) -> None:
@@ -136,7 +136,7 @@ def test_an_account_name_may_contain_any_printable_character(
 
 
 @pytest.mark.parametrize("name", ["", "x" * 513, "a\0b", "a\nb", "\ud800", None, 7], ids=ascii)
-@pytest.mark.parametrize("call", ["save", "load", "delete", "record"])
+@pytest.mark.parametrize("call", ["save", "load", "delete"])
 def test_an_invalid_account_name_is_refused(
     repository: TokenRepository, name: Any, call: str
 ) -> None:

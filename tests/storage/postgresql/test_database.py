@@ -1,4 +1,4 @@
-"""What a server can do to a store that a file cannot."""
+"""The PostgreSQL backend, and faults that only a server has."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ with TokenRepository(sys.argv[1]) as repository:
 def test_a_schema_of_another_application_is_refused_and_unchanged(schema: str) -> None:
     ask(schema.replace("new", "public"), "CREATE SCHEMA new CREATE TABLE accounts (x int)")
     with TokenRepository(schema) as repository:
-        with pytest.raises(InsecureStorageError, match="tables of something else"):
+        with pytest.raises(InsecureStorageError, match="tables of another application"):
             repository.save("alice", tokens())
-        with pytest.raises(InsecureStorageError, match="tables of something else"):
+        with pytest.raises(InsecureStorageError, match="tables of another application"):
             repository.load("alice")
     with pytest.raises(InsecureStorageError):
         migrate.upgrade(schema)
@@ -149,7 +149,7 @@ def test_nothing_is_created_in_a_database_that_cannot_hold_every_name(schema: st
     try:
         with (
             TokenRepository(narrow) as repository,
-            pytest.raises(StorageError, match="encoding is LATIN1"),
+            pytest.raises(StorageError, match="encoding LATIN1 cannot"),
         ):
             repository.save("alice", tokens())
         url = narrow.render_as_string(hide_password=False)
@@ -164,7 +164,7 @@ def test_an_error_names_the_missing_privilege(schema: str) -> None:
     poor = schema.replace("postgres:@", "poor:@", 1)
     try:
         with TokenRepository(poor) as repository:
-            with pytest.raises(StorageError, match="lacks a right") as caught:
+            with pytest.raises(StorageError, match="lacks a privilege") as caught:
                 repository.save("alice", tokens())
             assert caught.value.errno == errno.EACCES
     finally:
@@ -209,14 +209,14 @@ def test_an_error_inside_a_transaction_rolls_back_all_of_it(world: World) -> Non
             with suppress(StorageError):
                 repository.save("bob", tokens(1))
 
-    with pytest.raises(StorageError, match="nothing of it is stored"):
+    with pytest.raises(StorageError, match="nothing of it was stored"):
         save_both()
     assert repository.load("alice") is None
     repository.save("alice", tokens())
 
 
 def test_a_commit_is_synchronous_whatever_the_servers_default(url: str) -> None:
-    """It has to be for a token that was rotated; asked of the server in the midst of a save."""
+    """A rotated token must not be lost. The setting is read during a save."""
     seen = """
         CREATE TABLE seen (setting text);
         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql SET search_path = tests AS $$BEGIN
@@ -362,7 +362,7 @@ def test_a_save_without_a_response_to_its_commit_raises(
     with TokenRepository(proxy.url) as repository:
         repository.save("alice", tokens(1))
         proxy.is_armed = True
-        with pytest.raises(StorageError, match="is not known") as caught:
+        with pytest.raises(StorageError, match="may or may not be stored") as caught:
             repository.save("alice", tokens(2))
         assert caught.value.errno == errno.ECONNABORTED
         until(lambda: repository.load("alice") == tokens(2 if passes else 1))
@@ -457,7 +457,7 @@ def test_a_lock_interrupted_during_its_acquisition_is_released(url: str) -> None
         locks = repository._database.locks
         assert isinstance(locks, AdvisoryLocks)
         for _ in range(2):
-            locks._take(7, timeout=0.0)  # nobody keeps what it returns
+            locks._take(7, timeout=0.0)  # drops the returned connection
 
         assert ask(url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
@@ -475,7 +475,7 @@ def test_a_response_is_not_stored_in_a_replaced_database(
         ask(schema, f"DROP SCHEMA {schema_of(schema)} CASCADE")
         with TokenRepository(schema) as other:
             other.save("alice", tokens())
-            if looked == "before":  # the manager knows of the new store by now
+            if looked == "before":  # the manager has seen the new database
                 assert manager.load_tokens("alice") == tokens()
             hold.release.set()
 
@@ -570,7 +570,7 @@ with repository.transaction():
         try:
             repository.save("dave", tokens())
         except StorageError as error:
-            os._exit(0 if "Fork outside" in str(error) else 3)
+            os._exit(0 if "do not fork inside" in str(error) else 3)
         os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 parent = os.getpid()
@@ -614,7 +614,7 @@ def test_a_refused_connection_is_an_error_without_the_password(
 
 
 def test_a_nul_in_a_response_does_not_lose_the_tokens(world: World) -> None:
-    """PostgreSQL has no way to store that character."""
+    """PostgreSQL cannot store that character."""
     world.sign_in()
     manager = world.manager()
     world.server.script(Answer(400, {"error": "in\0valid", "error_description": "a\0b"}))

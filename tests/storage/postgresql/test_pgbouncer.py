@@ -40,7 +40,7 @@ max_client_conn = 500
 
 @pytest.fixture
 def pooled(migrated: str) -> Iterator[str]:
-    """The URL of the store, through a pgbouncer of its own."""
+    """The URL of the database through a pgbouncer."""
     require("pgbouncer")
     (directory,) = parse_qs(urlsplit(migrated).query)["host"]
     with socket.create_server(("127.0.0.1", 0)) as free:

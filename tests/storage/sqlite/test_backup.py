@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, which is made once and copied for each test."""
+    """A database that is created once and copied for each test."""
     directory = tmp_path_factory.mktemp("made") / "data"
     with TokenRepository(directory / "tokens.db") as repository:
         repository.save("alice", tokens(1))
@@ -61,12 +61,12 @@ def back_up(path: Path, target: Path, **options: Any) -> Path:
 
 
 def stored(path: Path) -> dict[str, Any]:
-    """Return all that is in a store."""
+    """Return the content of a database."""
     with TokenRepository(path) as repository:
         return {a.name: repository.load(a.name) for a in repository.accounts()}
 
 
-# -- what is in a backup --------------------------------------------------------------------------
+# -- the content of a backup ----------------------------------------------------------------------
 
 WRITE = """
 repository = TokenRepository(sys.argv[1], journal_mode=sys.argv[2])
@@ -238,7 +238,7 @@ with repository.transaction():
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- refused targets ------------------------------------------------------------------------------
 
 
 def hard_link(path: Path, target: Path) -> Path:
@@ -275,7 +275,7 @@ def test_the_log_of_the_database_is_not_replaced(path: Path, suffix: str) -> Non
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(2))
 
-        with pytest.raises(StorageError, match="for part of a database"):
+        with pytest.raises(StorageError, match="is part of another database"):
             repository.backup(path.with_name(f"tokens.db{suffix}"), replace=True)
 
     assert stored(path) == {"alice": tokens(2)}
@@ -287,13 +287,13 @@ def test_an_existing_file_is_replaced_only_on_request(path: Path, target: Path) 
         repository.save("alice", tokens(2))
     before = target.read_bytes()
 
-    with pytest.raises(StorageError, match="is there already"):
+    with pytest.raises(StorageError, match="already exists"):
         back_up(path, target)
     assert target.read_bytes() == before
 
     old = target.stat().st_ino
     back_up(path, target, replace=True)
-    assert target.stat().st_ino != old  # as a whole: whoever reads the old one reads on
+    assert target.stat().st_ino != old  # replaced atomically: open readers keep the old file
     assert stored(target) == {"alice": tokens(2)}
     assert mode(target) == 0o600
 
@@ -316,7 +316,7 @@ def test_a_target_that_is_not_a_regular_file_is_not_replaced(
             os.mkfifo(target)
     before = names(target.parent)
 
-    with pytest.raises(InsecureStorageError, match="is not a file"):
+    with pytest.raises(InsecureStorageError, match="is not a regular file"):
         back_up(path, target, replace=True)
 
     assert names(target.parent) == before
@@ -327,7 +327,7 @@ def test_a_database_in_use_is_not_replaced(path: Path, target: Path) -> None:
     with TokenRepository(target) as other:
         other.save("bob", tokens(5))
 
-        with pytest.raises(StorageError, match="is a database that is in use"):
+        with pytest.raises(StorageError, match="is a database in use"):
             back_up(path, target, replace=True)
 
         assert other.load("bob") == tokens(5)
@@ -349,7 +349,7 @@ wait()
     target.unlink()
     assert target.with_name("tokens.db-wal").stat().st_size
 
-    with pytest.raises(StorageError, match="left over from a database"):
+    with pytest.raises(StorageError, match="belongs to a database that is no longer"):
         back_up(path, target)
 
     assert not target.exists()
@@ -383,7 +383,7 @@ def test_a_backup_inside_a_transaction_is_refused(path: Path, target: Path) -> N
     assert stored(target) == {"alice": tokens(2)}
 
 
-# -- what goes wrong ------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------
 
 
 def damage(path: Path) -> None:
@@ -550,7 +550,7 @@ def test_the_backup_command_prints_its_result(
     code, out, err = command()
     assert (code, out) == (1, "")
     assert err.endswith(
-        f"tokenstore: {target} is there already; name another file, or replace it\n"
+        f"tokenstore: {target} already exists; choose another file, or replace it\n"
     )
     code, out, err = command("--replace", "--json")
     assert (code, json.loads(out), err) == (0, {"backup": {"path": str(target)}}, "")

@@ -315,7 +315,7 @@ try:
         child = fork()
         {then}
 except StorageError as error:
-    assert "nothing of it is stored" in str(error)
+    assert "nothing of it was stored" in str(error)
 else:
     raise AssertionError
 write("parent")

@@ -1,4 +1,4 @@
-"""A store is taken for what it is, also in the middle of a checkpoint and after one was cut off."""
+"""Opening a database during a checkpoint, after an interrupted one, and next to a stale log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = 4096
 
 
 def cut_off(path: Path) -> Path:
-    """Return a copy of a store as a checkpoint leaves it that ends after its first page."""
+    """Return a copy of a database as a checkpoint leaves it that ends after its first page."""
     copy = path.parent / "copy" / path.name
     copy.parent.mkdir()
     with TokenRepository(path) as repository:
@@ -89,7 +89,7 @@ def test_the_log_of_a_new_database_is_not_taken_for_a_stale_one(path: Path, tmp_
         repository.save("restored", tokens(1))
     first, second = TokenRepository(path), TokenRepository(path)
     first.save("alice", tokens())
-    for suffix in ("-wal", "-shm"):  # as whoever restores a backup is told
+    for suffix in ("-wal", "-shm"):  # as the guide to restoring a backup says
         path.with_name(path.name + suffix).rename(tmp_path / f"old{suffix}")
     other.replace(path)
     second.save("bob", tokens(2))
@@ -118,7 +118,7 @@ def test_the_log_of_the_old_database_is_not_replayed_into_the_new_one(
     with pytest.raises(StorageError, match="removed or replaced"):
         first.load("alice")
     for repository in (first, TokenRepository(path)):
-        with pytest.raises(StorageError, match="left over from the database"):
+        with pytest.raises(StorageError, match="belongs to the database that was at"):
             repository.load("alice")
 
     assert path.read_bytes() == before

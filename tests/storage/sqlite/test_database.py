@@ -32,7 +32,7 @@ from tokenstore import (
 )
 from tokenstore.storage import statements as sql
 from tokenstore.storage.base import JournalMode
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import driver_of
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts
@@ -274,7 +274,7 @@ def test_a_close_inside_a_transaction_ends_it_with_an_error(repository: TokenRep
             repository.save("bob", tokens())
             repository.close()
 
-    with pytest.raises(StorageError, match="nothing of it is stored"):
+    with pytest.raises(StorageError, match="nothing of it was stored"):
         close_inside()
 
     assert [a.name for a in repository.accounts()] == ["alice"]
@@ -313,7 +313,7 @@ def test_a_failed_statement_keeps_the_rest_of_its_transaction(
     repository: TokenRepository,
 ) -> None:
     database = repository._database
-    wrong = Query(accounts.insert())
+    wrong = CompiledStatement(accounts.insert())
 
     with database.transaction():
         repository.save("bob", tokens())
@@ -464,7 +464,7 @@ def test_an_older_database_is_upgraded_after_a_private_backup(path: Path, tmp_pa
     assert printed.splitlines() == ["True", "['alice', 'bob']"]
     [backup] = path.parent.glob(f"tokens.db-backup-{REVISION}-*")
     assert mode(backup) == 0o600
-    with TokenRepository(backup) as copy:  # the backup is a store of the old schema
+    with TokenRepository(backup) as copy:  # the backup has the old schema
         assert copy.load("bob") == tokens()
     with TokenRepository(path) as repository, pytest.raises(SchemaTooNewError):
         repository.load("alice")
@@ -590,7 +590,6 @@ def test_a_read_only_database_can_be_read(
 
 @pytest.mark.slow
 def test_a_new_database_in_a_read_only_directory_is_a_storage_error(open_directory: Path) -> None:
-    open_directory.chmod(0o555)
     printed = python(
         """
 become_nobody()

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from tests.helpers.stores import raw, tokens
 from tokenstore import InsecureStorageError, StorageError, TokenRepository
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.sqlite.engine import driver_of, make_engine, pragma
 from tokenstore.storage.sqlite.errors import error_name, sqlite_error, translated
 from tokenstore.storage.tables import APPLICATION_ID, accounts
@@ -143,7 +143,7 @@ def test_a_path_may_begin_with_two_slashes(tmp_path: Path) -> None:
 
 
 def test_a_compiled_statement_has_its_constants_and_the_order_of_its_values() -> None:
-    query = Query(
+    query = CompiledStatement(
         sa.select(accounts.c.provider).where(
             accounts.c.account_name == sa.bindparam("name"), accounts.c.version == 7
         )
@@ -182,7 +182,7 @@ def driver_error(name: str) -> sqlite3.Error:
         ("SQLITE_CORRUPT", errno.EIO, StorageError, "damaged"),
         ("SQLITE_BUSY", errno.EBUSY, StorageError, "locked by another process"),
         ("SQLITE_BUSY_SNAPSHOT", errno.EBUSY, StorageError, "locked by another process"),
-        ("SQLITE_IOERR_WRITE", errno.EIO, StorageError, "the disk reports an error"),
+        ("SQLITE_IOERR_WRITE", errno.EIO, StorageError, "the disk reported an error"),
         ("SQLITE_ERROR", errno.EIO, StorageError, "is damaged"),
     ],
 )

@@ -138,7 +138,7 @@ def test_the_permissions_of_a_database_are_restricted_with_a_warning(
 
     assert mode(path) == loose & 0o700
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert f"{path} was open to others (mode {loose:04o}); made it private" in warnings
+    assert f"{path} was accessible to other users (mode {loose:04o}); fixed" in warnings
 
 
 def test_stricter_permissions_are_kept(path: Path) -> None:
@@ -182,7 +182,7 @@ def test_an_existing_directory_keeps_its_mode(tmp_path: Path, given: int) -> Non
     assert mode(directory) == given
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- refused files --------------------------------------------------------------------------------
 
 
 def test_a_database_of_another_owner_is_refused(path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_database_of_another_owner_is_refused(path: Path) -> None:
     assert foreign.stat().st_mode == before.st_mode
 
 
-# -- new stores -----------------------------------------------------------------------------------
+# -- new databases --------------------------------------------------------------------------------
 
 
 def test_an_empty_file_is_a_new_database(path: Path) -> None:
@@ -224,7 +224,7 @@ def test_the_log_of_a_lost_database_is_not_replayed_into_a_new_one(path: Path, s
     leftover.write_bytes(b"the only copy of something")
     repository = TokenRepository(path)
 
-    with pytest.raises(StorageError, match="left over") as caught:
+    with pytest.raises(StorageError, match="belongs to a database") as caught:
         repository.save("alice", tokens())
 
     assert caught.value.path == str(leftover)
@@ -251,7 +251,7 @@ def test_an_empty_stale_log_is_ignored(path: Path, suffix: str) -> None:
         lambda path: TokenRepository(path).load("alice"),
         lambda path: list(TokenRepository(path).accounts()),
         lambda path: TokenRepository(path).delete("alice"),
-        lambda path: TokenRepository(path).access("alice"),
+        lambda path: TokenRepository(path).access_token("alice"),
         lambda path: TokenRepository(path).record("alice"),
         lambda path: list(TokenRepository(path).listing.records()),
         lambda path: TokenRepository(path).journal.last_begun("alice"),

@@ -43,7 +43,7 @@ ALL = list(SAVED)
 
 @dataclass(frozen=True)
 class Reading:
-    """What one call made of a database with a flipped bit.
+    """The result of a call on a database with a flipped bit.
 
     Attributes:
         offset: The byte that the bit is in.
@@ -86,7 +86,7 @@ def read_all(path: Path, offset: int) -> Iterator[Reading]:
 
 
 def are_as_saved(records: Iterator[Record | CorruptRowError]) -> bool:
-    """Tell whether every record is what was saved, or known not to be."""
+    """Return whether every record is either as saved or an error."""
     intact = [record for record in some(records) if not isinstance(record, CorruptRowError)]
     return all(SAVED.get(r.account_name) == r.tokens.to_dict() for r in intact)
 
@@ -112,7 +112,7 @@ def whole(path: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def names(path: Path, whole: bytes) -> set[int]:
-    """Return which bytes say what an account is called, or find one by its name.
+    """Return the bytes that hold the name of an account, or that find an account by its name.
 
     No checksum of a row can tell that the row is not found.
     """

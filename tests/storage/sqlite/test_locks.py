@@ -32,7 +32,7 @@ def locks(tmp_path: Path) -> FileLocks:
 
 
 def is_free(locks: FileLocks, account_name: str = "alice") -> bool:
-    """Ask from another thread, to which this thread's locks are somebody else's."""
+    """Return whether the lock is held, as another thread sees it."""
 
     def ask() -> bool:
         try:

@@ -93,18 +93,18 @@ class AdvisoryLocks:
         return self._take(key, deadline - time.monotonic())
 
     def _take(self, key: int, timeout: float) -> PoolProxiedConnection:
-        pooled = self._connections.take()
+        pooled = self._connections.checkout()
         try:
             driver = driver_of(pooled)
             if not self._lock(driver, key, timeout):
                 raise TimeoutError
         except ERRORS as error:
-            self._connections.give_back(pooled)
+            self._connections.checkin(pooled)
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
                 raise TimeoutError from None
             raise postgresql_error(self._name, error) from None
         except BaseException:
-            self._connections.give_back(pooled)
+            self._connections.checkin(pooled)
             raise
         return pooled
 
@@ -134,7 +134,7 @@ class AdvisoryLocks:
         except ERRORS:
             pass  # then the server has released it already
         finally:
-            self._connections.give_back(pooled)
+            self._connections.checkin(pooled)
 
 
 def _is_lost(pooled: PoolProxiedConnection) -> bool:
