@@ -348,13 +348,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "null": ("null", "file: a JSON object is needed"),
     "text": (f'"{SECRET}"', "file: a JSON object is needed"),
     "no tokens": ({"id_token": SECRET}, "access_token: neither an access token nor a refresh"),
-    "odd token": ({"access_token": [SECRET]}, "access_token: a string is needed, not list"),
+    "odd token": ({"access_token": [SECRET]}, "access_token: expected a string, got list"),
     "line break": ({"refresh_token": f"{SECRET}\n"}, "refresh_token: control characters are not"),
-    "half a pair": ('{"access_token": "\\ud800"}', "access_token: half a surrogate pair"),
-    "endless": ('{"access_token": "a", "n": 1e999}', "n: JSON cannot hold this value"),
+    "half a pair": ('{"access_token": "\\ud800"}', "access_token: unpaired surrogates"),
+    "endless": ('{"access_token": "a", "n": 1e999}', "n: cannot be stored as JSON"),
     "rather deep": (
         '{"access_token": "a", "n": ' + "[" * 300 + "]" * 300 + "}",
-        "n: JSON cannot hold this value",
+        "n: cannot be stored as JSON",
     ),
 }
 

@@ -14,7 +14,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tokenstore.errors import TokenStoreError
-from tokenstore.logs import LOGGER, tell
+from tokenstore.logs import LOGGER, log_operation
 from tokenstore.manager import TokenManager
 from tokenstore.workers import Workers
 
@@ -253,7 +253,7 @@ class AsyncTokenManager:
         """Return a token from memory, which takes no thread."""
         token = self.manager._cached(account_name)  # noqa: SLF001 - made for this
         if token is not None and LOGGER.isEnabledFor(logging.DEBUG):
-            tell(logging.DEBUG, operation, account_name, provider, "cached")
+            log_operation(logging.DEBUG, operation, account_name, provider, "cached")
         return token
 
     async def _stored(

@@ -11,7 +11,7 @@ from tokenstore.lifecycle.cache import TokenCache
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.lifecycle.hooks import Hooks
 from tokenstore.lifecycle.refresh import Refresher, RefreshRequest
-from tokenstore.logs import Operation, is_told, provider_name, tell
+from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
 from tokenstore.models.tokens import normalize_account_name
@@ -445,8 +445,8 @@ class TokenManager:
         """
         token = self._cache.get(account_name)
         if token is not None:
-            if is_told(DEBUG):
-                tell(DEBUG, "get_valid_token", account_name, provider, "cached")
+            if is_enabled(DEBUG):
+                log_operation(DEBUG, "get_valid_token", account_name, provider, "cached")
             return token
         return self._get_valid_token(account_name, provider)
 

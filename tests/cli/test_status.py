@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 REFUSED = Failure(
-    verdict="reauthorization",
+    kind="reauthorization",
     message="dead: provider 'google' answered HTTP 400 invalid_grant; sign in again",
     client="other",
 )
@@ -51,7 +51,7 @@ def database(tmp_path: Path) -> Path:
         fail("dead", REFUSED)
         fail(
             "waits",
-            Failure(verdict="transient", message="HTTP 503", client="x", retry_at=now + 500),
+            Failure(kind="transient", message="HTTP 503", client="x", retry_at=now + 500),
         )
     return path
 

@@ -22,7 +22,7 @@ from tests.helpers.stores import NOBODY, Process, mode, names, newer_checkout, p
 from tokenstore import Provider, TokenManager, TokenRepository, doctor, migrate
 from tokenstore.cli.app import run
 from tokenstore.doctor.mounts import file_system_of
-from tokenstore.files import temporary, writing_in
+from tokenstore.files import create_temporary, writer_lock
 from tokenstore.storage.tables import REVISION, VERSION_TABLE
 from tokenstore.testing import Drop
 
@@ -353,8 +353,8 @@ def test_a_directory_of_somebody_else_is_told(path: Path) -> None:
 
 def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) -> None:
     left = {
-        temporary(path.with_name("tokens.db-backup-0001-x")).name,
-        (built := temporary(path).name),
+        create_temporary(path.with_name("tokens.db-backup-0001-x")).name,
+        (built := create_temporary(path).name),
         f"{built}-journal",
     }
     for name in left:
@@ -379,7 +379,7 @@ def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) 
 
 
 def test_what_may_be_of_a_killed_backup_or_export_is_told_and_left(path: Path) -> None:
-    names = [temporary(path.with_name(name)).name for name in ("alice.json", "monday.db")]
+    names = [create_temporary(path.with_name(name)).name for name in ("alice.json", "monday.db")]
     told = [
         (found.severity, all(name in found.message for name in names))
         for found in look(path, fix=True)
@@ -390,8 +390,8 @@ def test_what_may_be_of_a_killed_backup_or_export_is_told_and_left(path: Path) -
 
 
 def test_what_somebody_writes_just_now_is_no_leftover(path: Path) -> None:
-    with writing_in(path.parent, lambda _: False):
-        writing = temporary(path.with_name("tokens.db.bak"))
+    with writer_lock(path.parent, lambda _: False):
+        writing = create_temporary(path.with_name("tokens.db.bak"))
 
         found = [finding for finding in look(path, fix=True) if finding.check == "leftovers"]
 
@@ -863,7 +863,7 @@ def test_exit_codes_are_for_cron(command: Callable[..., tuple[int, str]], path: 
     with TokenRepository(path) as repository:
         repository.save("carol", {"access_token": "CANARY", "expires_in": -1})
     assert command()[0] == 3
-    temporary(path)
+    create_temporary(path)
     assert command()[0] == 1
     assert command("--fix")[0] == 3
     with TokenRepository(path) as repository:
@@ -874,7 +874,7 @@ def test_exit_codes_are_for_cron(command: Callable[..., tuple[int, str]], path: 
 def test_json_has_the_same_keys_for_every_finding(
     command: Callable[..., tuple[int, str]], path: Path
 ) -> None:
-    temporary(path)
+    create_temporary(path)
 
     code, out = command("--json")
 
@@ -890,7 +890,7 @@ def test_json_has_the_same_keys_for_every_finding(
 
 
 def test_a_pipe_gets_one_line_for_each(command: Callable[..., tuple[int, str]], path: Path) -> None:
-    temporary(path)
+    create_temporary(path)
     with TokenRepository(path) as repository:
         repository.save("carol", tokens(1))
 
@@ -919,7 +919,7 @@ def test_many_names_are_cut_for_people_and_whole_for_programs(
 
 
 def test_a_terminal_gets_a_table_with_what_to_do_below_what_was_found(path: Path) -> None:
-    temporary(path)
+    create_temporary(path)
     with TokenRepository(path) as repository:
         repository.save("evil\u202ename [bold]", tokens(1))
 

@@ -14,7 +14,7 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.models.accounts import Account, Record
-from tokenstore.models.expiry import due_at, state_of
+from tokenstore.models.expiry import refresh_due_at, state_of
 from tokenstore.models.failures import Failure
 from tokenstore.models.timestamps import NEVER
 from tokenstore.models.tokens import TokenSet
@@ -58,18 +58,18 @@ def shown(error: TokenRefreshError) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_a_remembered_failure_is_the_same_error_again(kind: str) -> None:
-    failure = Failure.of(ERRORS[kind], CLIENT, now=NOW)
+    failure = Failure.from_error(ERRORS[kind], CLIENT, now=NOW)
 
     remembered = Failure.from_json(failure.to_json())
     again = remembered.to_error(account_name="alice", provider="google", now=NOW)
 
     assert remembered == failure
-    assert failure.verdict == VERDICTS[kind]
+    assert failure.kind == VERDICTS[kind]
     assert shown(again) == shown(ERRORS[kind])
 
 
 def test_what_is_left_of_a_wait_shrinks_with_time_and_never_below_nothing() -> None:
-    failure = Failure.of(ERRORS["wait"], CLIENT, now=NOW)
+    failure = Failure.from_error(ERRORS["wait"], CLIENT, now=NOW)
 
     waits = []
     for now in (NOW, NOW + 20, NOW + 90):
@@ -81,7 +81,7 @@ def test_what_is_left_of_a_wait_shrinks_with_time_and_never_below_nothing() -> N
 
 
 def test_a_provider_that_named_no_wait_is_not_given_one() -> None:
-    failure = Failure.of(ERRORS["spent"], CLIENT, now=NOW)
+    failure = Failure.from_error(ERRORS["spent"], CLIENT, now=NOW)
     error = failure.to_error(account_name="alice", provider=None, now=NOW + 5)
 
     assert isinstance(error, TransientRefreshError)
@@ -89,9 +89,9 @@ def test_a_provider_that_named_no_wait_is_not_given_one() -> None:
 
 
 def test_a_configuration_error_asks_for_another_configuration() -> None:
-    failure = Failure.of(ProviderConfigurationError("no client_id"), CLIENT, now=NOW)
+    failure = Failure.from_error(ProviderConfigurationError("no client_id"), CLIENT, now=NOW)
 
-    assert failure.verdict == "client_rejected"
+    assert failure.kind == "client_rejected"
 
 
 @pytest.mark.parametrize(
@@ -110,17 +110,17 @@ def test_a_configuration_error_asks_for_another_configuration() -> None:
 def test_a_verdict_stands_while_asking_again_is_in_vain(
     kind: str, later: float, *, stands: bool
 ) -> None:
-    failure = Failure.of(ERRORS[kind], CLIENT, now=NOW)
+    failure = Failure.from_error(ERRORS[kind], CLIENT, now=NOW)
 
-    assert failure.stands(CLIENT, now=NOW + later) is stands
+    assert failure.still_applies(CLIENT, now=NOW + later) is stands
 
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_no_verdict_stands_for_another_client_or_endpoint(kind: str) -> None:
-    failure = Failure.of(ERRORS[kind], CLIENT, now=NOW)
+    failure = Failure.from_error(ERRORS[kind], CLIENT, now=NOW)
 
-    assert not failure.stands("app https://other.example/token", now=NOW)
-    assert not failure.stands("other https://provider.example/token", now=NOW)
+    assert not failure.still_applies("app https://other.example/token", now=NOW)
+    assert not failure.still_applies("other https://provider.example/token", now=NOW)
 
 
 # -- when a token is due --------------------------------------------------------------------------
@@ -145,16 +145,16 @@ DUE = {
 def test_a_token_is_due_a_buffer_before_it_expires_but_not_before_half_its_lifetime(
     expires_at: float | None, refreshed_at: float | None, buffer: float, due: float
 ) -> None:
-    assert due_at(expires_at, refreshed_at, buffer) == due
+    assert refresh_due_at(expires_at, refreshed_at, buffer) == due
 
 
 # -- how an account is ----------------------------------------------------------------------------
 
-DEAD = Failure(verdict="reauthorization", message="dead", client=CLIENT)
-WAIT = Failure(verdict="transient", message="busy", client=CLIENT, retry_at=NOW + 60)
-WAITED = Failure(verdict="transient", message="busy", client=CLIENT, retry_at=NOW)
-BUSY = Failure(verdict="transient", message="busy", client=CLIENT)
-REJECTED = Failure(verdict="client_rejected", message="who?", client=CLIENT)
+DEAD = Failure(kind="reauthorization", message="dead", client=CLIENT)
+WAIT = Failure(kind="transient", message="busy", client=CLIENT, retry_at=NOW + 60)
+WAITED = Failure(kind="transient", message="busy", client=CLIENT, retry_at=NOW)
+BUSY = Failure(kind="transient", message="busy", client=CLIENT)
+REJECTED = Failure(kind="client_rejected", message="who?", client=CLIENT)
 
 STATES: list[tuple[bool, bool, Failure | None, State]] = [
     (False, True, None, "valid"),

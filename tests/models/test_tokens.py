@@ -20,7 +20,7 @@ from tests.helpers.strategies import examples, json_values
 from tokenstore.errors import InvalidTokenError
 from tokenstore.models.timestamps import (
     NEVER,
-    clamp,
+    clamp_to_calendar,
     expiry_of,
     local_iso,
     parse_seconds,
@@ -429,14 +429,14 @@ def test_never_has_no_local_time(zone: str) -> None:
 
 @pytest.mark.parametrize("moment", [-1e308, 0.0, NOW, NEVER, 1e308, math.inf])
 def test_a_clamped_moment_has_a_date_in_every_zone(moment: float, zone: str) -> None:
-    clamped = clamp(moment)
+    clamped = clamp_to_calendar(moment)
 
     assert datetime.fromtimestamp(clamped, UTC).year <= 9999
     assert local_iso(clamped) is not None or clamped == NEVER, zone
 
 
 def test_a_moment_within_the_calendar_is_not_clamped() -> None:
-    assert clamp(NOW) == NOW
+    assert clamp_to_calendar(NOW) == NOW
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def repository(path: Path, clock: Clock) -> Iterator[TokenRepository]:
         yield repository
 
 
-def failure(verdict: Any = "reauthorization", **more: Any) -> Failure:
-    return Failure(verdict=verdict, message="the provider said no", client="client", **more)
+def failure(kind: Any = "reauthorization", **more: Any) -> Failure:
+    return Failure(kind=kind, message="the provider said no", client="client", **more)
 
 
 def begin(repository: TokenRepository, name: str = "alice") -> Refresh:

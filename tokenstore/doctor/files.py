@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, counted, ok
 from tokenstore.doctor.mounts import NETWORK, file_system_of
-from tokenstore.files import is_written_in, leftovers, writing_in
+from tokenstore.files import has_writers, leftovers, writer_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ class Files:
         names = ", ".join(path.name for path in left)
         if not left:
             yield ok("leftovers", "no process has left a file half written")
-        elif is_written_in(directory):
+        elif has_writers(directory):
             yield Finding("leftovers", "info", f"{directory}: somebody is writing {names} just now")
         else:
             fixed = self._fix and self._sweep()
@@ -75,7 +75,7 @@ class Files:
                 None if fixed else _FIX,
                 fixed=fixed,
             )
-        others = [] if is_written_in(directory) else self._others()
+        others = [] if has_writers(directory) else self._others()
         if others:
             yield Finding(
                 "leftovers",
@@ -158,7 +158,7 @@ class Files:
         return sorted(leftovers(self._file.path.parent, self._is_mine))
 
     def _others(self) -> list[Path]:
-        """Return what is named as if `writing_in` had left it, and may be somebody else's."""
+        """Return what is named as if `writer_lock` had left it, and may be somebody else's."""
         directory = self._file.path.parent
         return sorted(leftovers(directory, lambda name: not self._is_mine(name)))
 
@@ -195,7 +195,7 @@ class Files:
     def _sweep(self) -> bool:
         """Remove what is left over; tell whether that was done."""
         try:
-            with writing_in(self._file.path.parent, self._is_mine):
+            with writer_lock(self._file.path.parent, self._is_mine):
                 return not self._left()
         except OSError:
             return False

@@ -11,7 +11,12 @@ from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InvalidTokenError
-from tokenstore.models.timestamps import clamp, local_iso, parse_seconds, parse_timestamp
+from tokenstore.models.timestamps import (
+    clamp_to_calendar,
+    local_iso,
+    parse_seconds,
+    parse_timestamp,
+)
 from tokenstore.models.tokens import TokenSet, is_token, normalize_account_name
 
 if TYPE_CHECKING:
@@ -244,7 +249,7 @@ def _take_expiry(fields: dict[str, Any]) -> tuple[float | None, str | None]:
     lifetime = parse_seconds(fields.get("expires_in"))
     obtained_at = _obtained_at(fields)
     if lifetime is not None and obtained_at is not None:
-        return clamp(obtained_at + lifetime), None
+        return clamp_to_calendar(obtained_at + lifetime), None
     if malformed is not None:
         return _EXPIRED, f"{malformed} was not understood; the token counts as expired"
     # A bare `expires_in` says nothing: the age of a file is not known.
