@@ -79,7 +79,7 @@ def test_somebody_else_ends_on_a_page_that_says_who(world: World, browser: Brows
         error = call.error()
 
     assert isinstance(error, WrongAccountError)
-    assert browser.heading == "Somebody else signed in"
+    assert browser.heading == "Different user"
     assert "bob@example.com" in browser.text
     assert world.tokens(ACCOUNT)[0] == before["access_token"]
     browser.check()

@@ -124,7 +124,7 @@ def test_somebody_else_is_refused(manager: TokenManager, chromium: Chrome) -> No
     error = login(manager, chromium, "bob").error()
 
     assert isinstance(error, WrongAccountError)
-    assert chromium.find_element(By.TAG_NAME, "h1").text == "Somebody else signed in"
+    assert chromium.find_element(By.TAG_NAME, "h1").text == "Different user"
     assert manager.load_tokens(ACCOUNT) == tokens
 
 

@@ -163,7 +163,7 @@ def test_a_code_that_nobody_enters_ends_it(tmp_path: Path) -> None:
         sleeper = Sleeper(world)
         error = refused(world, lambda _: None, sleeper)
         assert error.error == "expired_token"
-        assert "in time" in str(error)
+        assert "expired before it was entered" in str(error)
         assert sleeper.slept == [5, 5, 5, 2]
 
 
@@ -250,7 +250,7 @@ def test_a_code_without_an_end_ends_with_the_patience(world: World) -> None:
 )
 def test_what_cannot_be_shown_ends_it(world: World, changes: dict[str, Any]) -> None:
     world.server.script(began(**changes), path="/device_authorization")
-    assert "no address" in str(refused(world, nobody, Sleeper(world)))
+    assert "no URL" in str(refused(world, nobody, Sleeper(world)))
 
 
 @pytest.mark.parametrize(

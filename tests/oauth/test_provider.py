@@ -233,7 +233,7 @@ def test_secrets_are_sent_over_https_or_on_loopback(kind: str, url: str) -> None
 def test_any_other_url_is_refused_and_not_quoted(kind: str, url: str) -> None:
     message = refusal(ProviderRegistry(None, None), provider(**{kind: url}))
 
-    assert f"provider 'ours' has a {kind} that " in message
+    assert f"provider 'ours' has an invalid {kind}: it " in message
     assert url not in message
 
 
@@ -303,7 +303,7 @@ def test_a_missing_variable_is_named(
 
     message = refusal(ProviderRegistry(None, None), name)
 
-    assert message == f"provider {name!r} needs {missing} in the environment"
+    assert message == f"provider {name!r} requires the environment variables {missing}"
 
 
 def test_the_environment_is_read_when_a_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,11 +366,11 @@ def test_all_names_are_listed_in_order(file: Path) -> None:
         ("googel", "did you mean 'google'?"),
         ("Microsoft", "did you mean 'microsoft'?"),
         ("our", "did you mean 'ours'?"),
-        ("zzz", "known are google, microsoft, ours; any other is described in {file}"),
-        ("", "known are google, microsoft, ours; any other is described in {file}"),
+        ("zzz", "configured: google, microsoft, ours; add others to {file}"),
+        ("", "configured: google, microsoft, ours; add others to {file}"),
     ],
 )
-def test_an_unknown_name_is_answered_with_a_near_one_or_all(
+def test_an_unknown_name_suggests_a_close_one_or_lists_all(
     name: str, hint: str, file: Path
 ) -> None:
     file.write_text("[ours]\n")
@@ -477,7 +477,7 @@ def test_a_variable_that_is_not_set_is_named(
 
     message = refused(file, '[ours]\nclient_id = "app"\nclient_secret_env = "OURS"')
 
-    assert message == f"provider 'ours' in {file} needs OURS in the environment"
+    assert message == f"provider 'ours' in {file} requires the environment variable OURS"
 
 
 def test_the_file_overrides_single_keys_of_a_built_in_provider(
@@ -511,64 +511,64 @@ def test_a_changed_file_is_seen_at_the_next_use(file: Path) -> None:
 
 
 WRONG = {
-    "no table": ('ours = "x"', "a table is needed"),
-    "an array of tables": ("[[ours]]\n[[ours]]", "a table is needed"),
+    "no table": ('ours = "x"', "expected a table"),
+    "an array of tables": ("[[ours]]\n[[ours]]", "expected a table"),
     "unknown key": (f'[ours]\nbanana = "{SECRET}"', "unknown key 'banana'"),
     "misspelt key": (
         f'[ours]\nclient_secrte = "{SECRET}"',
         "unknown key 'client_secrte'; did you mean 'client_secret'?",
     ),
     "name is the table's": ('[ours]\nname = "other"', "unknown key 'name'"),
-    "number for text": ("[ours]\nclient_id = 5", "client_id has to be a string"),
-    "list of scopes": ('[ours]\nscope = ["a", "b"]', "scope has to be a string"),
+    "number for text": ("[ours]\nclient_id = 5", "client_id must be a string"),
+    "list of scopes": ('[ours]\nscope = ["a", "b"]', "scope must be a string"),
     "list for a secret": (
         f'[ours]\nclient_secret = ["{SECRET}"]',
-        "client_secret has to be a string",
+        "client_secret must be a string",
     ),
     "number for a variable": (
         "[ours]\nclient_secret_env = 1",
-        "client_secret_env has to be a string",
+        "client_secret_env must be a string",
     ),
     "text for a number": (
         '[ours]\ndefault_expires_in = "3600"',
-        "default_expires_in has to be a number of seconds",
+        "default_expires_in must be a number of seconds",
     ),
     "truth for a number": (
         "[ours]\ndefault_expires_in = true",
-        "default_expires_in has to be a number of seconds",
+        "default_expires_in must be a number of seconds",
     ),
     "text for the life of the refresh token": (
         '[ours]\nrefresh_token_lifetime = "90 days"',
-        "refresh_token_lifetime has to be a number of seconds",
+        "refresh_token_lifetime must be a number of seconds",
     ),
     "truth for the idle life": (
         "[ours]\nrefresh_token_idle = true",
-        "refresh_token_idle has to be a number of seconds",
+        "refresh_token_idle must be a number of seconds",
     ),
     "fraction for a whole number": (
         "[ours]\nmax_concurrency = 1.5",
-        "max_concurrency has to be a whole number",
+        "max_concurrency must be a whole number",
     ),
     "truth for a whole number": (
         "[ours]\nmax_concurrency = true",
-        "max_concurrency has to be a whole number",
+        "max_concurrency must be a whole number",
     ),
     "text for true": (
         '[ours]\nbasic_form_encode = "yes"',
-        "basic_form_encode has to be true or false",
+        "basic_form_encode must be true or false",
     ),
-    "truth for text": ("[ours]\nbody_format = true", "body_format has to be a string"),
+    "truth for text": ("[ours]\nbody_format = true", "body_format must be a string"),
     "text for a table": (
         f'[ours]\nextra_params = "{SECRET}"',
-        "extra_params has to be a table of strings",
+        "extra_params must be a table of strings",
     ),
     "numbers in a table": (
         "[ours]\nextra_params = { max_age = 5 }",
-        "extra_params has to be a table of strings",
+        "extra_params must be a table of strings",
     ),
     "two secrets": (
         f'[ours]\nclient_secret = "{SECRET}"\nclient_secret_env = "OURS"',
-        "client_secret and client_secret_env exclude each other",
+        "client_secret and client_secret_env are mutually exclusive",
     ),
 }
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 MARKUP = "<b onclick='x'>\"&</b>"
 PAGES = {
     "success": page.success("alice", "acme", "alice@example.com"),
-    "failure": page.failure("alice", "acme", SignInError("alice: nobody came; start again")),
+    "failure": page.failure("alice", "acme", SignInError("alice: no code; start again")),
     "refusal": page.failure("alice", "acme", SignInError("no", error="access_denied")),
-    "somebody else": page.failure("alice", "acme", WrongAccountError("this was bob")),
+    "different user": page.failure("alice", "acme", WrongAccountError("this was bob")),
     "not stored": page.failure("alice", "acme", TokenPersistError("the disk is full")),
     "interrupted": page.INTERRUPTED,
-    "stray": page.STRAY,
-    "over": page.OVER,
-    "nowhere": page.NOWHERE,
+    "wrong state": page.WRONG_STATE,
+    "already complete": page.ALREADY_COMPLETE,
+    "not found": page.NOT_FOUND,
 }
 every_page = pytest.mark.parametrize("shown", PAGES.values(), ids=PAGES)
 
@@ -102,7 +102,7 @@ def test_a_page_says_whose_sign_in_it_was_and_how_it_ended() -> None:
     for text in ("Signed in", "alice", "acme", "alice@example.com", "close this page"):
         assert text in shown
     shown = PAGES["failure"].html()
-    for text in ("Not signed in", "Nobody came.", "alice", "acme", "try again"):
+    for text in ("Not signed in", "No code.", "alice", "acme", "try again"):
         assert text in shown
     assert "Signed in as" not in page.success("alice", "acme", "alice").html()
     assert "Signed in as" not in page.success("alice", "acme", None).html()
