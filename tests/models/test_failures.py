@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.refreshes import Clock, World, denied
-from tokenstore import TokenManager, TransientRefreshError
+from tokenstore.errors import (
+    ClientRejectedError,
+    ProviderConfigurationError,
+    ReauthorizationRequired,
+    TokenRefreshError,
+    TransientRefreshError,
+)
 from tokenstore.models.failures import Failure, backoff
 from tokenstore.testing import Answer
 
@@ -16,8 +22,136 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tokenstore import TokenManager
+    from tokenstore.models.failures import FailureKind
+
 DOWN = Answer(503)
 WAITS = [None, None, None, 5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+NOW = 1_800_000_000.0
+CLIENT = "app https://provider.example/token"
+DETAILS: dict[str, Any] = {
+    "account_name": "alice",
+    "provider": "google",
+    "status_code": 400,
+    "error": "invalid_grant",
+    "error_description": "gone",
+}
+
+ERRORS = {
+    "sign in": ReauthorizationRequired("refused", **DETAILS),
+    "bare": ReauthorizationRequired("refused", account_name="alice", provider="google"),
+    "wait": TransientRefreshError("busy", retry_after=60.0, **DETAILS),
+    "no wait": TransientRefreshError("busy", retry_after=0.0, **DETAILS),
+    "spent": TransientRefreshError("lost", maybe_spent=True, **DETAILS),
+    "rejected": ClientRejectedError("no such client", **DETAILS),
+}
+KINDS: dict[str, FailureKind] = {
+    "sign in": "reauthorization",
+    "bare": "reauthorization",
+    "wait": "transient",
+    "no wait": "transient",
+    "spent": "transient",
+    "rejected": "client_rejected",
+}
+
+
+def attributes(error: TokenRefreshError) -> dict[str, Any]:
+    return {"type": type(error), "message": str(error), **vars(error)}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_a_recorded_failure_gives_the_same_error(case: str) -> None:
+    failure = Failure.from_error(ERRORS[case], CLIENT, now=NOW)
+
+    stored = Failure.from_json(failure.to_json())
+    error = stored.to_error(account_name="alice", provider="google", now=NOW)
+
+    assert stored == failure
+    assert failure.kind == KINDS[case]
+    assert attributes(error) == attributes(ERRORS[case])
+
+
+def test_the_kind_is_stored_under_the_key_that_databases_have() -> None:
+    failure = Failure(kind="transient", message="down", client="c u")
+
+    assert json.loads(failure.to_json())["verdict"] == "transient"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "5", "null", "[]", '{"verdict": "transient"}', "[1]"])
+def test_json_that_is_not_a_failure_is_an_error(text: str) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Failure.from_json(text)
+
+
+def test_the_remaining_wait_shrinks_to_zero() -> None:
+    failure = Failure.from_error(ERRORS["wait"], CLIENT, now=NOW)
+
+    waits = []
+    for now in (NOW, NOW + 20, NOW + 90):
+        error = failure.to_error(account_name="alice", provider=None, now=now)
+        assert isinstance(error, TransientRefreshError)
+        waits.append(error.retry_after)
+
+    assert waits == [60.0, 40.0, 0.0]
+
+
+def test_without_a_requested_wait_there_is_none() -> None:
+    failure = Failure.from_error(ERRORS["spent"], CLIENT, now=NOW)
+    error = failure.to_error(account_name="alice", provider=None, now=NOW + 5)
+
+    assert isinstance(error, TransientRefreshError)
+    assert (error.retry_after, error.maybe_spent) == (None, True)
+
+
+def test_a_configuration_error_is_a_rejected_client() -> None:
+    failure = Failure.from_error(ProviderConfigurationError("no client_id"), CLIENT, now=NOW)
+
+    assert failure.kind == "client_rejected"
+
+
+@pytest.mark.parametrize(
+    ("case", "later", "applies"),
+    [
+        ("sign in", 0, True),
+        ("sign in", 1e9, True),
+        ("wait", 0, True),
+        ("wait", 59.9, True),
+        ("wait", 60, False),
+        ("no wait", 0, False),
+        ("spent", 0, False),
+        ("rejected", 0, False),
+    ],
+)
+def test_a_failure_applies_until_a_request_may_succeed(
+    case: str, later: float, *, applies: bool
+) -> None:
+    failure = Failure.from_error(ERRORS[case], CLIENT, now=NOW)
+
+    assert failure.still_applies(CLIENT, now=NOW + later) is applies
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_no_failure_applies_to_another_client_or_endpoint(case: str) -> None:
+    failure = Failure.from_error(ERRORS[case], CLIENT, now=NOW)
+
+    assert not failure.still_applies("app https://other.example/token", now=NOW)
+    assert not failure.still_applies("other https://provider.example/token", now=NOW)
+
+
+def test_a_failure_of_an_older_release_counts_as_the_first() -> None:
+    text = '{"verdict": "transient", "message": "down", "client": "c u"}'
+    failure = Failure.from_json(text)
+    assert (failure.count, failure.retry_at) == (1, None)
+    assert Failure.from_json(failure.to_json()) == failure
+
+
+def test_waits_double_up_to_a_cap() -> None:
+    assert [backoff(count) for count in range(1, len(WAITS) + 1)] == WAITS
+    assert backoff(10**6) == 300
+
+
+# -- back-off in every process --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -32,14 +166,14 @@ def manager(world: World) -> TokenManager:
 
 
 def fail(manager: TokenManager, act: Callable[..., Any] | None = None) -> float | None:
-    """Ask for a token in vain; return how long to wait, as the error says."""
+    """Request a token; return how long to wait according to the error."""
     with pytest.raises(TransientRefreshError) as caught:
         (act or manager.ensure_valid_token)("alice")
     return caught.value.retry_after
 
 
 def go_down(world: World, calls: int = 50) -> None:
-    """Let the provider answer nothing but 503 for longer than any test asks."""
+    """Let the provider return 503 to every request."""
     world.server.script(*[DOWN] * 2 * calls)
 
 
@@ -47,8 +181,8 @@ def come_back(world: World) -> None:
     world.server._script.clear()
 
 
-def wear_out(world: World, manager: TokenManager, calls: int = 4) -> None:
-    """Let so many calls fail, each as soon as it may."""
+def fail_repeatedly(world: World, manager: TokenManager, calls: int = 4) -> None:
+    """Let *calls* calls fail, each as soon as it is allowed."""
     world.sign_in()
     go_down(world)
     for _ in range(calls):
@@ -56,12 +190,7 @@ def wear_out(world: World, manager: TokenManager, calls: int = 4) -> None:
     come_back(world)
 
 
-def test_waits_double_up_to_a_cap() -> None:
-    assert [backoff(count) for count in range(1, len(WAITS) + 1)] == WAITS
-    assert backoff(10**6) == 300
-
-
-def test_the_first_failures_cost_nothing_and_then_the_waits_double(
+def test_the_first_failures_cause_no_wait_and_then_the_waits_double(
     world: World, manager: TokenManager
 ) -> None:
     world.sign_in()
@@ -71,11 +200,11 @@ def test_the_first_failures_cost_nothing_and_then_the_waits_double(
         waits.append(fail(manager))
         world.clock.now += waits[-1] or 0.0
     assert waits == WAITS
-    # One retry a call, until there is a wait to be kept.
+    # One retry per call, until there is a wait.
     assert world.posts == 3 * 2 + len(WAITS) - 3
 
 
-def test_nobody_asks_before_the_wait_is_over_and_nobody_sleeps(
+def test_no_request_is_sent_and_no_thread_sleeps_during_the_wait(
     world: World, manager: TokenManager
 ) -> None:
     world.sign_in()
@@ -87,7 +216,7 @@ def test_nobody_asks_before_the_wait_is_over_and_nobody_sleeps(
     for left in (5, 4, 3, 2, 1):
         assert fail(manager) == left
         assert manager.get_valid_token("alice") is None
-        world.clock.now += 1  # the only clock that goes on; a sleep would not move it
+        world.clock.now += 1  # a sleep would not advance this clock
     assert world.posts == posts
     assert [account.state for account in manager.accounts()] == ["due"]
     assert fail(manager) == 10
@@ -106,8 +235,8 @@ import sys
 from tokenstore import Provider, TokenManager, TransientRefreshError
 path, endpoint, now = sys.argv[1:]
 test = Provider("test", endpoint, "tokenstore", client_secret="p+a/b=:%\\u00e9\\u20ac")
-for moment in (float(now), float(now) + 5):
-    manager = TokenManager(path, providers={"test": test}, clock=lambda: moment)
+for timestamp in (float(now), float(now) + 5):
+    manager = TokenManager(path, providers={"test": test}, clock=lambda: timestamp)
     try:
         manager.ensure_valid_token("alice")
     except TransientRefreshError as error:
@@ -120,7 +249,7 @@ for moment in (float(now), float(now) + 5):
 
 
 def test_a_success_clears_the_count(world: World, manager: TokenManager) -> None:
-    wear_out(world, manager)
+    fail_repeatedly(world, manager)
     assert manager.get_valid_token("alice") is not None
     assert world.row()["failure"] is None
     world.clock.now += 3600
@@ -151,8 +280,8 @@ def test_corrected_settings_clear_the_wait_and_the_count(
     assert [fail(other) for _ in range(4)] == WAITS[:4]
 
 
-def test_a_verdict_in_between_begins_anew(world: World, manager: TokenManager) -> None:
-    wear_out(world, manager, 3)
+def test_another_kind_of_failure_resets_the_count(world: World, manager: TokenManager) -> None:
+    fail_repeatedly(world, manager, 3)
     world.server.script(denied())
     assert manager.get_valid_token("alice") is None
     world.server.script(*[DOWN] * 2)
@@ -160,7 +289,7 @@ def test_a_verdict_in_between_begins_anew(world: World, manager: TokenManager) -
     assert json.loads(world.row()["failure"])["count"] == 1
 
 
-def test_a_forced_refresh_passes_and_counts(world: World, manager: TokenManager) -> None:
+def test_a_forced_refresh_ignores_the_wait_and_counts(world: World, manager: TokenManager) -> None:
     world.sign_in()
     go_down(world)
     for wait in WAITS[:6]:
@@ -172,10 +301,10 @@ def test_a_forced_refresh_passes_and_counts(world: World, manager: TokenManager)
     assert manager.refresh_token("alice")["access_token"] == manager.get_valid_token("alice")
 
 
-def test_what_the_provider_asks_for_goes_before_what_is_made_up(
+def test_a_wait_that_the_provider_requests_takes_precedence(
     world: World, manager: TokenManager
 ) -> None:
-    wear_out(world, manager, 5)
+    fail_repeatedly(world, manager, 5)
     world.server.script(Answer(429, headers={"Retry-After": "33"}))
     assert fail(manager) == 33
     world.clock.now += 33
@@ -195,20 +324,13 @@ def test_a_token_that_is_still_valid_is_served_meanwhile(world: World) -> None:
     assert manager.get_valid_token("alice") is None
 
 
-def test_those_who_waited_for_a_failing_call_do_not_count(world: World) -> None:
+def test_calls_that_waited_for_a_failing_call_do_not_count(world: World) -> None:
     world.sign_in()
     go_down(world)
     managers = [world.manager() for _ in range(3)]
     for manager in managers:
         assert fail(manager) is None
     assert json.loads(world.row()["failure"])["count"] == 3
-
-
-def test_a_failure_of_an_older_release_counts_as_the_first() -> None:
-    text = '{"verdict": "transient", "message": "down", "client": "c u"}'
-    failure = Failure.from_json(text)
-    assert (failure.count, failure.retry_at) == (1, None)
-    assert Failure.from_json(failure.to_json()) == failure
 
 
 def test_a_wait_is_over_when_the_clock_was_set_back_by_more_than_any_wait(world: World) -> None:
