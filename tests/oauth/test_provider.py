@@ -66,7 +66,7 @@ def test_a_provider_does_not_show_its_secret() -> None:
     ],
     ids=["public", "secret", "basic", "secret that is not used"],
 )
-def test_the_client_authenticates_as_it_was_told_or_as_it_can(
+def test_the_client_authenticates_as_configured_or_by_its_secret(
     settings: dict[str, str], method: str
 ) -> None:
     chosen = provider(**settings)
@@ -203,7 +203,7 @@ def of_issuer(**changes: Any) -> Provider:
     return provider(**{"token_endpoint": None, "issuer": ISSUER, **changes})
 
 
-def test_metadata_fill_the_endpoints_that_are_missing() -> None:
+def test_metadata_fills_the_missing_endpoints() -> None:
     assert of_issuer().with_metadata(METADATA) == provider(
         issuer=ISSUER,
         authorization_endpoint="https://auth.example/authorize",
@@ -212,7 +212,7 @@ def test_metadata_fill_the_endpoints_that_are_missing() -> None:
     )
 
 
-def test_metadata_replace_nothing_that_was_configured() -> None:
+def test_metadata_does_not_replace_configured_endpoints() -> None:
     configured = of_issuer(revocation_endpoint="https://auth.example/other")
 
     found = configured.with_metadata(METADATA)
@@ -221,7 +221,7 @@ def test_metadata_replace_nothing_that_was_configured() -> None:
     assert found.token_endpoint == ENDPOINT
 
 
-def test_metadata_may_be_sparse_and_odd() -> None:
+def test_metadata_may_lack_endpoints_or_contain_odd_values() -> None:
     sparse = {**METADATA, "revocation_endpoint": None, "authorization_endpoint": ["x"]}
 
     found = of_issuer().with_metadata(sparse)
@@ -243,7 +243,7 @@ BAD_METADATA = {
 
 
 @pytest.mark.parametrize(("metadata", "named"), BAD_METADATA.values(), ids=BAD_METADATA)
-def test_metadata_that_cannot_be_trusted_are_refused(metadata: dict[str, Any], named: str) -> None:
+def test_untrustworthy_metadata_is_refused(metadata: dict[str, Any], named: str) -> None:
     with pytest.raises(ProviderConfigurationError) as caught:
         of_issuer().with_metadata(metadata)
 

@@ -224,7 +224,11 @@ def test_every_finding_is_borne_by_tests_that_exist(number: int) -> None:
     for name in listed:
         module, _, test = name.partition("::")
         assert test in functions_in(module), name
-    here = [name for name in functions_in("test_findings") if re.match(f"test_u{number:02}_", name)]
+    here = [
+        name
+        for name in functions_in("whole/test_findings")
+        if re.match(f"test_u{number:02}_", name)
+    ]
     assert listed or here
 
 
