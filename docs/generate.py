@@ -1,15 +1,13 @@
-"""What the pages do not say by hand: taken from the program while the site is built.
+"""Generate the parts of the pages that come from the program, while the site is built.
 
 MkDocs calls the functions whose names begin with ``on_`` (``hooks`` in mkdocs.yml).
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
 import math
-import pkgutil
 import re
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
     import click
 
-_WIDTH = 78  # characters of a help text, on a terminal that has two more
+_WIDTH = 78  # characters of a help text on a terminal of 80 columns
 _LOADED = re.compile(
     r"<(?:script|img|iframe|source|link)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//"
 )
@@ -28,18 +26,18 @@ _log = logging.getLogger("mkdocs.hooks.generate")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put what is generated in the place of its mark, such as ``<!-- generate: commands -->``."""
+    """Replace each mark, such as ``<!-- generate: commands -->``, by what it names."""
     return re.sub(r"<!-- generate: (\w+) -->", lambda mark: _GENERATORS[mark[1]](), markdown)
 
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> None:
-    """Warn of a page that loads something from elsewhere when it is looked at."""
+    """Warn of a page that loads something from another site."""
     for found in _LOADED.findall(output):
-        _log.warning("%s loads something from elsewhere: %s", page.file.src_uri, found)
+        _log.warning("%s loads something from another site: %s", page.file.src_uri, found)
 
 
 def commands() -> str:
-    """Return the help text of every command, each under a heading of its own."""
+    """Return the help text of every command, each under its own heading."""
     parts = []
     for path, command in every_command():
         level = "#" * min(path.count(" ") + 2, 3)
@@ -48,34 +46,37 @@ def commands() -> str:
 
 
 def _help_of(path: str, command: click.Command) -> str:
-    """Return what the command prints on a terminal of 80 columns."""
+    """Return the help text of a command on a terminal of 80 columns."""
     import click
 
     from tokenstore.cli.app import app
 
-    names = app.context_settings["help_option_names"]  # the commands have them from the program
+    names = app.context_settings["help_option_names"]  # commands inherit them
     context = click.Context(command, info_name=path, help_option_names=names, terminal_width=_WIDTH)
     return context.get_help()
 
 
 def every_command() -> Iterator[tuple[str, click.Command]]:
-    """Yield the program and all of its commands, with what is typed for each."""
-    import tokenstore.cli
+    """Yield the program and all of its commands, each with its full name."""
     from tokenstore.cli.app import app
 
-    for module in pkgutil.iter_modules(tokenstore.cli.__path__):
-        importlib.import_module(f"tokenstore.cli.{module.name}")  # commands register themselves
-    yield from _below("tokenstore", app)
+    yield from _walk("tokenstore", app)
 
 
-def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+def _walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    import click
+
     yield path, command
-    for name, inner in sorted(getattr(command, "commands", {}).items()):
-        yield from _below(f"{path} {name}", inner)
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            subcommand = command.get_command(context, name)
+            assert subcommand is not None  # noqa: S101 - it is listed
+            yield from _walk(f"{path} {name}", subcommand)
 
 
 def provider_keys() -> str:
-    """Return the keys of a table of ``providers.toml``, with what `Provider` says of them."""
+    """Return the keys of ``providers.toml`` with the meanings that `Provider` documents."""
     from tokenstore.oauth.provider import Provider
     from tokenstore.oauth.providers_toml import _KEYS
 
@@ -91,7 +92,7 @@ def provider_keys() -> str:
 
 
 def attributes_of(cls: type) -> dict[str, str]:
-    """Return what the ``Attributes`` of a docstring say, each on one line."""
+    """Return the ``Attributes`` of a docstring, each on one line."""
     _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
     found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
     return {name: " ".join(text.replace("``", "`").split()) for name, text in found}

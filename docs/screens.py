@@ -91,7 +91,7 @@ def _fill(database: Path, clock: _Clock) -> None:
 
 def _shown(database: Path) -> str:
     """Return what a person sees on a terminal, with its colours."""
-    code = "from tokenstore.cli import app, output; output.demonstrate(); app.run(['status'])"
+    code = "from tokenstore.cli import app, output; output.force_terminal(); app.run(['status'])"
     before = f"import time; time.time = lambda: {_NOW}; "
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     environment |= {

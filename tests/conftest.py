@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.helpers import temporary
+from tests.helpers.requirements import require
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from tests.helpers.refreshes import World
+    from tokenstore import TokenManager
 
 # What takes minutes (`make torture`), and what needs a browser (`make test-browser`).
 collect_ignore = ["torture", "browser"]
@@ -18,6 +25,42 @@ collect_ignore = ["torture", "browser"]
 settings.register_profile("test", deadline=None, derandomize=True)
 settings.register_profile("torture", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("test")
+
+RUN_DIRECTORY = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what the run writes in one directory, and let Ctrl-C reach what the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):  # workers of xdist use the directory of their controller
+        directory = config.stash[RUN_DIRECTORY] = temporary.make_run_directory()
+        if config.option.basetemp is None:
+            config.option.basetemp = directory / "t"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Keep the directory if a test failed, and say where it is."""
+    if exitstatus == pytest.ExitCode.TESTS_FAILED:
+        directory = config.stash[RUN_DIRECTORY]
+        terminalreporter.write_line(f"kept what the failed tests wrote: {directory / 't'}")
+        del config.stash[RUN_DIRECTORY]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    directory = config.stash.get(RUN_DIRECTORY, None)
+    if directory is not None:
+        temporary.remove(directory)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)
+
 
 ZONES = {  # POSIX rules, so that no zone database is needed
     "UTC": "UTC0",
@@ -49,11 +92,26 @@ def zone(request: pytest.FixtureRequest, set_zone: Callable[[str], None]) -> str
     return str(request.param)
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test keeps a SQLite database, which is not there yet."""
+    return tmp_path / "tokens.db"
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that other users can enter; pytest's own are private."""
+    directory = temporary.open_directory()
+    yield directory
+    temporary.remove(directory)
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL that this process has for itself."""
     from tests.helpers.postgresql import server
 
+    require("postgresql")
     with server() as url:
         yield url
 
@@ -92,3 +150,19 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | 
     url = request.getfixturevalue("migrated")
     yield url
     empty(url)
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A provider and a store: on SQLite, or `on_both_engines` where a module says so."""
+    from tests.helpers.refreshes import World
+
+    chosen = "database" in request.fixturenames
+    with World(tmp_path, request.getfixturevalue("database") if chosen else None) as world:
+        yield world
+
+
+@pytest.fixture
+def manager(world: World) -> TokenManager:
+    """A manager of that store."""
+    return world.manager()

@@ -29,15 +29,8 @@ from tokenstore.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
-    from pathlib import Path
 
     from tokenstore.testing import Hold
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.refreshes import Call
+from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, Process, mode, names, python
 from tokenstore.files import atomic_write, create_temporary, has_writers, leftovers, writer_lock
 
@@ -187,7 +188,7 @@ def test_a_symlink_named_like_a_leftover_is_not_followed(tmp_path: Path) -> None
         assert names(tmp_path) == {"other"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a file")
+@needs_root
 def test_the_leftover_of_another_user_is_kept(tmp_path: Path) -> None:
     theirs = create_temporary(tmp_path / "file")
     os.chown(theirs, NOBODY, NOBODY)

@@ -16,7 +16,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from sqlalchemy.engine import URL
 
-from tests.helpers.refreshes import SOON, Call, Told, World, denied, of_sqlite
+from tests.helpers.refreshes import SOON, Call, Told, World, denied, of_sqlite, on_both_engines
 from tokenstore import (
     InvalidTokenError,
     Provider,
@@ -32,7 +32,7 @@ from tokenstore.storage.tables import APPLICATION_ID, VERSION_TABLE
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.helpers.refreshes import Clock
@@ -40,16 +40,7 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 NOTHING = lambda: None  # noqa: E731
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
+pytestmark = on_both_engines
 
 
 @pytest.fixture

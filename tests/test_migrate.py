@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
 def filled(path: Path) -> Path:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(1))

@@ -138,12 +138,12 @@ class AsyncTokenManager:
         timeout: float = 300.0,  # noqa: ASYNC109 - of the person, not of this coroutine
         port: int = 0,
         prompt: Callable[[Prompt], object] | None = None,
-        wait: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> dict[str, Any]:
         """Let a person sign an account in, return its tokens: see `TokenManager.login`.
 
-        *prompt* and *wait* are called in a thread. A sign-in has a thread of its own, which `close`
-        does not wait for.
+        *prompt* and *sleep* are called in a thread. A sign-in has a thread of its own, which
+        `close` does not wait for.
         """
         login = partial(
             self.manager.login,
@@ -155,15 +155,15 @@ class AsyncTokenManager:
             timeout=timeout,
             port=port,
             prompt=prompt,
-            wait=wait,
+            sleep=sleep,
         )
         work: Future[dict[str, Any]] = Future()
         Thread(target=_fulfil, args=(work, login), daemon=True).start()
         return await _outcome(work)
 
-    async def logout(self, account_name: str, *, keep: bool = False) -> bool:
+    async def logout(self, account_name: str, *, keep_account: bool = False) -> bool:
         """Revoke an account's tokens and remove it: see `TokenManager.logout`."""
-        logout = partial(self.manager.logout, account_name, keep=keep)
+        logout = partial(self.manager.logout, account_name, keep_account=keep_account)
         return await _outcome(self._waiting.run(logout))
 
     def accounts(self, *, names: Iterable[str] | None = None) -> AsyncGenerator[Account, None]:
@@ -178,7 +178,7 @@ class AsyncTokenManager:
         self,
         *,
         within: float = 0.0,
-        unused_for: float | None = None,
+        idle_for: float | None = None,
         provider: str | None = None,
         jobs: int = 16,
         dry_run: bool = False,
@@ -190,7 +190,7 @@ class AsyncTokenManager:
         """
         results = self.manager.refresh_all(
             within=within,
-            unused_for=unused_for,
+            idle_for=idle_for,
             provider=provider,
             jobs=jobs,
             dry_run=dry_run,

@@ -130,7 +130,7 @@ def make_private_directory(directory: Path) -> None:
 
 def file_error(error: OSError, path: Path) -> StorageError:
     """Log a file-system error about *path*, and return the `StorageError` for it."""
-    _log.error("%s: %s", path, error.strerror)
+    _log.error("%s: %s", path, error.strerror, extra={"raised": True})
     return StorageError(
         f"{path}: {error.strerror}; check the path and its permissions", path, errno=error.errno
     )

@@ -220,7 +220,7 @@ class TokenManager:
         timeout: float = 300.0,
         port: int = 0,
         prompt: Callable[[Prompt], object] | None = None,
-        wait: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> dict[str, Any]:
         """Let a person sign an account in, store the tokens and return them.
 
@@ -241,7 +241,7 @@ class TokenManager:
                 one.
             prompt: Called with what the person has to do, in a thread of its own if that is to
                 use a browser here; None opens the browser and tells on stderr.
-            wait: Sleeps for so many seconds, between two questions of the device grant.
+            sleep: Called with the seconds to wait between two requests of the device grant.
 
         Raises:
             ModuleNotFoundError: The extra is not installed.
@@ -273,7 +273,7 @@ class TokenManager:
                 patience=timeout,
                 port=port,
                 prompt=prompt,
-                sleep=wait,
+                sleep=sleep,
             )
             self._cache.forget(name)
             operation.provider, operation.outcome = stored.provider, "signed_in"
@@ -282,12 +282,12 @@ class TokenManager:
         return stored.tokens.to_dict()
 
     @sealed
-    def logout(self, account_name: str, *, keep: bool = False) -> bool:
+    def logout(self, account_name: str, *, keep_account: bool = False) -> bool:
         """Revoke an account's tokens at its provider (RFC 7009), then remove the account.
 
         Args:
             account_name: The account.
-            keep: Keep it, without its tokens, as one that has to sign in.
+            keep_account: Keep it, without its tokens, as one that has to sign in.
 
         Returns:
             Whether the provider was told. It was not if it has no way to, which is logged, or if
@@ -306,7 +306,7 @@ class TokenManager:
                 self._repository, self._providers, timeout=self._timeout, session=self._session
             )
             try:
-                revoked = sign_out.run(name, keep=keep)
+                revoked = sign_out.run(name, keep=keep_account)
             finally:
                 self._cache.forget(name)
             operation.outcome = "signed_out" if revoked else "removed"
@@ -344,7 +344,7 @@ class TokenManager:
         self,
         *,
         within: float = 0.0,
-        unused_for: float | None = None,
+        idle_for: float | None = None,
         provider: str | None = None,
         jobs: int = 16,
         dry_run: bool = False,
@@ -358,7 +358,7 @@ class TokenManager:
 
         Args:
             within: Seconds; what becomes due within them is taken as well.
-            unused_for: Seconds; take the accounts whose refresh token was not used for so long,
+            idle_for: Seconds; take the accounts whose refresh token was not used for so long,
                 in place of those that are due, so that it does not die of disuse.
             provider: Take only the accounts that are bound to this one.
             jobs: How many to refresh at the same time; of one provider no more than its
@@ -368,11 +368,11 @@ class TokenManager:
         """
         from tokenstore.lifecycle.bulk import BulkRefresher, RefreshResult, Selection
 
-        _require_seconds(within=within, unused_for=unused_for or 0.0)
+        _require_seconds(within=within, idle_for=idle_for or 0.0)
         if jobs < 1:
             raise ValueError("jobs: a whole number, 1 or more, is needed")
         select = Selection(self._repository, self._providers, self._freshness, self._clock)
-        found = select.due(within) if unused_for is None else select.unused(unused_for)
+        found = select.due(within) if idle_for is None else select.unused(idle_for)
         chosen = (account for account in found if provider in {None, account.provider})
         if dry_run:
             return (RefreshResult(a.name, "skipped", "dry run") for a in chosen)
@@ -382,7 +382,7 @@ class TokenManager:
             demand = RefreshRequest(
                 "due", lambda record: used(record) or fresh(record), patience=0.0
             )
-            if unused_for is not None:
+            if idle_for is not None:
                 demand = RefreshRequest("forced", used, patience=0.0)
             with Operation("refresh_all", account.name, account.provider) as operation:
                 _, refreshed = self._refresher.attempt(account.name, None, demand)

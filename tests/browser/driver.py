@@ -1,64 +1,47 @@
-"""A real browser, in the ways that people have it."""
+"""A real browser in several configurations: without scripts, dark, on a phone."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from typing import TYPE_CHECKING, Any
 
-import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.helpers.refreshes import SOON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from selenium.webdriver import Chrome
 
-FLAGS = """
---headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars
---disable-background-networking --disable-component-update --disable-sync --no-proxy-server
-"""
 PHONE = {"width": 320, "height": 640, "deviceScaleFactor": 2, "mobile": True}
 DESKTOP = {"width": 1000, "height": 700, "deviceScaleFactor": 1, "mobile": False}
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options, service)
-    driver.set_page_load_timeout(SOON)
-    yield driver
-    driver.quit()
-
-
 class Browser:
-    """The browser, in one of the ways that people have it."""
+    """The browser in one configuration."""
 
-    def __init__(self, driver: Chrome, way: str, shots: Path) -> None:
+    def __init__(self, driver: Chrome, configuration: str, screenshots: Path) -> None:
         self._driver = driver
-        self._shots = shots
-        self.way = way
-        self._do("Emulation.setScriptExecutionDisabled", value=way == "no scripts")
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if way == "dark" else "light"}
+        self._screenshots = screenshots
+        self.configuration = configuration
+        self._do("Emulation.setScriptExecutionDisabled", value=configuration == "no scripts")
+        scheme = {
+            "name": "prefers-color-scheme",
+            "value": "dark" if configuration == "dark" else "light",
+        }
         self._do("Emulation.setEmulatedMedia", features=[scheme])
-        self._do("Emulation.setDeviceMetricsOverride", **(PHONE if way == "phone" else DESKTOP))
-        self.complaints()  # those of earlier tests
+        self._do(
+            "Emulation.setDeviceMetricsOverride", **(PHONE if configuration == "phone" else DESKTOP)
+        )
+        self.console()  # drops the messages of earlier tests
 
     def _do(self, command: str, **parameters: Any) -> Any:
         return self._driver.execute_cdp_cmd(command, parameters)
 
     def value(self, expression: str) -> Any:
-        """Return what an expression is in the page; the page's own scripts may be off."""
+        """Evaluate an expression in the page, even if the page's own scripts are disabled."""
         return self._do("Runtime.evaluate", expression=expression, returnByValue=True)["result"][
             "value"
         ]
@@ -67,20 +50,14 @@ class Browser:
         self._driver.get(url)
 
     def sign_in(self, username: str, password: str, decision: str = "Allow") -> None:
-        """Go through the pages of the server, to wherever they lead."""
-        self.check()
-        fields = {"username": username, "password": password}
-        for name, text in fields.items():
+        """Submit the sign-in form of the server, and wait for the next page."""
+        for name, text in {"username": username, "password": password}.items():
             field = self._driver.find_element(By.NAME, name)
             field.clear()
             field.send_keys(text)
-        self._press("Sign in")
-        self.check()
-        self._press(decision)
-
-    def _press(self, label: str) -> None:
         title = self._driver.title
-        self._driver.find_element(By.XPATH, f"//button[normalize-space()='{label}']").click()
+        self.console()  # drops the messages about the form
+        self._driver.find_element(By.XPATH, f"//button[normalize-space()='{decision}']").click()
         WebDriverWait(self._driver, SOON).until(lambda driver: driver.title != title)
 
     @property
@@ -92,28 +69,24 @@ class Browser:
         return self._driver.find_element(By.TAG_NAME, "body").text
 
     def check(self) -> None:
-        """Check that the page can be read as it is shown, and keep a picture."""
+        """Check that the page is readable, and save a screenshot."""
         assert self.value("document.documentElement.scrollWidth <= innerWidth"), "it scrolls"
-        ground, ink = (self._brightness(name) for name in ("backgroundColor", "color"))
-        assert (ground < 60 and ink > 190) if self.way == "dark" else (ground > 190 and ink < 60)
-        name = f"{self.heading} {self.way}".lower().replace(" ", "-").replace("?", "")
-        self._driver.save_screenshot(str(self._shots / f"{name}.png"))
+        background, text = (self._brightness(name) for name in ("backgroundColor", "color"))
+        if self.configuration == "dark":
+            assert background < 60
+            assert text > 190
+        else:
+            assert background > 190
+            assert text < 60
+        name = f"{self.heading} {self.configuration}".lower().replace(" ", "-").replace("?", "")
+        self._driver.save_screenshot(str(self._screenshots / f"{name}.png"))
 
-    def _brightness(self, of: str) -> float:
-        """Return how bright the page's ground or text is, from 0 to 255."""
-        shown = self.value(f"getComputedStyle(document.body).{of}")
-        return sum(map(int, re.findall(r"\d+", shown)[:3])) / 3
+    def _brightness(self, name: str) -> float:
+        """Return the brightness of a color of the page, from 0 to 255."""
+        color = self.value(f"getComputedStyle(document.body).{name}")
+        return sum(map(int, re.findall(r"\d+", color)[:3])) / 3
 
-    def complaints(self) -> list[str]:
-        """Return what the browser logged: refused styles, missing files."""
+    def console(self) -> list[str]:
+        """Return the new messages of the console, such as blocked styles and missing files."""
         entries = self._driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in entries]
-
-
-@pytest.fixture
-def browser(
-    request: pytest.FixtureRequest, chromium: Chrome, tmp_path_factory: pytest.TempPathFactory
-) -> Browser:
-    shots = tmp_path_factory.getbasetemp() / "screenshots"
-    shots.mkdir(exist_ok=True)
-    return Browser(chromium, getattr(request, "param", "plain"), shots)

@@ -1,4 +1,4 @@
-"""A real browser signs in: through the pages of the strict server, to the end on ours."""
+"""Sign-ins with a real browser, which ends on the callback page."""
 
 from __future__ import annotations
 
@@ -14,37 +14,28 @@ from tokenstore import SignInError, WrongAccountError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.browser.driver import Browser
     from tokenstore import Prompt
 
-pytest_plugins = ["browsing"]
-
 ACCOUNT = "alice.with-a-long-name.that-has-to-be-broken-somewhere@a-long-department.example.com"
 
-every_way = pytest.mark.parametrize(
+every_configuration = pytest.mark.parametrize(
     "browser", ["plain", "no scripts", "dark", "phone"], indirect=True
 )
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
-
-
 @contextmanager
 def login(world: World, browser: Browser, **options: Any) -> Iterator[Call[dict[str, Any]]]:
-    """Begin a sign-in and open its page; the block goes on from there."""
+    """Begin a sign-in, and open its page in the browser."""
     prompts: SimpleQueue[Prompt] = SimpleQueue()
     call = Call(world.manager().login, ACCOUNT, "test", prompt=prompts.put, **options)
     browser.open(prompts.get(timeout=SOON).url)
     yield call
 
 
-@every_way
-def test_a_sign_in_ends_on_a_page_that_says_whose_it_is(world: World, browser: Browser) -> None:
+@every_configuration
+def test_a_sign_in_ends_on_a_page_with_account_and_user(world: World, browser: Browser) -> None:
     with login(world, browser) as call:
         browser.sign_in("alice", "wonderland")
         tokens = call.result()
@@ -54,11 +45,11 @@ def test_a_sign_in_ends_on_a_page_that_says_whose_it_is(world: World, browser: B
     assert "alice@example.com" in browser.text
     assert world.tokens(ACCOUNT)[0] == tokens["access_token"]
     browser.check()
-    assert browser.complaints() == []
+    assert browser.console() == []
 
 
-@every_way
-def test_a_refusal_ends_on_a_page_that_says_what_to_do(world: World, browser: Browser) -> None:
+@every_configuration
+def test_a_refusal_ends_on_a_page_with_a_remedy(world: World, browser: Browser) -> None:
     with login(world, browser) as call:
         browser.sign_in("alice", "wonderland", "Refuse")
         error = call.error()
@@ -69,8 +60,8 @@ def test_a_refusal_ends_on_a_page_that_says_what_to_do(world: World, browser: Br
     browser.check()
 
 
-@every_way
-def test_somebody_else_ends_on_a_page_that_says_who(world: World, browser: Browser) -> None:
+@every_configuration
+def test_a_different_user_ends_on_a_page_with_the_user(world: World, browser: Browser) -> None:
     with login(world, browser) as call:
         browser.sign_in("alice", "wonderland")
         before = call.result()
@@ -85,7 +76,7 @@ def test_somebody_else_ends_on_a_page_that_says_who(world: World, browser: Brows
     browser.check()
 
 
-def test_an_answer_to_another_sign_in_is_refused_and_the_right_one_still_counts(
+def test_a_response_with_a_wrong_state_is_refused_and_the_sign_in_continues(
     world: World, browser: Browser
 ) -> None:
     prompts: SimpleQueue[Prompt] = SimpleQueue()
@@ -101,7 +92,7 @@ def test_an_answer_to_another_sign_in_is_refused_and_the_right_one_still_counts(
     assert call.result()["scope"] == "openid"
 
 
-def test_a_device_is_let_in(world: World, browser: Browser) -> None:
+def test_a_device_is_allowed(world: World, browser: Browser) -> None:
     prompts: SimpleQueue[Prompt] = SimpleQueue()
     hold: SimpleQueue[None] = SimpleQueue()
     call = Call(
@@ -110,18 +101,16 @@ def test_a_device_is_let_in(world: World, browser: Browser) -> None:
         "test",
         device=True,
         prompt=prompts.put,
-        wait=lambda _: hold.get(timeout=SOON),
+        sleep=lambda _: hold.get(timeout=SOON),
     )
     browser.open(str(prompts.get(timeout=SOON).url_complete))
-    browser.check()
-    browser._press("Go on")
     browser.sign_in("alice", "wonderland")
     assert browser.heading == "Done"
     hold.put(None)
     assert call.result()["access_token"] == world.tokens(ACCOUNT)[0]
 
 
-def test_the_address_holds_no_secret_but_what_the_protocol_puts_there(
+def test_the_authorization_url_has_only_the_parameters_of_the_protocol(
     world: World, browser: Browser
 ) -> None:
     with login(world, browser) as call:

@@ -1,10 +1,8 @@
-"""A browser signs in at somebody else's provider: "oidc-provider", certified for OpenID."""
+"""Sign-ins with a real browser at "oidc-provider", a certified OpenID provider."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.helpers.refreshes import SOON, Call
+from tests.helpers.requirements import OIDC_PROVIDER, require
 from tokenstore import Provider, ReauthorizationRequired, TokenManager, WrongAccountError
 from tokenstore.integrations.requests import TokenAuth
 
@@ -25,18 +24,16 @@ if TYPE_CHECKING:
 
     from tokenstore import Prompt
 
-pytest_plugins = ["browsing"]
-
 ACCOUNT = "alice@example.com"
 
 
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[str]:
     """The provider, which ends with its stdin, and so with us."""
-    installed = os.environ.get("TOKENSTORE_OIDC_PROVIDER", f"{sys.prefix}/oidc-provider")
+    require("node")
     script = Path(__file__).with_name("provider") / "server.mjs"
     with subprocess.Popen(
-        ["node", str(script), installed],
+        ["node", script, OIDC_PROVIDER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -63,33 +60,33 @@ def manager(issuer: str, tmp_path: Path) -> Iterator[TokenManager]:
 
 
 def press(browser: Chrome) -> None:
-    """Press the button of a page of the provider, and wait for what follows."""
+    """Press the button of a page of the provider, and wait for the next page."""
     button = browser.find_element(By.CSS_SELECTOR, "button[type=submit]")
     address = browser.current_url
     button.click()
     WebDriverWait(browser, SOON).until(lambda driver: driver.current_url != address)
 
 
-def agree(browser: Chrome, url: str, person: str) -> None:
-    """Sign in and consent on the provider's own pages."""
+def agree(browser: Chrome, url: str, username: str) -> None:
+    """Sign in and consent on the pages of the provider."""
     browser.delete_all_cookies()
     browser.get(url)
     name = browser.find_element(By.NAME, "login")
-    name.clear()  # it has the login_hint
-    name.send_keys(person)
+    name.clear()  # contains the login_hint
+    name.send_keys(username)
     browser.find_element(By.NAME, "password").send_keys("any")
     press(browser)
     press(browser)
 
 
-def login(manager: TokenManager, browser: Chrome, person: str = "alice") -> Call[dict[str, Any]]:
+def login(manager: TokenManager, browser: Chrome, username: str = "alice") -> Call[dict[str, Any]]:
     prompts: SimpleQueue[Prompt] = SimpleQueue()
     call = Call(manager.login, ACCOUNT, "acme", prompt=prompts.put)
-    agree(browser, prompts.get(timeout=SOON).url, person)
+    agree(browser, prompts.get(timeout=SOON).url, username)
     return call
 
 
-def test_a_login_lives_dies_at_the_provider_and_lives_again(
+def test_login_refresh_revocation_login_and_logout(
     issuer: str, manager: TokenManager, chromium: Chrome
 ) -> None:
     first = login(manager, chromium).result()
@@ -119,7 +116,7 @@ def test_a_login_lives_dies_at_the_provider_and_lives_again(
     assert manager.load_tokens(ACCOUNT) is None
 
 
-def test_somebody_else_is_refused(manager: TokenManager, chromium: Chrome) -> None:
+def test_a_different_user_is_refused(manager: TokenManager, chromium: Chrome) -> None:
     tokens = login(manager, chromium).result()
     error = login(manager, chromium, "bob").error()
 
@@ -128,7 +125,7 @@ def test_somebody_else_is_refused(manager: TokenManager, chromium: Chrome) -> No
     assert manager.load_tokens(ACCOUNT) == tokens
 
 
-def test_a_device_is_let_in(manager: TokenManager, chromium: Chrome) -> None:
+def test_a_device_is_allowed(manager: TokenManager, chromium: Chrome) -> None:
     prompts: SimpleQueue[Prompt] = SimpleQueue()
     hold: SimpleQueue[None] = SimpleQueue()
     call = Call(
@@ -137,7 +134,7 @@ def test_a_device_is_let_in(manager: TokenManager, chromium: Chrome) -> None:
         "acme",
         device=True,
         prompt=prompts.put,
-        wait=lambda _: hold.get(timeout=SOON),
+        sleep=lambda _: hold.get(timeout=SOON),
     )
     chromium.delete_all_cookies()
     chromium.get(str(prompts.get(timeout=SOON).url_complete))

@@ -21,7 +21,7 @@ from tokenstore.cli.options import duration
         ("999999999d", 999999999 * 86400),
     ],
 )
-def test_a_number_with_or_without_a_unit_is_a_length_of_time(text: str, seconds: float) -> None:
+def test_a_number_with_or_without_a_unit_is_a_duration(text: str, seconds: float) -> None:
     assert duration(text) == seconds
 
 
@@ -31,5 +31,5 @@ def test_a_number_with_or_without_a_unit_is_a_length_of_time(text: str, seconds:
      "1,5h", "0x10", "1000000000d", "1h\n1"],
 )  # fmt: skip
 def test_anything_else_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="write 90, 10m, 1h or 30d"):
+    with pytest.raises(click.BadParameter, match="use 90, 10m, 1h or 30d"):
         duration(text)

@@ -30,7 +30,7 @@ def test_where_there_is_no_store_nothing_is_made_and_no_replica_blamed(
     assert code == (1 if command == "db check" else 0), told
     assert "primary" not in told
     assert run(["--database", schema, "doctor", "--json"]) == 1
-    assert "holds no store" in capsys.readouterr().out
+    assert "contains no store" in capsys.readouterr().out
 
 
 def test_accounts_go_through_files_from_one_server_to_another(

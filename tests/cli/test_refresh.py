@@ -1,91 +1,69 @@
+"""``tokenstore refresh``."""
+
 from __future__ import annotations
 
 import json
 import os
 import signal
 import subprocess
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.test_app import COMMAND, on_a_terminal
+from tests.helpers.command import COMMAND, DAY, HOUR, Command, Ran, save
 from tests.helpers.refreshes import SOON, Call, World, until
-from tokenstore.cli.app import run
-from tokenstore.testing import Answer, Transform
+from tokenstore.testing import AuthorizationServer, Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-HOUR = 3600.0
-DAY = 24 * HOUR
+
+def test_refresh_of_several_goes_on_after_a_failure_and_ends_with_1(
+    cli: Callable[..., Ran],
+    database: Path,
+    server: AuthorizationServer,
+    providers: Path,  # noqa: ARG001 - has to be there
+) -> None:
+    save(database, server, "alice", expires_in=3600)
+    save(database, server, "bob", expires_in=3600)
+    server.revoke("alice")
+
+    ran = cli("refresh", "alice", "bob", "--json")
+
+    assert ran.code == 1
+    assert [(r["account_name"], r["outcome"]) for r in ran.json["results"]] == [
+        ("alice", "failed"),
+        ("bob", "refreshed"),
+    ]
+    assert "invalid_grant" in ran.json["results"][0]["reason"]
+    assert ran.json["results"][1]["reason"] is None
 
 
-class Command:
-    """The command, on a database of accounts at a strict server, by the real clock."""
+def test_refresh_all_takes_those_that_are_due_and_not_known_to_be_dead(
+    cli: Callable[..., Ran],
+    database: Path,
+    server: AuthorizationServer,
+    providers: Path,  # noqa: ARG001 - has to be there
+) -> None:
+    save(database, server, "alice", expires_in=3600)
+    save(database, server, "bob", expires_in=10)
+    save(database, server, "carol", expires_in=10)
+    server.revoke("carol")
+    assert cli("token", "carol").code == 3
 
-    def __init__(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-        self.world = world
-        self._capsys = capsys
-        self.environment = {
-            "TOKENSTORE_PROVIDERS": str(world.path.with_name("providers.toml")),
-            "TEST_CLIENT_SECRET": str(world.server.provider().client_secret),
-        }
-        self.configure()
+    ran = cli("refresh", "--all")
 
-    def configure(self, **settings: object) -> None:
-        table = {
-            "token_endpoint": self.world.server.token_endpoint,
-            "client_id": "tokenstore",
-            "client_secret_env": "TEST_CLIENT_SECRET",
-            **settings,
-        }
-        lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-        file = self.world.path.with_name("providers.toml")
-        file.write_text("\n".join(["[test]", *lines, "[other]", *lines]))
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Run it; return its exit code and what it printed to stdout and stderr."""
-        self._capsys.readouterr()
-        code = run(["--database", str(self.world.path), *arguments])
-        return code, *self._capsys.readouterr()
-
-    def results(self, *arguments: str, code: int = 0) -> dict[str, str]:
-        """Run it with --json; return what became of each account."""
-        found, out, _ = self(*arguments, "--json")
-        assert found == code, out
-        results = json.loads(out)["results"]
-        assert all(r.keys() == {"account_name", "outcome", "reason"} for r in results)
-        assert len({r["account_name"] for r in results}) == len(results)
-        return {r["account_name"]: r["outcome"] for r in results}
-
-    def shown(self, *arguments: str) -> str:
-        """Run it on a terminal; return all that it shows."""
-        wide = {"COLUMNS": "200", "NO_COLOR": "1", **self.environment}
-        code, shown = on_a_terminal("--database", str(self.world.path), *arguments, **wide)
-        assert code == 0, shown
-        return shown
+    assert ran.code == 0
+    assert ran.out == "refreshed\tbob\n"
+    assert server.refreshes() == 1
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        world.clock.now = time.time()
-        yield world
-
-
-@pytest.fixture
-def command(
-    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Command:
-    command = Command(world, capsys)
-    for name, value in command.environment.items():
-        monkeypatch.setenv(name, value)
-    return command
-
-
-# -- refresh --all ----------------------------------------------------------------------------
+@pytest.mark.parametrize("arguments", [["refresh"], ["refresh", "alice", "--all"]])
+def test_refresh_wants_either_accounts_or_all(
+    cli: Callable[..., Ran], arguments: list[str]
+) -> None:
+    assert cli(*arguments).code == 2
 
 
 def test_all_takes_what_is_due_and_within_what_becomes_so(world: World, command: Command) -> None:
@@ -98,14 +76,14 @@ def test_all_takes_what_is_due_and_within_what_becomes_so(world: World, command:
     assert world.posts == 2
 
 
-def test_unused_for_takes_what_was_not_used_for_so_long(world: World, command: Command) -> None:
+def test_idle_for_takes_what_was_not_used_for_so_long(world: World, command: Command) -> None:
     world.clock.now -= 31 * DAY
     world.sign_in("idle", expires_in=400 * DAY)
     world.clock.now += 2 * DAY
     world.sign_in("used", expires_in=400 * DAY)
-    assert command.results("refresh", "--unused-for", "30d") == {"idle": "refreshed"}
-    assert command.results("refresh", "--all", "--unused-for", "30d") == {}
-    assert command.results("refresh", "--unused-for", "28d") == {"used": "refreshed"}
+    assert command.results("refresh", "--idle-for", "30d") == {"idle": "refreshed"}
+    assert command.results("refresh", "--all", "--idle-for", "30d") == {}
+    assert command.results("refresh", "--idle-for", "28d") == {"used": "refreshed"}
 
 
 def test_provider_takes_those_of_one(world: World, command: Command) -> None:
@@ -154,9 +132,9 @@ def test_jobs_bounds_what_is_under_way(world: World, command: Command) -> None:
         ["--all", "--jobs", "many"],
         ["--all", "--within", "soon"],
         ["--all", "--within", "-1"],
-        ["--unused-for", "1w"],
-        ["--unused-for", "30d", "--within", "1h"],
-        ["--unused-for", "30d", "alice"],
+        ["--idle-for", "1w"],
+        ["--idle-for", "30d", "--within", "1h"],
+        ["--idle-for", "30d", "alice"],
         ["--within", "1h"],
         ["--dry-run"],
         ["alice", "--within", "1h"],
@@ -201,135 +179,6 @@ def test_a_run_shows_its_progress_on_a_terminal(world: World, command: Command) 
     shown = command.shown("refresh", "--all")
     assert "refreshing" in shown
     assert "refreshed  alice" in shown
-
-
-# -- status -----------------------------------------------------------------------------------
-
-
-def test_status_says_by_when_a_sign_in_is_needed(world: World, command: Command) -> None:
-    world.sign_in("alice", refresh_token_expires_in=6 * DAY + HOUR)
-    world.sign_in("bob", refresh_token=None)
-    world.sign_in("carol", refresh_token_expires_in=1e30)
-    world.clock.now -= 3 * DAY
-    world.sign_in("dave", refresh_token_expires_in=2 * DAY)
-    lines = {line.split()[0]: line for line in command.shown("status").splitlines() if line}
-    assert "again within 6 d" in lines["alice"]
-    assert " login bob" in lines["bob"]
-    assert "within" not in lines["carol"] + lines["dave"]
-    assert " login dave" in lines["dave"]  # its time is over
-    assert "again" not in lines["carol"]
-    accounts = json.loads(command("status", "--json")[1])["accounts"]
-    assert [a["refresh_token_expires_at"] for a in accounts] == [
-        pytest.approx(time.time() + 6 * DAY + HOUR, abs=60),
-        None,
-        None,
-        pytest.approx(time.time() - DAY, abs=60),
-    ]
-    assert [a["refreshable"] for a in accounts] == [True, False, True, True]
-
-
-def test_status_goes_by_what_the_provider_is_configured_to_do(
-    world: World, command: Command
-) -> None:
-    command.configure(refresh_token_lifetime=90 * DAY, refresh_token_idle=14 * DAY)
-    world.sign_in("alice")
-    (account,) = json.loads(command("status", "--json")[1])["accounts"]
-    assert account["refresh_token_obtained_at"] == pytest.approx(time.time(), abs=60)
-    assert account["refresh_token_expires_at"] == pytest.approx(time.time() + 14 * DAY, abs=60)
-    assert "again within 14 d" in command.shown("status")
-
-
-# -- history ----------------------------------------------------------------------------------
-
-
-def entries(command: Command, *arguments: str) -> list[dict[str, Any]]:
-    code, out, _ = command("history", *arguments, "--json")
-    assert code == 0
-    found: list[dict[str, Any]] = json.loads(out)["history"]
-    return found
-
-
-def test_history_tells_every_refresh_the_newest_first(world: World, command: Command) -> None:
-    world.sign_in("alice")
-    world.sign_in("bob")
-    world.server.revoke("bob")
-    assert command("refresh", "alice")[0] == 0
-    assert command("refresh", "--all")[0] == 1
-    assert command("refresh", "alice")[0] == 0
-    told = [(e["account_name"], e["reason"], e["outcome"], e["error"]) for e in entries(command)]
-    assert told == [
-        ("alice", "forced", "refreshed", None),
-        ("bob", "due", "reauthorization", "invalid_grant"),
-        ("alice", "forced", "refreshed", None),
-    ]
-    assert [e["account_name"] for e in entries(command, "alice")] == ["alice", "alice"]
-    assert [e["account_name"] for e in entries(command, "--limit", "2")] == ["alice", "bob"]
-    assert [e["account_name"] for e in entries(command, "bob", "--limit", "9")] == ["bob"]
-
-
-def test_an_entry_of_history_has_these_facts(world: World, command: Command) -> None:
-    world.sign_in("alice")
-    command("refresh", "alice")
-    (entry,) = entries(command)
-    assert entry.keys() >= {
-        "id", "account_name", "provider", "reason", "host", "pid", "started_at", "finished_at",
-        "duration", "outcome", "sent", "received", "status_code", "error", "maybe_spent",
-    }  # fmt: skip
-    assert (entry["pid"], entry["provider"]) == (os.getpid(), "test")
-    assert entry["duration"] == pytest.approx(entry["finished_at"] - entry["started_at"])
-    assert entry["started_at"] == pytest.approx(time.time(), abs=60)
-
-
-@pytest.mark.parametrize("shown_to", ["program", "person"])
-def test_history_shows_no_secret(world: World, command: Command, shown_to: str) -> None:
-    secrets = [world.sign_in("alice")]
-    world.server.script(Transform(lambda answer: secrets.append(answer) or answer))  # type: ignore[func-returns-value]
-    command("refresh", "alice")
-    if shown_to == "person":
-        shown = command.shown("history")
-        assert "ACCOUNT" in shown
-        assert "forced" in shown
-        assert "refreshed" in shown
-    else:
-        shown = command("history")[1]
-        assert shown.split("\t")[1:4] == ["alice", "test", "forced"]
-        assert shown.count("\n") == 1
-    assert len(secrets) == 2
-    for tokens in secrets:
-        for name in ("access_token", "refresh_token"):
-            assert tokens[name] not in shown
-
-
-def test_the_history_of_a_running_and_of_a_failed_refresh_is_readable(
-    world: World, command: Command
-) -> None:
-    world.sign_in("alice")
-    world.sign_in("bob [bold]")
-    world.server.script(Answer(503), Answer(503), subject="bob [bold]")
-    command("token", "bob [bold]")
-    hold = world.hold("alice")
-    call = Call(world.manager().refresh_token, "alice")
-    assert hold.arrived.wait(SOON)
-    shown = command.shown("history")
-    hold.release.set()
-    call.result()
-    assert "running" in shown
-    assert "transient" in shown
-    assert "bob [bold]" in shown
-
-
-def test_the_history_of_nobody_and_of_nothing(world: World, command: Command) -> None:
-    world.sign_in("alice")
-    assert command("history", "alice")[:2] == (0, "")
-    assert entries(command, "alice") == []
-    code, out, err = command("history", "alise")
-    assert (code, out) == (5, "")
-    assert "did you mean 'alice'?" in err
-    assert command("history", "--limit", "0")[0] == 2
-    assert "no refreshes yet" in command.shown("history")
-
-
-# -- refresh --every ----------------------------------------------------------------------------
 
 
 class Worker:

@@ -14,6 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 from tests.helpers.canary import LOGGERS, NEW, OLD, SECRET, Watch, echo, issued, steps, watching
@@ -245,7 +246,7 @@ def test_no_command_shows_a_secret_when_all_goes_well(
         (0, "refresh", "alice"),
         (0, "refresh", "--all", "--dry-run"),
         (0, "refresh", "--all"),
-        (0, "refresh", "--unused-for", "0s", "--json"),
+        (0, "refresh", "--idle-for", "0s", "--json"),
         (0, "status"),
         (0, "status", "--json"),
         (0, "history"),
@@ -295,7 +296,7 @@ def test_no_command_shows_a_secret_when_a_refresh_fails(
     assert len({r.subject for r in world.server.requests}) == len(lines)
     tokens = world.sign_in("last")
     world.server.script(steps(echo(tokens["refresh_token"]))["to wait"], subject="last")
-    monkeypatch.setattr("tokenstore.cli.output._demonstrating", True)  # what a person would see
+    monkeypatch.setattr("tokenstore.cli.output._forced_terminal", True)  # what a person would see
     shell.here((1, "refresh", "--all"), (0, "status"), (0, "history"))
     assert "redacted" in "".join(watch.seen)
 
@@ -604,4 +605,4 @@ def test_a_sign_in_that_comes_to_nothing_shows_no_secret(world: World, shell: Sh
 
 def test_every_command_is_watched_here() -> None:
     """The demo is left out: it shows made-up tokens on purpose."""
-    assert set(app.commands) == WATCHED | {"demo"}
+    assert set(app.list_commands(click.Context(app))) == WATCHED | {"demo"}

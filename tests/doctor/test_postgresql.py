@@ -109,14 +109,14 @@ def test_where_there_is_no_store_none_is_made(server: str, admin: psycopg.Connec
     found = only(url_of(server))
 
     assert (found.check, found.severity) == ("database", "warning")
-    assert "holds no store" in found.message
+    assert "contains no store" in found.message
     assert admin.execute("SELECT to_regclass('tokenstore.accounts')").fetchone() == (None,)
 
 
 def test_what_a_downgrade_to_base_leaves_is_no_store(url: str) -> None:
     migrate.downgrade(url, "base", x=["destroy=yes"])
 
-    assert "holds no store" in only(url).message
+    assert "contains no store" in only(url).message
 
 
 def test_who_may_not_create_a_store_is_told_what_to_have_run(
@@ -124,11 +124,11 @@ def test_who_may_not_create_a_store_is_told_what_to_have_run(
 ) -> None:
     elsewhere = url_of(server, schema="elsewhere")
 
-    command = str(only(elsewhere).cure).partition("administrator run ")[2]
+    command = str(only(elsewhere).hint).partition("administrator, run: ")[2]
 
     assert command == "CREATE SCHEMA elsewhere AUTHORIZATION app"
     admin.execute(command.encode())
-    assert "administrator" not in str(only(elsewhere).cure)
+    assert "administrator" not in str(only(elsewhere).hint)
     admin.execute("DROP SCHEMA elsewhere")
 
 
@@ -138,7 +138,7 @@ def test_the_tables_of_something_else_are_told(server: str, admin: psycopg.Conne
     found = only(url_of(server))
 
     assert (found.check, found.severity) == ("database", "error")
-    assert "something else" in found.message
+    assert "another application" in found.message
 
 
 def test_a_server_that_cannot_be_reached_is_told_without_the_password(tmp_path: Any) -> None:
@@ -156,7 +156,7 @@ def test_an_older_schema_names_the_command_that_upgrades_it(url: str) -> None:
     found = only(url)
 
     assert f"0002 is older than {REVISION}" in found.message
-    assert "db upgrade" in str(found.cure)
+    assert "db upgrade" in str(found.hint)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_who_else_may_read_tokens_is_told_until_it_is_revoked(
     assert (found.check, found.severity) == ("readers", "warning")
     assert found.message.endswith(f": {stranger}")
 
-    admin.execute(str(found.cure).removeprefix("run: ").encode())
+    admin.execute(str(found.hint).removeprefix("run: ").encode())
     assert not bad(url)
 
 
@@ -264,7 +264,7 @@ def test_who_works_on_the_store_is_no_stranger(
     assert only(url_of(server, "writer")).check == "rights"
 
     for _ in range(2):  # the tables, then the numbers of the journal
-        for command in str(only(url_of(server, "writer")).cure).partition("run: ")[2].split("; "):
+        for command in str(only(url_of(server, "writer")).hint).partition("run: ")[2].split("; "):
             admin.execute(command.encode())
     assert not bad(url_of(server, "writer"))
     with TokenRepository(url_of(server, "writer")) as repository:
@@ -370,7 +370,7 @@ def test_a_connection_in_clear_is_told_unless_it_stays_on_this_machine(
 
     assert (found.check, found.severity) == ("connection", "warning")
     assert "192.0.2.1" in found.message
-    assert "sslmode=verify-full" in str(found.cure)
+    assert "sslmode=verify-full" in str(found.hint)
 
 
 # -- the command ------------------------------------------------------------------------------

@@ -544,7 +544,6 @@ class Runner:
             text=True,
             env=unmeasured({**os.environ, "TEST_CLIENT_SECRET": secret}),
         )
-        self.can_mount = self._told()
 
     def __enter__(self) -> Runner:
         return self
@@ -578,12 +577,14 @@ IMPORTED_LATE = (
     "requests",
     "sqlalchemy.dialects.sqlite",
     "tokenstore.cli.accounts",
+    "tokenstore.cli.completion",
     "tokenstore.cli.db",
     "tokenstore.cli.demo",
     "tokenstore.cli.refresh",
     "tokenstore.cli.login",
     "tokenstore.cli.status",
     "tokenstore.cli.maintenance",
+    "tokenstore.cli.transfer",
     "tokenstore.lifecycle.bulk",
     "tokenstore.jsonfiles",
     "tokenstore.migrate",
@@ -596,11 +597,8 @@ def serve(stores: Path) -> None:
     for module in IMPORTED_LATE:
         importlib.import_module(module)
     gc.freeze()
-    try:
+    with suppress(OSError):  # only root may
         have_mounts_of_our_own()
-        tell(True)
-    except OSError:
-        tell(False)
     for line in sys.stdin:
         place, fault, operation = json.loads(line)
         os.environ["TOKENSTORE_PROVIDERS"] = str(Path(place, "providers.toml"))

@@ -131,8 +131,9 @@ def watching(world: World, capfd: pytest.CaptureFixture[str]) -> Iterator[Watch]
 
 
 def issued(world: World) -> set[str]:
-    """Return every token that the server has ever given to anybody."""
-    return {*world.server._ledger.access, *world.server._ledger.refresh}
+    """Return every token that the server has ever issued."""
+    tokens = world.server._tokens
+    return {*tokens.access_tokens, *tokens.refresh_tokens}
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

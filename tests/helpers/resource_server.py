@@ -1,4 +1,4 @@
-"""A resource server on loopback, for the tests of what sends an account's token."""
+"""A resource server on loopback, for the tests of the HTTP client integrations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request, with what stood in its Authorization header."""
+    """A request, with its Authorization header."""
 
     method: str
     path: str
@@ -43,7 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self._body()
         seen = Seen(self.command, self.path, self.headers["Authorization"], body)
-        status, headers = self.server.answer(seen)
+        status, headers = self.server.respond(seen)
         content = json.dumps({"status": status, "body": body.decode()}).encode()
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
@@ -62,19 +62,19 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def log_message(self, *_: Any) -> None:
-        """Write nothing: a test's output is its own."""
+        """Write nothing: the output belongs to the test."""
 
 
 class Resource(ThreadingTCPServer):
-    """Answers 200 to a token that it accepts and 401 to any other request.
+    """A server that responds 200 to an accepted token and 401 to any other request.
 
     Attributes:
-        url: Where it is.
-        seen: The requests that it got.
-        script: What to answer to the next requests, whatever they are: status and headers.
-        moved: Where to send whoever asks for a path: the status and the place. No token is needed.
-        accepts: Tells whether a token is accepted.
-        together: Whoever is refused waits here for the others.
+        url: The URL of the server.
+        seen: The requests that it received.
+        script: Responses to the next requests: status and headers.
+        moved: Redirects by path: status and location. They require no token.
+        accepts: Returns whether a token is accepted.
+        together: Barrier at which refused requests wait for each other.
     """
 
     daemon_threads = True
@@ -97,17 +97,17 @@ class Resource(ThreadingTCPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Pass over clients that went away."""
+        """Ignore clients that disconnected."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
-    def answer(self, seen: Seen) -> tuple[int, dict[str, str]]:
+    def respond(self, seen: Seen) -> tuple[int, dict[str, str]]:
         self.seen.append(seen)
         if self.script:
             return self.script.pop(0)
         if seen.path in self.moved:
-            status, place = self.moved[seen.path]
-            return status, {"Location": place}
+            status, location = self.moved[seen.path]
+            return status, {"Location": location}
         if self.accepts((seen.authorization or "").removeprefix("Bearer ")):
             return 200, {}
         if self.together is not None:
@@ -116,7 +116,7 @@ class Resource(ThreadingTCPServer):
 
     @property
     def tokens(self) -> list[str | None]:
-        """What stood in the Authorization header of each request."""
+        """The Authorization header of each request."""
         return [seen.authorization for seen in self.seen]
 
 
@@ -124,11 +124,11 @@ REFUSED = "refused-before-its-time"
 
 
 def refused(world: World, **more: Any) -> str:
-    """Sign alice in with a token that looks alive and is refused; return the header it makes."""
+    """Store a token for alice that looks valid but is refused; return its header."""
     world.sign_in(**{"access_token": REFUSED, "expires_in": 3600, **more})
     return f"Bearer {REFUSED}"
 
 
 def stored(world: World) -> str:
-    """Return the header that the stored token makes."""
+    """Return the header of the stored token."""
     return f"Bearer {world.tokens()[0]}"

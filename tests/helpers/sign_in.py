@@ -1,9 +1,8 @@
-"""What the tests of signing in and out share: people before browsers, and what they tamper with."""
+"""Helpers for the tests of login and logout: users with browsers, and tampered responses."""
 
 from __future__ import annotations
 
 import json
-import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Visitor:
-    """Somebody who is sent to the sign-in page and does what it says."""
+    """A user who signs in on the page of a prompt."""
 
     def __init__(self, world: World, username: str = "alice", *, allow: bool = True) -> None:
         self._server = world.server
@@ -40,12 +39,12 @@ class Visitor:
 
     @property
     def page(self) -> Page:
-        """The page on which the visit ended."""
+        """The last page of the visit."""
         return self._pages.get(timeout=SOON)
 
 
 class Tampering(Visitor):
-    """Somebody whose browser comes back with another query than the server sent it with."""
+    """A user whose browser returns with a different query than the server's."""
 
     def __init__(self, world: World, change: Callable[[dict[str, str]], Any]) -> None:
         super().__init__(world)
@@ -59,72 +58,62 @@ class Tampering(Visitor):
 
 
 def nobody(_: Prompt) -> None:
-    """Stand where nobody must be sent off."""
-    raise AssertionError("somebody was asked to sign in")
+    """Fail: no sign-in is expected."""
+    raise AssertionError("a user was asked to sign in")
 
 
 class Begun(NamedTuple):
-    """A sign-in that waits for somebody."""
+    """A sign-in that waits for a user."""
 
     call: Call[dict[str, Any]]
     prompt: Prompt
 
 
 def begin(manager: TokenManager, account: str = "alice", **options: Any) -> Begun:
-    """Begin a sign-in; return it as soon as somebody may go to the page."""
+    """Begin a sign-in; return it as soon as it waits for the user."""
     prompts: SimpleQueue[Prompt] = SimpleQueue()
     call = Call(manager.login, account, "test", prompt=prompts.put, **options)
     return Begun(call, prompts.get(timeout=SOON))
 
 
 def load(url: str, **options: Any) -> Page:
-    """Open an address as a browser does."""
-    answer = requests.get(url, timeout=SOON, allow_redirects=False, **options)
-    return Page(url, answer.status_code, answer.text)
+    """Open a URL as a browser does."""
+    response = requests.get(url, timeout=SOON, allow_redirects=False, **options)
+    return Page(url, response.status_code, response.text)
 
 
 def callback(
     server: AuthorizationServer, url: str, decision: str = "allow"
 ) -> tuple[str, dict[str, str]]:
-    """Sign alice in; return where the browser is sent back to, and with what."""
-    text = load(url).text
-    for path, form in (
-        ("sign-in", {"username": "alice", "password": "wonderland"}),
-        ("consent", {"decision": decision}),
-    ):
-        [ticket] = re.findall(r'name="ticket" value="(.*?)"', text)
-        answer = requests.post(
-            f"{server.issuer}/{path}",
-            {"ticket": ticket, **form},
-            timeout=SOON,
-            allow_redirects=False,
-        )
-        text = answer.text
-    location, _, query = answer.headers["Location"].partition("?")
+    """Sign alice in; return the redirect URI and the parameters of the redirect."""
+    assert url.startswith(f"{server.issuer}/authorize?")
+    form = {"username": "alice", "password": "wonderland", "decision": decision}
+    response = requests.post(url, form, timeout=SOON, allow_redirects=False)
+    location, _, query = response.headers["Location"].partition("?")
     return location, dict(parse_qsl(query))
 
 
 def query_of(url: str) -> dict[str, str]:
-    """Return the parameters of an address."""
+    """Return the parameters of a URL."""
     return dict(parse_qsl(urlsplit(url).query))
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """Return what an id_token says."""
+    """Return the claims of an id_token."""
     part = token.split(".")[1]
     claims: dict[str, Any] = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return claims
 
 
 def with_claims(**changes: object) -> Transform:
-    """Change what the id_token of the next answer says; None removes a claim."""
+    """Change claims of the id_token in the next response; None removes a claim."""
 
-    def change(answer: dict[str, Any]) -> Mapping[str, Any]:
-        header, _, signature = answer["id_token"].split(".")
+    def change(response: dict[str, Any]) -> Mapping[str, Any]:
+        header, _, signature = response["id_token"].split(".")
         claims = {
-            k: v for k, v in (claims_of(answer["id_token"]) | changes).items() if v is not None
+            k: v for k, v in (claims_of(response["id_token"]) | changes).items() if v is not None
         }
         payload = urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
-        return answer | {"id_token": f"{header}.{payload}.{signature}"}
+        return response | {"id_token": f"{header}.{payload}.{signature}"}
 
     return Transform(change)

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from tests.helpers.strategies import examples, json_values
 from tokenstore.errors import InvalidTokenError
-from tokenstore.importers.formats import TokenFile, file_stem, from_json, to_json
+from tokenstore.importers.formats import (
+    ImportedAccount,
+    account_from_json,
+    account_to_json,
+    file_stem,
+)
 from tokenstore.models.timestamps import NEVER, local_iso
 from tokenstore.models.tokens import TokenSet
 
@@ -28,22 +33,22 @@ SECRET = "rt-canary-1c4f"
 EXPIRED = 0.0
 
 
-def read(data: Any, stem: str = "alice") -> TokenFile:
-    return from_json(json.loads(json.dumps(data)), stem=stem)
+def read(data: Any, stem: str = "alice") -> ImportedAccount:
+    return account_from_json(json.loads(json.dumps(data)), stem=stem)
 
 
 def exported(
     tokens: dict[str, Any], name: str = "alice", provider: str | None = None
 ) -> dict[str, Any]:
-    """Return what the file of an export says, as it is read from there."""
-    data = to_json(name, provider, TokenSet.from_mapping(tokens, now=NOW))
+    """Return the parsed content of an exported file."""
+    data = account_to_json(name, provider, TokenSet.from_mapping(tokens, now=NOW))
     return dict(json.loads(json.dumps(data)))
 
 
-# -- files of the old kind ------------------------------------------------------------------------
+# -- formats of other programs --------------------------------------------------------------------
 
 
-def test_a_file_of_the_old_manager_is_read(zone: str) -> None:
+def test_a_file_of_the_previous_manager_is_read(zone: str) -> None:
     file = read(
         {
             "access_token": "a",
@@ -140,25 +145,25 @@ def test_a_file_of_oauth2client_is_read_and_its_expiry_is_utc(expiry: str) -> No
     assert tokens.to_dict() == {**OAUTH2CLIENT, "expires_at": NOW}
 
 
-def test_the_access_token_may_be_in_the_repeated_answer_alone() -> None:
-    answer = {"access_token": "a", "expires_in": 3600}
+def test_the_access_token_may_be_only_in_the_token_response() -> None:
+    response = {"access_token": "a", "expires_in": 3600}
 
-    tokens = read({"refresh_token": "r", "token_response": answer}).tokens
+    tokens = read({"refresh_token": "r", "token_response": response}).tokens
 
     assert (tokens.access_token, tokens.refresh_token) == ("a", "r")
-    assert tokens.extra == {"token_response": answer}
+    assert tokens.extra == {"token_response": response}
     assert tokens.expires_at is None
 
 
-@pytest.mark.parametrize("answer", [None, "a", [], {}, {"access_token": ""}], ids=repr)
-def test_a_repeated_answer_without_a_token_is_nothing_but_kept(answer: object) -> None:
-    tokens = read({"refresh_token": "r", "token_response": answer}).tokens
+@pytest.mark.parametrize("response", [None, "a", [], {}, {"access_token": ""}], ids=repr)
+def test_a_token_response_without_a_token_is_kept_unchanged(response: object) -> None:
+    tokens = read({"refresh_token": "r", "token_response": response}).tokens
 
     assert tokens.access_token is None
-    assert tokens.extra == {"token_response": answer}
+    assert tokens.extra == {"token_response": response}
 
 
-def test_names_in_camel_case_and_milliseconds_are_read() -> None:
+def test_camel_case_keys_and_milliseconds_are_read() -> None:
     tokens = read(
         {
             "accessToken": "a",
@@ -176,7 +181,7 @@ def test_names_in_camel_case_and_milliseconds_are_read() -> None:
     }
 
 
-def test_a_file_of_googles_library_for_node_is_read() -> None:
+def test_a_file_of_google_auth_for_nodejs_is_read() -> None:
     tokens = read(
         {"access_token": "a", "refresh_token": "r", "expiry_date": int(NOW) * 1000, "scope": "x"}
     ).tokens
@@ -190,7 +195,7 @@ def test_a_file_of_googles_library_for_node_is_read() -> None:
 
 
 @pytest.mark.parametrize("scope", ["a b", ["a", "b"], [], None, ""], ids=repr)
-def test_a_scope_is_kept_as_it_is(scope: object) -> None:
+def test_a_scope_is_kept_unchanged(scope: object) -> None:
     assert read({"access_token": "a", "scope": scope}).tokens.extra == {"scope": scope}
 
 
@@ -207,25 +212,23 @@ EXPIRY_FIELDS = ["expires_at", "expiresAt", "expiry", "token_expiry", "expiry_da
 
 
 @pytest.mark.parametrize("field", EXPIRY_FIELDS)
-@pytest.mark.parametrize("moment", EXPIRIES.values(), ids=EXPIRIES)
+@pytest.mark.parametrize("timestamp", EXPIRIES.values(), ids=EXPIRIES)
 @pytest.mark.usefixtures("zone")
-def test_every_way_to_write_an_expiry_is_the_same_instant(field: str, moment: object) -> None:
-    tokens = read({"access_token": "a", field: moment}).tokens
+def test_every_way_to_write_an_expiry_is_the_same_instant(field: str, timestamp: object) -> None:
+    tokens = read({"access_token": "a", field: timestamp}).tokens
 
     assert tokens.expires_at == pytest.approx(NOW, abs=0.001)
     assert tokens.extra == {}
 
 
 @pytest.mark.parametrize("field", EXPIRY_FIELDS)
-def test_a_moment_that_names_no_zone_is_local_or_utc_as_its_writer_meant(
-    field: str, zone: str
-) -> None:
-    moment = LOCAL[zone] if field in {"expires_at", "expiresAt"} else LOCAL["UTC"]
+def test_a_naive_timestamp_is_local_or_utc_depending_on_the_key(field: str, zone: str) -> None:
+    timestamp = LOCAL[zone] if field in {"expires_at", "expiresAt"} else LOCAL["UTC"]
 
-    assert read({"access_token": "a", field: moment}).tokens.expires_at == NOW
+    assert read({"access_token": "a", field: timestamp}).tokens.expires_at == NOW
 
 
-def test_the_first_field_that_is_understood_counts_and_the_others_stay() -> None:
+def test_the_first_valid_key_is_used_and_the_others_are_kept() -> None:
     data = {"access_token": "a", "accessToken": "b", "expires_at": NOW, "expiry": "2001-01-01"}
 
     tokens = read(data).tokens
@@ -240,7 +243,7 @@ def test_an_empty_token_does_not_hide_another() -> None:
     assert (tokens.tokens.access_token, tokens.tokens.refresh_token) == ("a", "r")
 
 
-# -- a bare lifetime ------------------------------------------------------------------------------
+# -- expires_in -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("field", ["obtained_at", "created_at"])
@@ -265,7 +268,7 @@ def test_a_lifetime_alone_is_due_at_once_as_the_age_of_a_file_is_unknown(lifetim
 
 
 @pytest.mark.parametrize("data", [{}, {"expires_in": None}, {"obtained_at": NOW}], ids=str)
-def test_a_token_that_says_nothing_of_its_expiry_has_an_unknown_one(data: dict[str, Any]) -> None:
+def test_without_an_expiry_it_is_unknown(data: dict[str, Any]) -> None:
     assert read({"access_token": "a", **data}).tokens.expires_at is None
 
 
@@ -273,25 +276,25 @@ def test_a_token_that_says_nothing_of_its_expiry_has_an_unknown_one(data: dict[s
 def test_a_lifetime_beyond_the_calendar_can_be_exported(lifetime: float, zone: str) -> None:
     tokens = read({"access_token": "a", "expires_in": lifetime, "obtained_at": NOW}).tokens
 
-    assert to_json("alice", None, tokens)["expires_at"] == local_iso(tokens.expires_at or 0), zone
+    assert account_to_json("alice", None, tokens)["expires_at"] == local_iso(
+        tokens.expires_at or 0
+    ), zone
 
 
 MALFORMED = ["", "tomorrow", "2027-13-01", 1e300, True, [], {"at": 5}]
 
 
 @pytest.mark.parametrize("field", EXPIRY_FIELDS)
-@pytest.mark.parametrize("moment", MALFORMED, ids=repr)
-def test_an_expiry_that_is_not_understood_is_due_at_once_and_said_so(
-    field: str, moment: object
-) -> None:
-    file = read({"access_token": "a", "refresh_token": "r", field: moment})
+@pytest.mark.parametrize("timestamp", MALFORMED, ids=repr)
+def test_an_invalid_expiry_is_due_at_once_with_a_note(field: str, timestamp: object) -> None:
+    file = read({"access_token": "a", "refresh_token": "r", field: timestamp})
 
     assert file.tokens.expires_at == EXPIRED
-    assert file.note == f"{field} was not understood; the token counts as expired"
-    assert field == "expires_at" or file.tokens.extra == {field: moment}
+    assert file.note == f"{field} is not a valid timestamp; the token counts as expired"
+    assert field == "expires_at" or file.tokens.extra == {field: timestamp}
 
 
-def test_an_expiry_that_is_not_understood_is_made_up_for_by_another() -> None:
+def test_an_invalid_expiry_is_ignored_if_there_is_a_valid_one() -> None:
     by_field = read({"access_token": "a", "expires_at": "soon", "expiry_date": NOW * 1000})
     by_lifetime = read(
         {"access_token": "a", "expires_at": "soon", "expires_in": 60, "obtained_at": NOW}
@@ -301,7 +304,7 @@ def test_an_expiry_that_is_not_understood_is_made_up_for_by_another() -> None:
     assert (by_lifetime.tokens.expires_at, by_lifetime.note) == (NOW + 60, None)
 
 
-# -- what is no token file ------------------------------------------------------------------------
+# -- invalid content ------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "null": (None, "file"),
@@ -330,7 +333,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("data", "field"), REFUSED.values(), ids=REFUSED)
-def test_what_holds_no_tokens_is_refused_without_quoting_it(data: Any, field: str) -> None:
+def test_content_without_tokens_is_refused_and_not_quoted(data: Any, field: str) -> None:
     with pytest.raises(InvalidTokenError) as caught:
         read(data)
 
@@ -339,21 +342,17 @@ def test_what_holds_no_tokens_is_refused_without_quoting_it(data: Any, field: st
 
 
 @pytest.mark.parametrize("stem", ["", "a\nb", "caf\udce9", "x" * 513], ids=lambda s: repr(s)[:8])
-def test_a_file_name_that_names_no_account_is_refused(stem: str) -> None:
+def test_a_file_name_that_is_not_an_account_name_is_refused(stem: str) -> None:
     with pytest.raises(InvalidTokenError) as caught:
         read({"access_token": "a"}, stem=stem)
 
     assert caught.value.field == "account_name"
 
 
-def test_a_decomposed_file_name_names_the_composed_account() -> None:
-    assert read({"access_token": "a"}, stem="Jose\u0301").account_name == "Jos\u00e9"
-
-
 # -- export ---------------------------------------------------------------------------------------
 
 
-def test_an_export_is_the_old_format_plus_one_key(zone: str) -> None:
+def test_an_export_adds_one_key_to_the_previous_format(zone: str) -> None:
     data = exported(
         {"access_token": "a", "refresh_token": "r", "expires_at": NOW, "realmId": [1, None]},
         provider="google",
@@ -388,13 +387,13 @@ def test_an_unknown_expiry_is_not_exported_as_never(given: dict[str, Any]) -> No
     assert data["tokenstore"]["expires_at"] is None
 
 
-def test_a_field_of_the_name_of_the_export_key_gives_way() -> None:
+def test_a_field_named_like_the_export_key_is_overwritten() -> None:
     data = exported({"access_token": "a", "tokenstore": {"account_name": "mallory"}})
 
     assert data["tokenstore"]["account_name"] == "alice"
 
 
-def is_expired_as_the_old_manager_saw_it(data: dict[str, Any], buffer: float) -> bool:
+def is_expired_for_the_previous_manager(data: dict[str, Any], buffer: float) -> bool:
     if data["expires_at"] is None:
         return False
     now = datetime.now()  # noqa: DTZ005
@@ -405,17 +404,17 @@ def is_expired_as_the_old_manager_saw_it(data: dict[str, Any], buffer: float) ->
     ("seconds", "expired"), [(-60, True), (60, True), (600, False), (1e300, False)], ids=str
 )
 @pytest.mark.usefixtures("zone")
-def test_an_old_program_sees_the_same_expiry(seconds: float, *, expired: bool) -> None:
+def test_the_previous_manager_reads_the_same_expiry(seconds: float, *, expired: bool) -> None:
     now = datetime.now().timestamp()  # noqa: DTZ005
     token_set = TokenSet.from_mapping({"access_token": "a", "expires_in": seconds}, now=now)
 
-    data = json.loads(json.dumps(to_json("alice", None, token_set)))
+    data = json.loads(json.dumps(account_to_json("alice", None, token_set)))
 
-    assert is_expired_as_the_old_manager_saw_it(data, buffer=300) is expired
+    assert is_expired_for_the_previous_manager(data, buffer=300) is expired
     assert data["access_token"] == "a"
 
 
-# -- there and back -------------------------------------------------------------------------------
+# -- round trips ----------------------------------------------------------------------------------
 
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\u2028\u2029"))
 names = texts.filter(lambda name: 0 < len(unicodedata.normalize("NFC", name)) <= 512)
@@ -424,7 +423,7 @@ TAKEN = {"access_token", "refresh_token", "expires_at", "tokenstore", "token_res
 ALIASES = {"token", "accessToken", "refreshToken"}
 odd_keys = st.sampled_from(["expires_in", "obtained_at", "expiry", "expiresAt", "scope", "id"])
 extras = st.dictionaries(odd_keys | st.text(), json_values, max_size=5)
-moments = (
+timestamps = (
     st.none() | st.just(NEVER) | st.floats(-1e9, 90e9) | st.integers(0, 4_000_000_000).map(float)
 )
 
@@ -438,11 +437,11 @@ moments = (
     provider=st.none() | secrets,
     access=secrets,
     refresh=st.none() | secrets,
-    expires_at=moments,
+    expires_at=timestamps,
     extra=extras,
 )
 @pytest.mark.usefixtures("zone")
-def test_what_is_exported_is_imported_as_it_was(
+def test_an_export_is_imported_unchanged(
     name: str,
     provider: str | None,
     access: str,
@@ -456,44 +455,50 @@ def test_what_is_exported_is_imported_as_it_was(
         access_token=access, refresh_token=refresh, expires_at=expires_at, extra=extra
     )
 
-    written = json.dumps(to_json(name, provider, token_set), indent=2)
-    back = from_json(json.loads(written), stem=file_stem(name))
+    written = json.dumps(account_to_json(name, provider, token_set), indent=2)
+    back = account_from_json(json.loads(written), stem=file_stem(name))
 
     assert (back.account_name, back.provider, back.note) == (name, provider, None)
     assert back.tokens.to_dict() == token_set.to_dict()
-    assert json.dumps(to_json(name, provider, back.tokens), indent=2) == written
+    assert json.dumps(account_to_json(name, provider, back.tokens), indent=2) == written
 
 
 @examples(60)
 @given(tokens=extras, stem=st.sampled_from(["alice", "bob@example.com"]))
-def test_any_old_file_comes_back_from_an_export(tokens: dict[str, Any], stem: str) -> None:
+def test_a_file_is_imported_exported_and_imported_unchanged(
+    tokens: dict[str, Any], stem: str
+) -> None:
     assume(not TAKEN & tokens.keys())
     data = {"access_token": "a", "refresh_token": "r", **tokens}
 
-    first = from_json(data, stem=stem)
-    again = from_json(to_json(first.account_name, None, first.tokens), stem="elsewhere")
+    first = account_from_json(data, stem=stem)
+    again = account_from_json(
+        account_to_json(first.account_name, None, first.tokens), stem="elsewhere"
+    )
 
     assert again.account_name == stem
     assert again.tokens == first.tokens
     assert {*data} - {"expiry", "expiresAt"} <= {*again.tokens.to_dict()}
 
 
-def test_a_refresh_token_alone_comes_back_from_an_export() -> None:
+def test_a_refresh_token_alone_is_exported_and_imported() -> None:
     first = read({"refresh_token": "r", "scope": "x"})
 
-    again = read(to_json("alice", None, first.tokens))
+    again = read(account_to_json("alice", None, first.tokens))
 
     assert again.tokens == first.tokens
 
 
 @pytest.mark.parametrize("extra", [{"expires_in": 3600}, {"expires_in": ""}], ids=str)
-def test_never_comes_back_even_beside_a_lifetime(extra: dict[str, Any]) -> None:
+def test_no_expiry_is_imported_even_with_a_lifetime(extra: dict[str, Any]) -> None:
     token_set = TokenSet(access_token="a", expires_at=NEVER, extra=extra)
 
-    assert read(to_json("alice", None, token_set)).tokens == token_set
+    assert read(account_to_json("alice", None, token_set)).tokens == token_set
 
 
-def test_the_second_hour_of_a_clock_change_comes_back(set_zone: Callable[[str], None]) -> None:
+def test_the_repeated_hour_of_a_clock_change_is_imported_unchanged(
+    set_zone: Callable[[str], None],
+) -> None:
     set_zone("Los_Angeles")
     second = datetime.fromisoformat("2027-11-07T09:30:00+00:00").timestamp()
     assert local_iso(second) == local_iso(second - 3600)
@@ -503,10 +508,10 @@ def test_the_second_hour_of_a_clock_change_comes_back(set_zone: Callable[[str], 
     assert read(data).tokens.expires_at == second
 
 
-# -- the block of an export, and programs that rewrite the rest -----------------------------------
+# -- exports that another program has changed -----------------------------------------------------
 
 
-def test_the_block_tells_account_and_provider_whatever_the_file_is_called() -> None:
+def test_account_and_provider_come_from_the_export_key_not_the_file_name() -> None:
     data = exported({"access_token": "a", "expires_in": 60}, name="a/b", provider="google")
 
     file = read(data, stem="copy of something")
@@ -515,7 +520,7 @@ def test_the_block_tells_account_and_provider_whatever_the_file_is_called() -> N
     assert file.tokens.expires_at == NOW + 60
 
 
-def test_a_difference_of_less_than_a_second_is_none() -> None:
+def test_a_difference_of_less_than_a_second_is_ignored() -> None:
     data = exported({"access_token": "a", "expires_at": NOW + 0.75})
     data["expires_at"] = data["expires_at"][:19]
 
@@ -524,7 +529,7 @@ def test_a_difference_of_less_than_a_second_is_none() -> None:
 
 
 def rewritten(expires_at: object, name: str = "alice") -> dict[str, Any]:
-    """Return an export whose tokens an old program has refreshed."""
+    """Return an export whose tokens another program has refreshed."""
     data = exported({"access_token": "old", "expires_at": NOW}, name=name, provider="google")
     return {**data, "access_token": "new", "expires_at": expires_at}
 
@@ -540,7 +545,9 @@ REWRITTEN = {
 
 
 @pytest.mark.parametrize(("written", "meant"), REWRITTEN.values(), ids=REWRITTEN)
-def test_the_file_counts_when_it_was_rewritten_since(written: object, meant: float | None) -> None:
+def test_a_file_changed_since_its_export_is_imported_as_it_is(
+    written: object, meant: float | None
+) -> None:
     file = read(rewritten(written), stem="bob")
 
     assert (file.account_name, file.provider) == ("bob", None)
@@ -548,7 +555,7 @@ def test_the_file_counts_when_it_was_rewritten_since(written: object, meant: flo
     assert "tokenstore" not in file.tokens.extra
 
 
-def test_a_rewritten_file_without_expiry_counts() -> None:
+def test_a_changed_file_without_expiry_is_imported_as_it_is() -> None:
     data = rewritten(None)
     del data["expires_at"]
 
@@ -556,7 +563,7 @@ def test_a_rewritten_file_without_expiry_counts() -> None:
     assert read({**data, "expires_in": 60}, stem="bob").tokens.expires_at == EXPIRED
 
 
-def test_a_rewritten_file_does_not_become_one_that_never_expires() -> None:
+def test_a_changed_file_does_not_get_the_exported_no_expiry() -> None:
     data = exported({"access_token": "a", "expires_at": NEVER})
     del data["expires_at"]
 
@@ -565,7 +572,7 @@ def test_a_rewritten_file_does_not_become_one_that_never_expires() -> None:
 
 @pytest.mark.parametrize("case_sensitive", [True, False])
 @pytest.mark.parametrize("name", ["alice", "Alice@Example.com", "a/b", "漢字"])
-def test_a_rewritten_file_under_its_own_name_is_still_of_its_account(
+def test_a_changed_file_under_its_exported_name_keeps_its_account(
     name: str, *, case_sensitive: bool
 ) -> None:
     stem = file_stem(name, case_sensitive=case_sensitive)
@@ -590,27 +597,27 @@ def test_a_rewritten_file_under_its_own_name_is_still_of_its_account(
     ],
     ids=repr,
 )
-def test_a_block_that_says_nothing_leaves_the_account_to_the_files_name(block: object) -> None:
+def test_with_an_invalid_export_key_the_account_is_the_file_name(block: object) -> None:
     file = read({"access_token": "a", "expires_at": NOW, "tokenstore": block})
 
     assert (file.account_name, file.provider, file.tokens.expires_at) == ("alice", None, NOW)
 
 
 @pytest.mark.parametrize("provider", [None, "", 5, ["google"], "a\nb", "\ud800"], ids=repr)
-def test_a_block_with_an_odd_provider_binds_to_none(provider: object) -> None:
+def test_an_invalid_provider_in_the_export_key_is_ignored(provider: object) -> None:
     data = exported({"access_token": "a"})
     data["tokenstore"]["provider"] = provider
 
     assert read(data).provider is None
 
 
-# -- names of files -------------------------------------------------------------------------------
+# -- file names -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name", ["alice", "alice@example.com", "a.b-c_d+e=f", "A", "0", "@", "a.json", "x" * 199]
 )
-def test_a_harmless_name_is_its_own_file_name(name: str) -> None:
+def test_a_safe_name_is_the_file_name(name: str) -> None:
     assert file_stem(name) == name
 
 
@@ -644,7 +651,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: name[:20])
-def test_any_other_name_gets_a_safe_one(name: str) -> None:
+def test_any_other_name_gets_a_safe_file_name(name: str) -> None:
     stem = file_stem(name)
 
     assert stem != name
@@ -654,7 +661,7 @@ def test_any_other_name_gets_a_safe_one(name: str) -> None:
     assert len(f".{stem}.json.0123456789abcdef.tmp") <= 255
 
 
-def test_a_name_differing_only_in_case_is_told_apart_where_files_are_not() -> None:
+def test_names_that_differ_in_case_get_different_files_everywhere() -> None:
     stems = {file_stem(name, case_sensitive=False).lower() for name in ("alice", "Alice", "ALICE")}
 
     assert len(stems) == 3
@@ -682,8 +689,8 @@ def test_two_accounts_never_share_a_file(name: str, other: str, *, case_sensitiv
 
 @examples(100)
 @given(name=tricky | names)
-def test_a_file_name_given_to_one_account_is_not_the_name_of_another(name: str) -> None:
-    """Also the account that is called like the safe name of another has a file of its own."""
+def test_the_file_name_of_one_account_is_not_that_of_another(name: str) -> None:
+    """An account named like the file of another gets a different file name."""
     assume(file_stem(name) != name)
 
     assert file_stem(file_stem(name)) != file_stem(name)

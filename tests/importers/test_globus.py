@@ -1,4 +1,4 @@
-"""Storages that globus-sdk itself has made; 3.66 makes the same but for the version in them."""
+"""Token storages written by globus-sdk; those of 3.66 differ only in the version number."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from tests.helpers.refreshes import World
 from tests.helpers.stores import raw
-from tokenstore import ProviderConfigurationError, TokenRepository
-from tokenstore.importers.detect import read
-from tokenstore.importers.formats import TokenFile, UnreadableError, Unusable
-from tokenstore.importers.globus import from_json, recognizes
+from tokenstore import TokenRepository
+from tokenstore.importers.detect import read_accounts
+from tokenstore.importers.formats import ImportedAccount, UnreadableEntry, UnreadableFileError
+from tokenstore.importers.globus import read_json, recognizes_json
 from tokenstore.jsonfiles import FileResult, export_accounts, find_files, import_accounts
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def tokens(server: str, number: object = 0) -> dict[str, Any]:
     }
 
 
-def answer(first: dict[str, Any], *others: dict[str, Any]) -> globus_sdk.OAuthTokenResponse:
-    """Return what the library makes of an answer of Globus Auth."""
+def response(first: dict[str, Any], *others: dict[str, Any]) -> globus_sdk.OAuthTokenResponse:
+    """Return the object that globus-sdk makes of a token response."""
     response = requests.Response()
     response.status_code = 200
     response.headers["Content-Type"] = "application/json"
@@ -66,28 +66,28 @@ def answer(first: dict[str, Any], *others: dict[str, Any]) -> globus_sdk.OAuthTo
     return globus_sdk.OAuthTokenResponse(response, globus_sdk.NativeAppAuthClient(CLIENT))
 
 
-BOTH = answer(tokens(AUTH, 1), tokens(TRANSFER, 2))
+BOTH = response(tokens(AUTH, 1), tokens(TRANSFER, 2))
 
 
-def old_sqlite(path: Path, answer: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
+def old_sqlite(path: Path, response: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
     with closing(SQLiteAdapter(path, **options)) as storage:
-        storage.store(answer)
+        storage.store(response)
     return path
 
 
-def new_sqlite(path: Path, answer: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
+def new_sqlite(path: Path, response: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
     with closing(SQLiteTokenStorage(path, **options)) as storage:
-        storage.store_token_response(answer)
+        storage.store_token_response(response)
     return path
 
 
-def old_json(path: Path, answer: globus_sdk.OAuthTokenResponse = BOTH) -> Path:
-    SimpleJSONFileAdapter(path).store(answer)
+def old_json(path: Path, response: globus_sdk.OAuthTokenResponse = BOTH) -> Path:
+    SimpleJSONFileAdapter(path).store(response)
     return path
 
 
-def new_json(path: Path, answer: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
-    JSONTokenStorage(path, **options).store_token_response(answer)
+def new_json(path: Path, response: globus_sdk.OAuthTokenResponse = BOTH, **options: Any) -> Path:
+    JSONTokenStorage(path, **options).store_token_response(response)
     return path
 
 
@@ -95,24 +95,26 @@ STORAGES = [old_sqlite, new_sqlite, old_json, new_json]
 every_storage = pytest.mark.parametrize("make", STORAGES, ids=lambda make: make.__name__)
 
 
-def shown(results: Iterator[FileResult]) -> list[tuple[str | None, str, str | None]]:
+def summary(results: Iterator[FileResult]) -> list[tuple[str | None, str, str | None]]:
     return [(result.account_name, result.outcome, result.reason) for result in results]
 
 
 def found(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the tokens of each account in a file that has nothing else."""
-    accounts = read(path)
-    return {a.account_name: a.tokens.to_dict() for a in accounts if isinstance(a, TokenFile)}
+    """Return the tokens of each account in a file."""
+    accounts = read_accounts(path)
+    return {a.account_name: a.tokens.to_dict() for a in accounts if isinstance(a, ImportedAccount)}
 
 
-def told(path: Path) -> list[tuple[str | None, str | None]]:
-    """Return what is said of each part of a file, None if it is imported without a word."""
-    accounts = read(path)
+def notes(path: Path) -> list[tuple[str | None, str | None]]:
+    """Return the name and the note or reason of each entry of a file."""
+    accounts = read_accounts(path)
     assert SECRET not in str(accounts)
-    return [(a.account_name, a.note if isinstance(a, TokenFile) else a.reason) for a in accounts]
+    return [
+        (a.account_name, a.note if isinstance(a, ImportedAccount) else a.reason) for a in accounts
+    ]
 
 
-# -- what is taken over ---------------------------------------------------------------------------
+# -- accounts -------------------------------------------------------------------------------------
 
 
 @every_storage
@@ -135,9 +137,9 @@ def test_each_resource_server_is_an_account(
 
 
 @pytest.mark.parametrize("make", [old_sqlite, new_sqlite, new_json])
-def test_an_account_is_called_by_its_namespace(make: Callable[..., Path], files: Path) -> None:
+def test_an_account_is_named_after_its_namespace(make: Callable[..., Path], files: Path) -> None:
     for namespace in ("bob", "DEFAULT", "user/profile"):
-        make(files / "storage", answer(tokens(AUTH, namespace)), namespace=namespace)
+        make(files / "storage", response(tokens(AUTH, namespace)), namespace=namespace)
 
     accounts = found(files / "storage")
 
@@ -148,9 +150,9 @@ def test_an_account_is_called_by_its_namespace(make: Callable[..., Path], files:
     }
 
 
-def test_a_namespace_that_is_called_like_the_file_keeps_its_name(files: Path) -> None:
+def test_a_namespace_named_like_the_file_keeps_its_name(files: Path) -> None:
     for namespace in ("DEFAULT", "alice"):
-        new_sqlite(files / "alice.db", answer(tokens(AUTH, namespace)), namespace=namespace)
+        new_sqlite(files / "alice.db", response(tokens(AUTH, namespace)), namespace=namespace)
 
     accounts = found(files / "alice.db")
 
@@ -162,7 +164,7 @@ def test_a_namespace_that_is_called_like_the_file_keeps_its_name(files: Path) ->
     ("file", "label"),
     [("tokens.db", "my-app"), ("tokens.json", "my-app"), ("sandbox-tokens.db", "my-app:sandbox")],
 )
-def test_where_globus_sdk_puts_it_a_storage_is_called_by_its_application(
+def test_at_the_default_path_an_account_is_named_after_the_application(
     file: str, label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / ".globus" / "app" / CLIENT / "my-app"
@@ -177,7 +179,7 @@ def test_where_globus_sdk_puts_it_a_storage_is_called_by_its_application(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "json"])
-def test_that_is_where_globus_sdk_puts_it(
+def test_that_is_the_default_path_of_globus_sdk(
     kind: Literal["sqlite", "json"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -191,13 +193,13 @@ def test_that_is_where_globus_sdk_puts_it(
     assert set(found(path)) == {f"my-app:{AUTH}"}
 
 
-def test_the_client_that_an_adapter_keeps_goes_with_the_accounts_of_its_namespace(
+def test_the_client_in_the_settings_is_imported_with_the_accounts_of_its_namespace(
     files: Path,
 ) -> None:
     path = files / "s.db"
     for namespace, clients in (("one", ["a"]), ("two", ["b", "c"]), ("none", [])):
         with closing(SQLiteAdapter(path, namespace=namespace)) as storage:
-            storage.store(answer(tokens(AUTH)))
+            storage.store(response(tokens(AUTH)))
             for number, client in enumerate(clients):
                 data = {"client_id": client, "client_secret": f"{SECRET}-{client}"}
                 storage.store_config(f"client-{number}", data)
@@ -207,8 +209,8 @@ def test_the_client_that_an_adapter_keeps_goes_with_the_accounts_of_its_namespac
 
     accounts = found(path)
 
-    assert told(path) == [
-        (f"none:{AUTH}", "6 of the file's settings left out"),
+    assert notes(path) == [
+        (f"none:{AUTH}", "6 settings not imported"),
         (f"one:{AUTH}", None),
         (f"two:{AUTH}", None),
     ]
@@ -217,7 +219,7 @@ def test_the_client_that_an_adapter_keeps_goes_with_the_accounts_of_its_namespac
     assert "client_id" not in accounts[f"two:{AUTH}"]
 
 
-def test_what_an_application_added_is_kept(files: Path) -> None:
+def test_fields_of_the_application_are_kept(files: Path) -> None:
     with closing(SQLiteTokenStorage(files / "s.db")) as storage:
         data = TokenStorageData(AUTH, "alice-id", "openid", "a", None, NOW + 60, None)
         storage.store_token_data_by_resource_server({AUTH: data})
@@ -236,16 +238,16 @@ def test_what_an_application_added_is_kept(files: Path) -> None:
     }
 
 
-# -- there and back -------------------------------------------------------------------------------
+# -- round trips ----------------------------------------------------------------------------------
 
 
 @every_storage
-def test_what_the_library_wrote_is_refreshed_once_and_exported(
+def test_an_imported_account_is_refreshed_and_exported(
     make: Callable[..., Path], tmp_path: Path
 ) -> None:
     with World(tmp_path) as world:
         signed_in = {s: tokens(s) | world.server.sign_in(s) for s in (AUTH, TRANSFER)}
-        path = make(tmp_path / "alice", answer(*signed_in.values()))
+        path = make(tmp_path / "alice", response(*signed_in.values()))
         manager = world.manager()
         with TokenRepository(world.path) as repository:
             list(import_accounts(repository, path, provider="test"))
@@ -265,58 +267,10 @@ def test_what_the_library_wrote_is_refreshed_once_and_exported(
         }
 
 
-def test_a_refresh_with_another_client_is_refused(tmp_path: Path) -> None:
-    with World(tmp_path) as world:
-        path = tmp_path / "s.db"
-        with closing(SQLiteAdapter(path)) as storage:
-            storage.store(answer(tokens(AUTH)))
-            storage.store_config("client", {"client_id": "another"})
-        with TokenRepository(world.path) as repository:
-            list(import_accounts(repository, path, provider="test"))
-
-        with pytest.raises(ProviderConfigurationError, match="another client_id"):
-            world.manager().refresh_token(f"s:{AUTH}")
-
-        assert world.posts == 0
+# -- what already stored -----------------------------------------------------------------------
 
 
-# -- what is stored already -----------------------------------------------------------------------
-
-
-@every_storage
-def test_an_account_is_replaced_only_if_that_is_asked_for(
-    make: Callable[..., Path], repository: TokenRepository, files: Path
-) -> None:
-    list(import_accounts(repository, make(files / "alice")))
-    repository.save(f"alice:{AUTH}", {"access_token": "mine", "expires_at": NOW * 2})
-
-    again = shown(import_accounts(repository, files / "alice"))
-    newer = shown(import_accounts(repository, files / "alice", newer=True))
-    kept = repository.load(f"alice:{AUTH}") or {}
-    replaced = shown(import_accounts(repository, files / "alice", replace=True))
-
-    assert [outcome for _, outcome, _ in again + newer] == ["skipped"] * 4
-    assert kept["access_token"] == "mine"
-    assert [outcome for _, outcome, _ in replaced] == ["imported"] * 2
-
-
-def test_accounts_of_two_files_that_are_called_alike_are_not_mixed(
-    repository: TokenRepository, files: Path
-) -> None:
-    for directory in ("a", "b"):
-        (files / directory).mkdir()
-        new_json(files / directory / "alice.json", answer(tokens(AUTH, directory)))
-
-    results = shown(import_accounts(repository, [files / "a", files / "b"], replace=True))
-
-    assert results == [
-        (f"alice:{AUTH}", "imported", None),
-        (f"alice:{AUTH}", "skipped", "alice.json is of the same account"),
-    ]
-    assert (repository.load(f"alice:{AUTH}") or {})["access_token"] == f"{SECRET}-access-a"
-
-
-# -- what is odd ----------------------------------------------------------------------------------
+# -- invalid content ------------------------------------------------------------------------------
 
 NEITHER = "access_token: neither an access token nor a refresh token"
 ODD: dict[str, tuple[Any, str]] = {
@@ -343,17 +297,17 @@ ODD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("data", "reason"), ODD.values(), ids=ODD)
-def test_a_bad_row_is_reported_and_stops_nothing(
+def test_an_invalid_row_is_reported_and_the_others_are_read(
     data: Any, reason: str, odd: Callable[..., Path]
 ) -> None:
     path = odd(("A", "x", data))
 
-    assert told(path) == [("A:x", reason), (f"s:{AUTH}", None), (f"s:{TRANSFER}", None)]
+    assert notes(path) == [("A:x", reason), (f"s:{AUTH}", None), (f"s:{TRANSFER}", None)]
 
 
 @pytest.fixture(scope="module")
 def loose(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage whose columns take whatever a test puts into them."""
+    """A storage whose columns accept any value."""
     path = old_sqlite(tmp_path_factory.mktemp("loose") / "s.db")
     with raw(path) as connection:
         connection.executescript(
@@ -366,7 +320,7 @@ def loose(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def odd(loose: Path, files: Path) -> Callable[..., Path]:
-    """Make a storage with rows that the library would not write."""
+    """Make a storage with rows that globus-sdk does not write."""
 
     def make(*rows: tuple[Any, Any, Any]) -> Path:
         path = files / "s.db"
@@ -381,26 +335,26 @@ def odd(loose: Path, files: Path) -> Callable[..., Path]:
 
 GOOD = '{"refresh_token": "r"}'
 NAMES: dict[str, tuple[tuple[Any, Any], str]] = {
-    "null namespace": ((None, "x"), "an entry that was not understood"),
-    "null server": (("A", None), "an entry that was not understood"),
-    "number": ((5, "x"), "an entry that was not understood"),
-    "bytes": ((b"A", "x"), "an entry that was not understood"),
+    "null namespace": ((None, "x"), "the entry has an unsupported format"),
+    "null server": (("A", None), "the entry has an unsupported format"),
+    "number": ((5, "x"), "the entry has an unsupported format"),
+    "bytes": ((b"A", "x"), "the entry has an unsupported format"),
     "control": (("A\x1b[31m", "x"), "account_name: control characters are not allowed"),
     "long": (("A", "x" * 600), "account_name: longer than 512 characters"),
 }
 
 
 @pytest.mark.parametrize(("key", "reason"), NAMES.values(), ids=NAMES)
-def test_a_row_whose_name_is_none_is_reported(
+def test_a_row_with_an_invalid_name_is_reported(
     key: tuple[Any, Any], reason: str, odd: Callable[..., Path]
 ) -> None:
     path = odd((*key, GOOD))
 
-    assert (None, reason) in told(path)
+    assert (None, reason) in notes(path)
     assert len(found(path)) == 2
 
 
-def test_text_that_is_none_stays_out_of_every_message(odd: Callable[..., Path]) -> None:
+def test_invalid_text_is_not_quoted(odd: Callable[..., Path]) -> None:
     path = odd()
     with raw(path) as connection:
         connection.execute(
@@ -408,50 +362,50 @@ def test_text_that_is_none_stays_out_of_every_message(odd: Callable[..., Path]) 
             (b'{"access_token": "' + SECRET.encode() + b'\xff"}',),
         )
 
-    assert told(path)[0] == ("A:x", "access_token: unpaired surrogates are not allowed")
+    assert notes(path)[0] == ("A:x", "access_token: unpaired surrogates are not allowed")
 
 
-def test_names_that_run_together_are_not_mixed(
+def test_of_two_entries_with_one_name_the_first_is_imported(
     repository: TokenRepository, odd: Callable[..., Path]
 ) -> None:
     path = odd(("A", "b:c", GOOD), ("A:b", "c", GOOD))
 
-    results = shown(import_accounts(repository, path, replace=True))
+    results = summary(import_accounts(repository, path, replace=True))
 
     assert results[:2] == [
         ("A:b:c", "imported", None),
-        ("A:b:c", "skipped", "s.db is of the same account"),
+        ("A:b:c", "skipped", "s.db has the same account"),
     ]
 
 
 EXPIRIES: dict[str, tuple[Any, float | None, str | None]] = {
     "text": ("1800000060", 1_800_000_060, None),
     "milliseconds": (1_800_000_060_000, 1_800_000_060, None),
-    "odd": ("soon", 0, "its expiry was not understood; the token counts as expired"),
+    "odd": ("soon", 0, "its expiry is not a valid timestamp; the token counts as expired"),
     "endless": (float("inf"), None, None),
 }
 
 
 @pytest.mark.parametrize(("value", "expected", "note"), EXPIRIES.values(), ids=EXPIRIES)
-def test_an_expiry_that_the_library_would_not_write_is_understood_or_told(
+def test_an_expiry_in_another_format_is_read_or_reported(
     value: Any, expected: float | None, note: str | None, odd: Callable[..., Path]
 ) -> None:
     data = json.dumps({"refresh_token": "r", "access_token": "a", "expires_at_seconds": value})
     path = odd(("A", "x", data))
 
-    assert told(path)[0] == ("A:x", note)
+    assert notes(path)[0] == ("A:x", note)
     assert found(path)["A:x"].get("expires_at") == expected
 
 
-EMPTY = "a token storage of globus-sdk without any tokens"
-UNKNOWN = "a token storage of globus-sdk of a kind that is not known here"
+EMPTY = "is a globus-sdk token storage without tokens"
+UNKNOWN = "is a globus-sdk token storage in an unsupported format"
 JSON: dict[str, tuple[dict[str, Any], str]] = {
     "no tokens": ({"data": {}}, EMPTY),
     "no tokens of the namespace": ({"data": {"DEFAULT": {}}}, EMPTY),
     "no tokens, old": ({"by_rs": {}}, EMPTY),
     "a later version": ({"format_version": "3.0"}, UNKNOWN),
     "a list": ({"data": [SECRET]}, UNKNOWN),
-    "a list of servers": ({"data": {"DEFAULT": [SECRET]}}, "an entry that was not understood"),
+    "a list of servers": ({"data": {"DEFAULT": [SECRET]}}, "the entry has an unsupported format"),
     "text of a server": ({"data": {"DEFAULT": {"x": SECRET}}}, NEITHER),
 }
 
@@ -464,13 +418,13 @@ def test_a_json_storage_without_tokens_is_reported(
     path = files / "a.json"
     path.write_text(json.dumps(data))
 
-    assert [reason for _, reason in told(path)] == [reason]
+    assert [reason for _, reason in notes(path)] == [reason]
 
 
 def test_a_sqlite_storage_without_tokens_is_reported(files: Path) -> None:
     SQLiteTokenStorage(files / "s.db").close()
 
-    assert told(files / "s.db") == [(None, EMPTY)]
+    assert notes(files / "s.db") == [(None, EMPTY)]
 
 
 @given(
@@ -493,14 +447,14 @@ def test_a_sqlite_storage_without_tokens_is_reported(files: Path) -> None:
     )
 )
 @settings(max_examples=60, deadline=None)
-def test_whatever_the_json_says_is_read_or_reported(content: dict[str, Any]) -> None:
+def test_any_json_is_read_or_reported(content: dict[str, Any]) -> None:
     data = {"globus-sdk.version": "4", "format_version": "2.0", **content}
-    assert recognizes(data)
+    assert recognizes_json(data)
 
     try:
-        found = from_json(data, Path("alice.json"))
-    except UnreadableError:
+        found = read_json(data, Path("alice.json"))
+    except UnreadableFileError:
         return
 
     assert found
-    assert all(isinstance(account, (TokenFile, Unusable)) for account in found)
+    assert all(isinstance(account, (ImportedAccount, UnreadableEntry)) for account in found)

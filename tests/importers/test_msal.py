@@ -1,4 +1,4 @@
-"""Caches that MSAL itself has made, and what becomes of them."""
+"""Token caches written by MSAL."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from msal import SerializableTokenCache
 from msal_extensions import FilePersistence, PersistedTokenCache
 
 from tests.helpers.refreshes import World
-from tokenstore import ProviderConfigurationError, TokenRepository
-from tokenstore.importers.detect import read
-from tokenstore.importers.formats import TokenFile, UnreadableError, Unusable
-from tokenstore.importers.msal import from_cache
+from tokenstore import TokenRepository
+from tokenstore.importers.detect import read_accounts
+from tokenstore.importers.formats import ImportedAccount, UnreadableEntry, UnreadableFileError
+from tokenstore.importers.msal import read_cache
 from tokenstore.jsonfiles import export_accounts, import_accounts
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def sign_in(
     data: dict[str, Any] | None = None,
     **response: Any,
 ) -> dict[str, Any]:
-    """Let MSAL keep an answer as it keeps one to a sign-in; return the answer."""
+    """Add a token response to the cache as MSAL does after a sign-in; return the response."""
     realm = realm or home[1]
-    answer = {
+    token_response = {
         "access_token": f"{SECRET}-access-{client}-{scope}",
         "refresh_token": f"{SECRET}-refresh-{client}",
         "id_token": id_token(username, client, home, realm),
@@ -79,11 +79,13 @@ def sign_in(
             "environment": environment,
             "grant_type": "authorization_code",
             "data": data or {},
-            "response": {name: value for name, value in answer.items() if value is not None},
+            "response": {
+                name: value for name, value in token_response.items() if value is not None
+            },
         },
         now=now,
     )
-    return answer
+    return token_response
 
 
 @pytest.fixture
@@ -96,30 +98,30 @@ def content(cache: SerializableTokenCache) -> dict[str, Any]:
 
 
 def accounts(cache: SerializableTokenCache | dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the tokens of each account in a cache that has nothing else."""
+    """Return the tokens of each account in a cache."""
     data = cache if isinstance(cache, dict) else content(cache)
-    found = from_cache(data)
-    return {a.account_name: a.tokens.to_dict() for a in found if isinstance(a, TokenFile)}
+    found = read_cache(data)
+    return {a.account_name: a.tokens.to_dict() for a in found if isinstance(a, ImportedAccount)}
 
 
-def told(cache: SerializableTokenCache | dict[str, Any]) -> list[tuple[str | None, str | None]]:
-    """Return what is said of each part of a cache, None if it is imported without a word."""
-    found = from_cache(cache if isinstance(cache, dict) else content(cache))
+def notes(cache: SerializableTokenCache | dict[str, Any]) -> list[tuple[str | None, str | None]]:
+    """Return the name and the note or reason of each entry of a cache."""
+    found = read_cache(cache if isinstance(cache, dict) else content(cache))
     assert SECRET not in str(found)
-    return [(a.account_name, a.note if isinstance(a, TokenFile) else a.reason) for a in found]
+    return [(a.account_name, a.note if isinstance(a, ImportedAccount) else a.reason) for a in found]
 
 
-# -- what is taken over ---------------------------------------------------------------------------
+# -- accounts -------------------------------------------------------------------------------------
 
 
 def test_a_login_is_an_account(cache: SerializableTokenCache) -> None:
-    answer = sign_in(cache, scope="User.Read Mail.Read", refresh_in=1800)
+    token_response = sign_in(cache, scope="User.Read Mail.Read", refresh_in=1800)
 
-    assert told(cache) == [(ALICE, None)]
+    assert notes(cache) == [(ALICE, None)]
     assert accounts(cache)[ALICE] == {
-        "access_token": answer["access_token"],
-        "refresh_token": answer["refresh_token"],
-        "id_token": answer["id_token"],
+        "access_token": token_response["access_token"],
+        "refresh_token": token_response["refresh_token"],
+        "id_token": token_response["id_token"],
         "expires_at": NOW + 3600,
         "extended_expires_on": str(NOW + 7200),
         "refresh_on": str(NOW + 1800),
@@ -138,13 +140,13 @@ def test_a_login_is_an_account(cache: SerializableTokenCache) -> None:
     }
 
 
-def test_the_age_of_its_refresh_token_is_known(cache: SerializableTokenCache) -> None:
+def test_the_age_of_the_refresh_token_is_imported(cache: SerializableTokenCache) -> None:
     sign_in(cache, now=NOW - 1000)
     sign_in(cache, refresh_token=None)
 
-    (account,) = from_cache(content(cache))
+    (account,) = read_cache(content(cache))
 
-    assert isinstance(account, TokenFile)
+    assert isinstance(account, ImportedAccount)
     assert account.tokens.refresh_token_obtained_at == NOW - 1000
 
 
@@ -153,38 +155,38 @@ def test_a_file_of_msal_extensions_is_read(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"cache{suffix}"
     sign_in(PersistedTokenCache(FilePersistence(str(path))))
 
-    (account,) = read(path)
+    (account,) = read_accounts(path)
 
-    assert isinstance(account, TokenFile)
+    assert isinstance(account, ImportedAccount)
     assert account.account_name == ALICE
 
 
-def test_a_file_beside_a_keyring_is_told_from_one_with_tokens(tmp_path: Path) -> None:
+def test_the_empty_file_of_a_keyring_is_reported(tmp_path: Path) -> None:
     FilePersistence(str(tmp_path / "signal.bin")).touch()
 
-    (account,) = read(tmp_path / "signal.bin")
+    (account,) = read_accounts(tmp_path / "signal.bin")
 
-    assert isinstance(account, Unusable)
+    assert isinstance(account, UnreadableEntry)
     assert "Keychain or libsecret" in account.reason
 
 
-def test_of_several_access_tokens_the_one_that_lives_longest_is_kept(
+def test_of_several_access_tokens_the_last_to_expire_is_imported(
     cache: SerializableTokenCache,
 ) -> None:
     sign_in(cache, scope="a", expires_in=3600)
     sign_in(cache, scope="b", expires_in=9000)
     sign_in(cache, scope="c", expires_in=100, now=NOW + 60)
 
-    assert told(cache) == [(ALICE, "2 access tokens for other scopes or uses left out")]
+    assert notes(cache) == [(ALICE, "2 access tokens for other scopes or uses not imported")]
     assert accounts(cache)[ALICE]["scope"] == "b"
     assert accounts(cache)[ALICE]["expires_at"] == NOW + 9000
 
 
-def test_of_two_that_live_as_long_the_newer_is_kept(cache: SerializableTokenCache) -> None:
+def test_of_two_with_the_same_expiry_the_newer_is_imported(cache: SerializableTokenCache) -> None:
     sign_in(cache, scope="a", expires_in=3660)
     sign_in(cache, scope="b", expires_in=3600, now=NOW + 60)
 
-    assert told(cache) == [(ALICE, "1 access token for other scopes or uses left out")]
+    assert notes(cache) == [(ALICE, "1 access token for other scopes or uses not imported")]
     assert accounts(cache)[ALICE]["scope"] == "b"
 
 
@@ -193,7 +195,7 @@ def test_of_two_that_live_as_long_the_newer_is_kept(cache: SerializableTokenCach
     [({"token_type": "pop"}, {"key_id": "k"}), ({}, {"fmi_path": "a/b"})],
     ids=["bound to a key", "for special parameters"],
 )
-def test_a_token_that_is_not_good_for_everything_is_not_kept(
+def test_an_access_token_with_a_key_or_parameters_is_not_imported(
     response: dict[str, Any], data: dict[str, Any], cache: SerializableTokenCache
 ) -> None:
     sign_in(cache, scope="special", expires_in=9000, data=data, **response)
@@ -202,43 +204,45 @@ def test_a_token_that_is_not_good_for_everything_is_not_kept(
     sign_in(cache, scope="plain")
 
     assert accounts(cache)[ALICE]["scope"] == "plain"
-    assert told(cache) == [(ALICE, "1 access token for other scopes or uses left out")]
+    assert notes(cache) == [(ALICE, "1 access token for other scopes or uses not imported")]
 
 
-def test_without_an_access_token_the_refresh_token_is_kept(cache: SerializableTokenCache) -> None:
-    answer = sign_in(cache)
+def test_without_an_access_token_the_refresh_token_is_imported(
+    cache: SerializableTokenCache,
+) -> None:
+    token_response = sign_in(cache)
     data = content(cache) | {"AccessToken": {}}
 
     loaded = accounts(data)[ALICE]
 
-    assert loaded["refresh_token"] == answer["refresh_token"]
+    assert loaded["refresh_token"] == token_response["refresh_token"]
     assert not loaded.keys() & {"access_token", "expires_at"}
-    assert (loaded["client_id"], loaded["id_token"]) == ("client-a", answer["id_token"])
+    assert (loaded["client_id"], loaded["id_token"]) == ("client-a", token_response["id_token"])
 
 
-def test_what_the_application_has_for_itself_is_left_out(cache: SerializableTokenCache) -> None:
+def test_app_only_tokens_are_not_imported(cache: SerializableTokenCache) -> None:
     own: dict[str, Any] = {"id_token": None, "client_info": None, "refresh_token": None}
     sign_in(cache, scope="a", **own)
     sign_in(cache, scope="b", **own)
-    with pytest.raises(UnreadableError) as caught:
-        from_cache(content(cache))
+    with pytest.raises(UnreadableFileError) as caught:
+        read_cache(content(cache))
 
     sign_in(cache)
 
-    note = "2 access tokens of the application itself left out"
-    assert str(caught.value) == f"a token cache of MSAL without any login; {note}"
-    assert told(cache) == [(ALICE, note)]
+    note = "2 access tokens of the application itself not imported"
+    assert str(caught.value) == f"is an MSAL token cache without logins; {note}"
+    assert notes(cache) == [(ALICE, note)]
 
 
-def test_tokens_of_nobody_are_an_account_if_they_can_be_refreshed(
+def test_tokens_without_a_user_are_imported_if_they_can_be_refreshed(
     cache: SerializableTokenCache,
 ) -> None:
-    answer = sign_in(cache, id_token=None, client_info=None)
+    token_response = sign_in(cache, id_token=None, client_info=None)
 
-    assert told(cache) == [("client-a", None)]
+    assert notes(cache) == [("client-a", None)]
     loaded = accounts(cache)["client-a"]
-    assert loaded["refresh_token"] == answer["refresh_token"]
-    assert loaded["access_token"] == answer["access_token"]
+    assert loaded["refresh_token"] == token_response["refresh_token"]
+    assert loaded["access_token"] == token_response["access_token"]
 
 
 def test_an_account_without_tokens_is_reported(cache: SerializableTokenCache) -> None:
@@ -248,7 +252,7 @@ def test_an_account_without_tokens_is_reported(cache: SerializableTokenCache) ->
     for section in ("AccessToken", "RefreshToken", "IdToken"):
         data[section] = {k: v for k, v in data[section].items() if "bob" not in k}
 
-    assert told(data) == [
+    assert notes(data) == [
         (ALICE, None),
         ("bob@contoso.example", "access_token: neither an access token nor a refresh token"),
     ]
@@ -257,7 +261,7 @@ def test_an_account_without_tokens_is_reported(cache: SerializableTokenCache) ->
 # -- names ----------------------------------------------------------------------------------------
 
 
-def test_accounts_are_called_by_their_usernames(cache: SerializableTokenCache) -> None:
+def test_accounts_are_named_after_their_usernames(cache: SerializableTokenCache) -> None:
     for name in ("bob", "alice"):
         sign_in(cache, f"{name}@x", home=(name, "t"), access_token=name)
 
@@ -267,7 +271,7 @@ def test_accounts_are_called_by_their_usernames(cache: SerializableTokenCache) -
     }
 
 
-def test_logins_that_would_be_called_alike_are_told_apart(cache: SerializableTokenCache) -> None:
+def test_logins_with_one_username_get_different_names(cache: SerializableTokenCache) -> None:
     sign_in(cache, client="a")
     sign_in(cache, client="b")
     sign_in(cache, client="b", home=("other", "t"))
@@ -281,7 +285,7 @@ def test_logins_that_would_be_called_alike_are_told_apart(cache: SerializableTok
     }
 
 
-def test_equal_users_of_two_authorities_are_not_mixed(cache: SerializableTokenCache) -> None:
+def test_one_user_at_two_authorities_is_two_accounts(cache: SerializableTokenCache) -> None:
     for host in ("adfs.a.example", "adfs.b.example"):
         sign_in(cache, environment=host, access_token=host, refresh_token=f"r-{host}")
 
@@ -295,21 +299,21 @@ def test_equal_users_of_two_authorities_are_not_mixed(cache: SerializableTokenCa
 
 
 @pytest.mark.parametrize("username", [None, ""])
-def test_without_a_username_the_home_account_is_the_name(
+def test_without_a_username_the_name_is_the_home_account(
     username: str | None, cache: SerializableTokenCache
 ) -> None:
     sign_in(cache, username)
 
-    assert told(cache) == [("alice-id.contoso-id", None)]
+    assert notes(cache) == [("alice-id.contoso-id", None)]
 
 
-def test_a_guest_of_other_tenants_is_one_account_under_the_name_at_home(
+def test_a_guest_of_other_tenants_is_one_account_with_the_home_username(
     cache: SerializableTokenCache,
 ) -> None:
     sign_in(cache, "alice_contoso#EXT#@fabrikam.example", realm="fabrikam-id", scope="theirs")
     ours = sign_in(cache, realm="contoso-id", scope="ours", expires_in=9000)
 
-    assert told(cache) == [(ALICE, "1 access token for other scopes or uses left out")]
+    assert notes(cache) == [(ALICE, "1 access token for other scopes or uses not imported")]
     assert accounts(cache)[ALICE]["realm"] == "contoso-id"
     assert accounts(cache)[ALICE]["id_token"] == ours["id_token"]
 
@@ -333,12 +337,12 @@ def test_a_client_of_a_family_uses_its_refresh_token(cache: SerializableTokenCac
     c = found[f"{ALICE}:c"]
     assert (c["refresh_token"], c["client_id"]) == (shared["refresh_token"], "c")
     assert set(found) == {f"{ALICE}:{client}" for client in "abc"}
-    assert [note for name, note in told(data) if name == f"{ALICE}:c"] == [
-        "its refresh token is shared by a family of clients"
+    assert [note for name, note in notes(data) if name == f"{ALICE}:c"] == [
+        "the refresh token is shared by a client family"
     ]
 
 
-def test_a_family_that_is_none_has_no_refresh_token(cache: SerializableTokenCache) -> None:
+def test_an_invalid_family_has_no_refresh_token(cache: SerializableTokenCache) -> None:
     sign_in(cache, foci="1")
     sign_in(cache, client="b", refresh_token=None)
     data = content(cache)
@@ -347,20 +351,20 @@ def test_a_family_that_is_none_has_no_refresh_token(cache: SerializableTokenCach
     assert "refresh_token" not in accounts(data)[f"{ALICE}:b"]
 
 
-def test_what_is_stored_under_another_name_of_the_cloud_belongs_to_it(
+def test_aliases_of_an_authority_are_one_environment(
     cache: SerializableTokenCache,
 ) -> None:
     sign_in(cache, environment="login.windows.net", refresh_token="older", now=NOW - 10)
     new = sign_in(cache, environment=CLOUD)
 
-    assert [name for name, _ in told(cache)] == [ALICE]
+    assert [name for name, _ in notes(cache)] == [ALICE]
     assert accounts(cache)[ALICE]["refresh_token"] == new["refresh_token"]
 
 
-# -- there and back -------------------------------------------------------------------------------
+# -- round trips ----------------------------------------------------------------------------------
 
 
-def test_what_msal_kept_is_refreshed_once_and_exported(tmp_path: Path) -> None:
+def test_an_imported_account_is_refreshed_and_exported(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         tokens = world.server.sign_in("alice")
         client = world.server.provider().client_id
@@ -390,26 +394,13 @@ def test_what_msal_kept_is_refreshed_once_and_exported(tmp_path: Path) -> None:
     assert (again, newer) == (["skipped"], ["skipped"])
 
 
-def test_a_refresh_with_another_client_is_refused(tmp_path: Path) -> None:
-    with World(tmp_path) as world:
-        path = tmp_path / "cache.json"
-        sign_in(PersistedTokenCache(FilePersistence(str(path))), client="another")
-        with TokenRepository(world.path) as repository:
-            list(import_accounts(repository, path, provider="test"))
+# -- invalid content ------------------------------------------------------------------------------
 
-        with pytest.raises(ProviderConfigurationError, match="another client_id"):
-            world.manager().refresh_token(ALICE)
-
-        assert world.posts == 0
-
-
-# -- what is odd ----------------------------------------------------------------------------------
-
-NOT = "1 of its entries not understood"
+NOTE = "invalid entries: 1"
 
 
 def each(section: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
-    """Change every entry of a section; ... takes the field away."""
+    """Change every entry of a section; ... removes a field."""
 
     def change(data: dict[str, Any]) -> None:
         for key, entry in data[section].items():
@@ -426,34 +417,34 @@ def whole(section: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-STRANGE: dict[str, tuple[Callable[[dict[str, Any]], None], str | None, str | None]] = {
-    "list of tokens": (whole("AccessToken", [SECRET]), ALICE, NOT),
-    "text of tokens": (whole("RefreshToken", SECRET), ALICE, NOT),
-    "list of accounts": (whole("Account", []), "alice-id.contoso-id", NOT),
+INVALID: dict[str, tuple[Callable[[dict[str, Any]], None], str | None, str | None]] = {
+    "list of tokens": (whole("AccessToken", [SECRET]), ALICE, NOTE),
+    "text of tokens": (whole("RefreshToken", SECRET), ALICE, NOTE),
+    "list of accounts": (whole("Account", []), "alice-id.contoso-id", NOTE),
     "no accounts": (whole("Account", None), "alice-id.contoso-id", None),
-    "text for an entry": (whole("AccessToken", {"k": SECRET}), ALICE, NOT),
-    "null for an entry": (whole("RefreshToken", {"k": None}), ALICE, NOT),
-    "no secret": (each("RefreshToken", secret=...), ALICE, NOT),
-    "odd secret": (each("AccessToken", secret=[SECRET]), ALICE, NOT),
-    "empty secret": (each("AccessToken", secret=""), ALICE, NOT),
-    "line break": (each("RefreshToken", secret=f"{SECRET}\n"), ALICE, NOT),
-    "odd client": (each("RefreshToken", client_id=5), ALICE, NOT),
-    "no client": (each("AccessToken", client_id=...), ALICE, NOT),
-    "no environment": (each("RefreshToken", environment=None), ALICE, NOT),
-    "odd home": (each("RefreshToken", home_account_id=["x"]), ALICE, NOT),
+    "text for an entry": (whole("AccessToken", {"k": SECRET}), ALICE, NOTE),
+    "null for an entry": (whole("RefreshToken", {"k": None}), ALICE, NOTE),
+    "no secret": (each("RefreshToken", secret=...), ALICE, NOTE),
+    "odd secret": (each("AccessToken", secret=[SECRET]), ALICE, NOTE),
+    "empty secret": (each("AccessToken", secret=""), ALICE, NOTE),
+    "line break": (each("RefreshToken", secret=f"{SECRET}\n"), ALICE, NOTE),
+    "odd client": (each("RefreshToken", client_id=5), ALICE, NOTE),
+    "no client": (each("AccessToken", client_id=...), ALICE, NOTE),
+    "no environment": (each("RefreshToken", environment=None), ALICE, NOTE),
+    "odd home": (each("RefreshToken", home_account_id=["x"]), ALICE, NOTE),
     "odd username": (each("Account", username=5), "alice-id.contoso-id", None),
     "odd realm": (each("Account", realm={}), ALICE, None),
     "odd type": (each("AccessToken", token_type=5), ALICE, None),
     "odd target": (each("AccessToken", target=[SECRET]), ALICE, None),
     "odd family": (each("RefreshToken", family_id=[1]), ALICE, None),
-    "odd metadata": (whole("AppMetadata", {"k": 5}), ALICE, NOT),
+    "odd metadata": (whole("AppMetadata", {"k": 5}), ALICE, NOTE),
     "odd times": (each("RefreshToken", last_modification_time="soon"), ALICE, None),
     "later sections": (whole("Later", {"k": {"secret": SECRET}}), ALICE, None),
 }
 
 
-@pytest.mark.parametrize(("change", "name", "reason"), STRANGE.values(), ids=STRANGE)
-def test_what_is_strange_is_told_and_the_rest_taken_over(
+@pytest.mark.parametrize(("change", "name", "reason"), INVALID.values(), ids=INVALID)
+def test_an_invalid_entry_is_reported_and_the_others_are_read(
     change: Callable[[dict[str, Any]], None],
     name: str | None,
     reason: str | None,
@@ -464,47 +455,16 @@ def test_what_is_strange_is_told_and_the_rest_taken_over(
     change(data)
 
     assert name in accounts(data)
-    reasons = [reason for named, reason in told(data) if named is None]
+    reasons = [reason for named, reason in notes(data) if named is None]
     assert reasons == ([] if reason is None else [reason])
 
 
-@pytest.mark.parametrize(
-    ("expires_on", "expected", "note"),
-    [
-        (NOW + 60, NOW + 60, None),
-        (f"{NOW + 60}", NOW + 60, None),
-        (None, None, None),
-        ("soon", 0, "its expiry was not understood; the token counts as expired"),
-        ([], 0, "its expiry was not understood; the token counts as expired"),
-    ],
-)
-def test_an_expiry_is_understood_or_told(
-    expires_on: Any, expected: float | None, note: str | None, cache: SerializableTokenCache
-) -> None:
-    sign_in(cache)
-    data = content(cache)
-    each("AccessToken", expires_on=expires_on)(data)
-
-    assert accounts(data)[ALICE].get("expires_at") == expected
-    assert told(data) == [(ALICE, note)]
-
-
-def test_fields_cannot_pass_for_tokens(cache: SerializableTokenCache) -> None:
+def test_fields_named_like_tokens_are_not_imported(cache: SerializableTokenCache) -> None:
     sign_in(cache)
     data = content(cache) | {"AccessToken": {}}
     each("Account", access_token=SECRET, expires_at=NOW, expires_in=1, token="t")(data)
 
     assert not accounts(data)[ALICE].keys() & {"access_token", "expires_at", "expires_in"}
-
-
-def test_a_name_that_is_none_is_reported(cache: SerializableTokenCache) -> None:
-    sign_in(cache, "x" * 600)
-    sign_in(cache, "bob@x", home=("bob", "t"))
-
-    assert told(cache) == [
-        (None, "account_name: longer than 512 characters"),
-        ("bob@x", None),
-    ]
 
 
 EMPTY = [
@@ -519,7 +479,7 @@ def test_a_cache_without_a_login_is_reported(data: dict[str, Any], tmp_path: Pat
     path = tmp_path / "cache.json"
     path.write_text(json.dumps(data))
 
-    assert read(path) == [Unusable("a token cache of MSAL without any login")]
+    assert read_accounts(path) == [UnreadableEntry("is an MSAL token cache without logins")]
 
 
 @pytest.mark.parametrize(
@@ -530,32 +490,32 @@ def test_a_cache_without_a_login_is_reported(data: dict[str, Any], tmp_path: Pat
         ({"AccessToken": "a", "RefreshToken": "r"}, None),
     ],
 )
-def test_a_file_of_one_account_is_not_taken_for_a_cache(
+def test_a_file_with_one_account_is_not_read_as_a_cache(
     data: dict[str, Any], name: str | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "alice.json"
     path.write_text(json.dumps(data))
 
-    (account,) = read(path)
+    (account,) = read_accounts(path)
 
     assert account.account_name == name
     assert "MSAL" not in str(account)
 
 
-def test_a_cache_may_be_large_but_not_endless(
-    cache: SerializableTokenCache, tmp_path: Path
-) -> None:
+def test_a_cache_may_have_up_to_16_mib(cache: SerializableTokenCache, tmp_path: Path) -> None:
     for number in range(600):
         sign_in(cache, f"user-{number}", home=(f"id-{number}", "t"), access_token="a" * 2000)
     path = tmp_path / "cache.json"
     path.write_text(cache.serialize())
     assert path.stat().st_size > 1 << 20
 
-    assert [account.account_name for account in read(path)] == [f"user-{n}" for n in range(600)]
+    assert [account.account_name for account in read_accounts(path)] == [
+        f"user-{n}" for n in range(600)
+    ]
 
     with path.open("a") as file:
         file.write(" " * (16 << 20))
-    assert read(path) == [Unusable("larger than 16 MiB")]
+    assert read_accounts(path) == [UnreadableEntry("larger than 16 MiB")]
 
 
 VALUES = st.sampled_from([None, "", "x", "1", CLOUD, 1, -1e400, True, [], {}, ["x"], {"x": "x"}])
@@ -576,12 +536,12 @@ SECTION = (
     )
 )
 @settings(max_examples=100, deadline=None)
-def test_whatever_a_cache_says_is_read_or_reported(data: dict[str, Any]) -> None:
+def test_any_cache_is_read_or_reported(data: dict[str, Any]) -> None:
     try:
-        found = from_cache(data)
-    except UnreadableError:
+        found = read_cache(data)
+    except UnreadableFileError:
         return
 
     assert found
-    named = [account.account_name for account in found if isinstance(account, TokenFile)]
+    named = [account.account_name for account in found if isinstance(account, ImportedAccount)]
     assert len(named) == len(set(named))

@@ -1,4 +1,4 @@
-"""SQLite files of other programs, in every state in which they may be found."""
+"""SQLite databases of other programs, in every state: open, locked, interrupted, damaged."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from globus_sdk.token_storage import SQLiteTokenStorage, TokenStorageData
@@ -17,13 +15,10 @@ from globus_sdk.token_storage import SQLiteTokenStorage, TokenStorageData
 from tests.helpers.stores import Process, names, open_files, python, raw, tokens
 from tokenstore import TokenRepository
 from tokenstore.importers import sqlite_reader
-from tokenstore.importers.detect import read
-from tokenstore.importers.formats import TokenFile, UnreadableError
-from tokenstore.importers.sqlite_reader import NotSQLiteError, reading
+from tokenstore.importers.detect import read_accounts
+from tokenstore.importers.formats import ImportedAccount, UnreadableFileError
+from tokenstore.importers.sqlite_reader import NotSQLiteError, open_read_only
 from tokenstore.jsonfiles import find_files, import_accounts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ACCOUNT = "storage:x"
 SECRET = "canary-77d0"
@@ -40,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def path(made: Path, tmp_path: Path) -> Path:
-    """A storage of globus-sdk that nobody has open, in a directory of its own."""
+    """A globus-sdk token storage that no program has open, in its own directory."""
     directory = tmp_path / "files"
     directory.mkdir()
     return copied(made, directory / "storage.db")
@@ -52,22 +47,22 @@ def copied(path: Path, target: Path) -> Path:
 
 
 def scope(path: Path) -> str:
-    """Return what the one account of a storage says of its scope."""
-    (account,) = read(path)
-    assert isinstance(account, TokenFile)
+    """Return the scope of the only account in a storage."""
+    (account,) = read_accounts(path)
+    assert isinstance(account, ImportedAccount)
     assert account.account_name == ACCOUNT
     return str(account.tokens.extra["scope"])
 
 
 def reason(path: Path) -> str:
-    (account,) = read(path)
-    assert not isinstance(account, TokenFile)
+    (account,) = read_accounts(path)
+    assert not isinstance(account, ImportedAccount)
     assert SECRET not in account.reason
     return account.reason
 
 
 def contents(path: Path) -> str:
-    """Tell all that lies in the directory; by another process, as opening a file drops locks."""
+    """Return checksums and times of a directory's files; read by another process to keep locks."""
     paths = sorted(p for p in path.parent.iterdir() if not p.name.endswith("-shm"))
     done = subprocess.run(["cksum", *paths], check=True, capture_output=True, text=True)
     return done.stdout + "".join(str(p.stat().st_mtime_ns) for p in paths)
@@ -96,7 +91,7 @@ MODES = ["delete", "persist", "wal"]
 
 
 def used(path: Path, journal_mode: str) -> Path:
-    """Use a storage as a program does that then ends."""
+    """Change a storage, and close it."""
     with raw(path) as connection:
         connection.execute(f"PRAGMA journal_mode = {journal_mode}")
         connection.execute(CHANGE, ("new",))
@@ -104,19 +99,17 @@ def used(path: Path, journal_mode: str) -> Path:
 
 
 def killed(path: Path, journal_mode: str, then: str = "") -> Path:
-    """Use a storage as a program does that is killed."""
+    """Change a storage with a program that is killed."""
     with Process(PROGRAM + then + KILLED, path, journal_mode) as process:
         process.end()
     return path
 
 
-# -- it can be read -------------------------------------------------------------------------------
+# -- readable -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("journal_mode", MODES)
-def test_a_file_that_nobody_has_open_is_read_and_left_as_it_is(
-    journal_mode: str, path: Path
-) -> None:
+def test_a_closed_database_is_read_and_not_changed(journal_mode: str, path: Path) -> None:
     used(path, journal_mode)
     before = contents(path), names(path.parent)
 
@@ -127,9 +120,7 @@ def test_a_file_that_nobody_has_open_is_read_and_left_as_it_is(
 
 @pytest.mark.parametrize("then", ["", UNCOMMITTED], ids=["idle", "writing"])
 @pytest.mark.parametrize("journal_mode", MODES)
-def test_a_file_that_a_program_has_open_is_read_and_left_as_it_is(
-    journal_mode: str, then: str, path: Path
-) -> None:
+def test_an_open_database_is_read_and_not_changed(journal_mode: str, then: str, path: Path) -> None:
     with Process(PROGRAM + then + END, path, journal_mode) as program:
         assert program.line() == "ready"
         before = contents(path), names(path.parent)
@@ -139,7 +130,7 @@ def test_a_file_that_a_program_has_open_is_read_and_left_as_it_is(
 
 
 @pytest.mark.parametrize("then", ["", UNCOMMITTED], ids=["idle", "writing"])
-def test_a_log_that_a_killed_program_left_is_read_and_left_as_it_is(then: str, path: Path) -> None:
+def test_the_wal_of_a_killed_program_is_read_and_not_changed(then: str, path: Path) -> None:
     killed(path, "wal", then)
     before = contents(path), names(path.parent)
 
@@ -147,12 +138,12 @@ def test_a_log_that_a_killed_program_left_is_read_and_left_as_it_is(then: str, p
     assert (contents(path), names(path.parent)) == before
 
 
-def test_all_that_is_read_is_of_one_state(path: Path) -> None:
+def test_reads_see_one_snapshot(path: Path) -> None:
     again = "wait()\nconnection.execute(CHANGE, ('newer',))\n"
     query = "SELECT json_extract(token_data_json, '$.scope') FROM token_storage"
     with Process(PROGRAM + 'tell("ready")\n' + again + END, path, "wal") as program:
         assert program.line() == "ready"
-        with reading(path) as connection:
+        with open_read_only(path) as connection:
             program.go()
             assert program.line() == "ready"
             assert connection.execute(query).fetchone() == ("new",)
@@ -160,7 +151,9 @@ def test_all_that_is_read_is_of_one_state(path: Path) -> None:
 
 
 @pytest.mark.parametrize("journal_mode", MODES)
-def test_a_file_that_this_process_has_open_keeps_its_locks(journal_mode: str, path: Path) -> None:
+def test_a_database_that_this_process_has_open_keeps_its_locks(
+    journal_mode: str, path: Path
+) -> None:
     with raw(path) as connection:
         connection.execute(f"PRAGMA journal_mode = {journal_mode}")
         connection.execute("BEGIN IMMEDIATE")
@@ -183,38 +176,32 @@ except sqlite3.OperationalError as error:
     return python(code, path) == "database is locked\n"
 
 
-def test_what_lies_behind_a_link_is_read_with_its_log(path: Path, tmp_path: Path) -> None:
+def test_the_target_of_a_symlink_is_read_with_its_wal(path: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.db"
     link.symlink_to(path)
     with Process(PROGRAM + END, path, "wal") as program:
         assert program.line() == "ready"
 
-        (account,) = read(link)
+        (account,) = read_accounts(link)
 
-    assert isinstance(account, TokenFile)
+    assert isinstance(account, ImportedAccount)
     assert (account.account_name, account.tokens.extra["scope"]) == ("link:x", "new")
 
 
 @pytest.mark.parametrize("name", ["a?mode=rwc.db", "a#b.db", "50%20.db", "\u00e9 \u2603.db"])
-def test_any_file_name_will_do(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_names_may_have_special_characters(
+    name: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(path.parent)
     odd = path.rename(path.with_name(name))
 
-    (account,) = read(odd.relative_to(path.parent))
+    (account,) = read_accounts(odd.relative_to(path.parent))
 
-    assert isinstance(account, TokenFile)
+    assert isinstance(account, ImportedAccount)
     assert names(path.parent) == {name}
 
 
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that another user reaches, unlike those of pytest."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
-
-
-def test_what_may_only_be_read_is_read_if_that_can_be_done(
+def test_a_database_without_write_permission_is_read_if_possible(
     made: Path, open_directory: Path
 ) -> None:
     directories = {name: open_directory / name for name in (*MODES, "log", "no index", "secret")}
@@ -231,27 +218,27 @@ def test_what_may_only_be_read_is_read_if_that_can_be_done(
 
     printed = python(
         """
-from tokenstore.importers.detect import read
+from tokenstore.importers.detect import read_accounts
 become_nobody()
 for path in sorted(Path(sys.argv[1]).glob("*/storage.db")):
     before = sorted(path.parent.iterdir())
-    (account,) = read(path)
-    told = getattr(account, "reason", None) or account.tokens.extra["scope"]
-    tell(path.parent.name, "-", told, "-", before == sorted(path.parent.iterdir()))
+    (account,) = read_accounts(path)
+    reasons = getattr(account, "reason", None) or account.tokens.extra["scope"]
+    tell(path.parent.name, "-", reasons, "-", before == sorted(path.parent.iterdir()))
         """,
         open_directory,
     )
 
-    told = dict(line.split(" - ", 1) for line in printed.splitlines())
-    assert told.pop("no index").startswith("cannot be read without writing")
-    assert told.pop("secret") == "Permission denied - True"
-    assert told == dict.fromkeys((*MODES, "log"), "new - True")
+    reasons = dict(line.split(" - ", 1) for line in printed.splitlines())
+    assert reasons.pop("no index").startswith("cannot be read without writing")
+    assert reasons.pop("secret") == "Permission denied - True"
+    assert reasons == dict.fromkeys((*MODES, "log"), "new - True")
 
 
-# -- it cannot be read ----------------------------------------------------------------------------
+# -- unreadable -----------------------------------------------------------------------------------
 
 
-def test_a_change_that_was_interrupted_is_not_taken_back_by_us(path: Path) -> None:
+def test_an_interrupted_transaction_is_not_rolled_back(path: Path) -> None:
     spill = """
 connection.execute("PRAGMA cache_size = 1")
 connection.execute("BEGIN")
@@ -261,14 +248,14 @@ for number in range(100):
     killed(path, "delete", spill)
     before = contents(path), names(path.parent)
 
-    assert reason(path).startswith("cannot be read without writing: a change was interrupted")
+    assert reason(path).startswith("cannot be read without writing: a transaction was interrupted")
     assert (contents(path), names(path.parent)) == before
     with raw(path) as connection:
         connection.execute("SELECT * FROM token_storage")
     assert scope(path) == "new"
 
 
-def test_a_file_that_stays_locked_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_reader, "_BUSY_TIMEOUT", 0.0)
     with Process(
         PROGRAM + "connection.execute('BEGIN EXCLUSIVE')" + END, path, "delete"
@@ -280,13 +267,13 @@ def test_a_file_that_stays_locked_is_reported(path: Path, monkeypatch: pytest.Mo
     assert scope(path) == "new"
 
 
-def test_a_file_that_is_opened_while_it_is_read_as_if_nobody_did_is_reported(path: Path) -> None:
+def test_a_database_opened_during_an_immutable_read_is_reported(path: Path) -> None:
     used(path, "wal")
 
     with (
-        pytest.raises(UnreadableError, match="another program opened it"),
+        pytest.raises(UnreadableFileError, match="another program opened it"),
         Process(PROGRAM + END, path, "wal") as program,
-        reading(path),
+        open_read_only(path),
     ):
         assert program.line() == "ready"
 
@@ -297,32 +284,32 @@ def overwritten(path: Path, start: int, what: bytes) -> None:
         file.write(what)
 
 
-def test_a_damaged_file_is_reported(path: Path) -> None:
+def test_a_damaged_database_is_reported(path: Path) -> None:
     page = 4096
     size = path.stat().st_size
     for start in range(page, size, page):
         overwritten(path, start, SECRET.encode() * 300)
 
-    assert reason(path) == "is a SQLite database that is damaged (SQLITE_CORRUPT)"
+    assert reason(path) == "is a damaged SQLite database (SQLITE_CORRUPT)"
 
 
-def test_a_file_with_a_damaged_head_is_reported(path: Path) -> None:
+def test_a_damaged_header_is_reported(path: Path) -> None:
     overwritten(path, 16, bytes(60))
 
-    assert reason(path) == "is a SQLite database that is damaged"
+    assert reason(path) == "is a damaged SQLite database"
 
 
 @pytest.mark.parametrize("size", [20, 1000, 4097, 8000])
-def test_a_file_that_was_cut_is_reported(size: int, path: Path) -> None:
+def test_a_truncated_database_is_reported(size: int, path: Path) -> None:
     os.truncate(path, size)
 
-    assert reason(path) == "is a SQLite database that is damaged"
+    assert reason(path) == "is a damaged SQLite database"
 
 
-def test_a_file_that_was_cut_between_two_pages_is_reported(path: Path) -> None:
+def test_a_database_truncated_between_two_pages_is_reported(path: Path) -> None:
     os.truncate(path, 4096)
 
-    assert reason(path).startswith("is a SQLite database that is damaged")
+    assert reason(path).startswith("is a damaged SQLite database")
 
 
 OTHERS = {
@@ -337,47 +324,45 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
-def test_a_database_of_something_else_is_reported(change: str, path: Path) -> None:
+def test_a_database_of_another_kind_is_reported(change: str, path: Path) -> None:
     with raw(path) as connection:
         connection.executescript(change)
 
-    assert reason(path) == "a SQLite database, but none with tokens that are known here"
+    assert reason(path) == "is a SQLite database without tokens in a supported format"
     assert find_files(path.parent) == []
 
 
 @pytest.mark.parametrize("size", [512, 1024, 4096])
-def test_a_json_file_of_the_size_of_a_database_is_one_all_the_same(
-    size: int, tmp_path: Path
-) -> None:
+def test_a_json_file_with_the_size_of_a_database_is_read(size: int, tmp_path: Path) -> None:
     path = tmp_path / "alice.json"
     path.write_text(json.dumps({"access_token": "a"}).ljust(size))
 
-    (account,) = read(path)
+    (account,) = read_accounts(path)
 
-    assert isinstance(account, TokenFile)
+    assert isinstance(account, ImportedAccount)
     assert names(tmp_path) == {"alice.json"}
-    with pytest.raises(NotSQLiteError), reading(path):
+    with pytest.raises(NotSQLiteError), open_read_only(path):
         pass
 
 
-# -- our own --------------------------------------------------------------------------------------
+# -- tokenstore's databases -----------------------------------------------------------------------
 
 
-def test_a_database_of_ours_is_refused_with_what_to_do_and_keeps_its_locks(
+def test_a_tokenstore_database_is_refused_with_a_remedy_and_keeps_its_locks(
     tmp_path: Path,
 ) -> None:
     with TokenRepository(tmp_path / "tokens.db") as repository:
         repository.save("alice", tokens())
         files = sorted(p for p in tmp_path.iterdir() if p.is_file())
         with repository.transaction():
-            results = [(p.name, account) for p in files for account in read(p)]
+            results = [(p.name, account) for p in files for account in read_accounts(p)]
             locked = is_locked(Path(repository.name))
         again = list(import_accounts(repository, files))
 
-    told = {name: getattr(account, "reason", "") for name, account in results}
-    assert set(told) == {"tokens.db", "tokens.db-wal", "tokens.db-shm"}
-    assert "--database FILE export DIR" in told.pop("tokens.db")
-    assert set(told.values()) == {"belongs to the database 'tokens.db'; import that"}
+    reasons = {name: getattr(account, "reason", "") for name, account in results}
+    assert set(reasons) == {"tokens.db", "tokens.db-wal", "tokens.db-shm"}
+    assert "--database FILE export DIR" in reasons.pop("tokens.db")
+    assert set(reasons.values()) == {"belongs to the database 'tokens.db'; import that file"}
     assert locked
     assert {result.outcome for result in again} == {"failed"}
 
@@ -385,7 +370,7 @@ def test_a_database_of_ours_is_refused_with_what_to_do_and_keeps_its_locks(
 # -- directories ----------------------------------------------------------------------------------
 
 
-def test_of_a_directory_storages_are_taken_that_are_called_as_globus_sdk_calls_them(
+def test_token_storages_named_db_are_found_in_a_directory(
     path: Path,
 ) -> None:
     directory = path.parent

@@ -30,12 +30,6 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def resource(world: World) -> Iterator[Resource]:
-    with Resource(world.server.is_live) as resource:
-        yield resource
-
-
-@pytest.fixture
 def credentials(world: World) -> Credentials:
     return Credentials(world.manager(), "alice")
 

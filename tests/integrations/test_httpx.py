@@ -21,8 +21,7 @@ from tokenstore.integrations.httpx import TokenAuth
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable
 
 
 # A context of one's own is loaded for each client, which takes long.
@@ -34,18 +33,6 @@ class Fetch(Protocol):
         self, url: str, method: str = "GET", *, auth: TokenAuth | None = None, **more: Any
     ) -> httpx.Response:
         """Send one request as alice."""
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def resource(world: World) -> Iterator[Resource]:
-    with Resource(world.server.is_live) as resource:
-        yield resource
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def resource(world: World) -> Iterator[Resource]:
-    with Resource(world.server.is_live) as resource:
-        yield resource
-
-
-@pytest.fixture
 def session(world: World) -> Iterator[requests.Session]:
     with requests.Session() as session:
         session.auth = TokenAuth(world.manager(), "alice")

@@ -8,7 +8,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from tests.helpers.refreshes import SOON, Call, World, denied, until
+from tests.helpers.refreshes import SOON, Call, World, denied, on_both_engines, until
 from tests.helpers.stores import Process
 from tokenstore import (
     Provider,
@@ -32,16 +32,7 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 DAY = 24 * HOUR
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
+pytestmark = on_both_engines
 
 
 def sign_in(world: World, names: Iterable[str], provider: str = "test", **more: Any) -> list[str]:
@@ -186,7 +177,7 @@ def test_what_is_known_to_be_in_vain_is_left_out(world: World, manager: TokenMan
     assert asked(world) == {"dead": 1, "tired": 1, "well": 1}
 
 
-@pytest.mark.parametrize("choice", [{"within": HOUR}, {"unused_for": 0.0}], ids=str)
+@pytest.mark.parametrize("choice", [{"within": HOUR}, {"idle_for": 0.0}], ids=str)
 def test_a_provider_that_wants_to_be_left_alone_is_left_alone_though_the_token_is_valid(
     world: World, manager: TokenManager, choice: dict[str, Any]
 ) -> None:
@@ -200,7 +191,7 @@ def test_a_provider_that_wants_to_be_left_alone_is_left_alone_though_the_token_i
     assert outcomes(manager.refresh_all(**choice)) == {"tired": "refreshed"}
 
 
-@pytest.mark.parametrize("choice", [{"within": HOUR}, {"unused_for": 0.0}], ids=str)
+@pytest.mark.parametrize("choice", [{"within": HOUR}, {"idle_for": 0.0}], ids=str)
 def test_an_account_without_a_refresh_token_is_left_out(
     world: World, manager: TokenManager, choice: dict[str, Any]
 ) -> None:
@@ -227,10 +218,10 @@ def test_what_was_not_used_for_some_time_is_kept_alive(world: World, manager: To
     manager.refresh_token("refreshed")
     sign_in(world, ["young"], expires_in=400 * DAY)
     world.clock.now += 20 * DAY
-    assert outcomes(manager.refresh_all(unused_for=40 * DAY + 1)) == {}
-    assert outcomes(manager.refresh_all(unused_for=30 * DAY)) == {"idle": "refreshed"}
-    assert outcomes(manager.refresh_all(unused_for=30 * DAY)) == {}
-    assert outcomes(manager.refresh_all(unused_for=20 * DAY)).keys() == set(names) - {"idle"}
+    assert outcomes(manager.refresh_all(idle_for=40 * DAY + 1)) == {}
+    assert outcomes(manager.refresh_all(idle_for=30 * DAY)) == {"idle": "refreshed"}
+    assert outcomes(manager.refresh_all(idle_for=30 * DAY)) == {}
+    assert outcomes(manager.refresh_all(idle_for=20 * DAY)).keys() == set(names) - {"idle"}
 
 
 def test_a_refresh_token_of_unknown_age_is_kept_alive_too(
@@ -238,8 +229,8 @@ def test_a_refresh_token_of_unknown_age_is_kept_alive_too(
 ) -> None:
     sign_in(world, ["imported"], expires_in=400 * DAY)
     world.sql("UPDATE accounts SET refresh_token_obtained_at = NULL")
-    assert outcomes(manager.refresh_all(unused_for=30 * DAY)) == {"imported": "refreshed"}
-    assert outcomes(manager.refresh_all(unused_for=30 * DAY)) == {}
+    assert outcomes(manager.refresh_all(idle_for=30 * DAY)) == {"imported": "refreshed"}
+    assert outcomes(manager.refresh_all(idle_for=30 * DAY)) == {}
 
 
 def test_a_provider_may_be_chosen(world: World) -> None:
@@ -251,7 +242,7 @@ def test_a_provider_may_be_chosen(world: World) -> None:
     assert asked(world) == {"bob": 1}
 
 
-@pytest.mark.parametrize("choice", [{}, {"within": HOUR}, {"unused_for": 0.0}], ids=str)
+@pytest.mark.parametrize("choice", [{}, {"within": HOUR}, {"idle_for": 0.0}], ids=str)
 def test_a_dry_run_tells_whom_it_would_be_and_does_nothing(
     world: World, manager: TokenManager, choice: dict[str, Any]
 ) -> None:
@@ -266,7 +257,7 @@ def test_a_dry_run_tells_whom_it_would_be_and_does_nothing(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"jobs": 0}, {"jobs": -1}, {"within": -1}, {"within": float("nan")}, {"unused_for": -1}],
+    [{"jobs": 0}, {"jobs": -1}, {"within": -1}, {"within": float("nan")}, {"idle_for": -1}],
     ids=str,
 )
 def test_an_argument_without_sense_is_named_at_once(
@@ -370,7 +361,7 @@ with TokenRepository(sys.argv[1]).refresh_lock("alice", timeout=10):
     assert asked(world) == {"bob": 1}
 
 
-@pytest.mark.parametrize("choice", [{}, {"within": 2 * HOUR}, {"unused_for": 0.0}], ids=str)
+@pytest.mark.parametrize("choice", [{}, {"within": 2 * HOUR}, {"idle_for": 0.0}], ids=str)
 def test_two_runs_at_once_share_the_work(world: World, choice: dict[str, Any]) -> None:
     world.clock.now -= DAY
     names = sign_in(world, (f"account-{number}" for number in range(12)))

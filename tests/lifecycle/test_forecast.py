@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.refreshes import World, of_sqlite
+from tests.helpers.refreshes import World, of_sqlite, on_both_engines
 from tests.helpers.stores import raw
 from tokenstore import SchemaOutdatedError, TokenRepository, migrate
 from tokenstore.jsonfiles import import_accounts
@@ -14,7 +14,6 @@ from tokenstore.storage.rows import CHECKSUMS
 from tokenstore.testing import Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tokenstore.models.accounts import Account
@@ -22,11 +21,7 @@ if TYPE_CHECKING:
 DAY = 86400.0
 FIELDS = ["refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in"]
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
+pytestmark = on_both_engines
 
 
 def account(world: World, **provider: Any) -> Account:

@@ -6,19 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.refreshes import SOON, Call, Told, World, denied
+from tests.helpers.refreshes import SOON, Call, Told, World, denied, on_both_engines
 from tokenstore import ReauthorizationRequired, TokenManager, TokenPersistError, TokenRefreshError
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
+pytestmark = on_both_engines
 
 
 class Heard:

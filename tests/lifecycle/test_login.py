@@ -35,14 +35,8 @@ from tokenstore import (
 from tokenstore.testing import Answer, Drop, Transform, Truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def refused(world: World, prompt: Callable[[Prompt], None], **options: Any) -> SignInError:

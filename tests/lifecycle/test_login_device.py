@@ -17,16 +17,10 @@ from tokenstore import (
 from tokenstore.testing import Answer, Drop, Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 PENDING = denied("authorization_pending")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 class Sleeper:
@@ -66,7 +60,7 @@ class Later(Visitor):
 
 
 def login(world: World, visitor: Callable[[Prompt], object], wait: Sleeper, **more: Any) -> Any:
-    return world.manager().login("alice", "test", device=True, prompt=visitor, wait=wait, **more)
+    return world.manager().login("alice", "test", device=True, prompt=visitor, sleep=wait, **more)
 
 
 def refused(world: World, visitor: Callable[[Prompt], object], wait: Sleeper, **more: Any) -> Any:

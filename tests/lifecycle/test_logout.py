@@ -18,14 +18,7 @@ from tokenstore import (
 from tokenstore.testing import Answer, Drop, Hold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def hints(world: World) -> list[str]:
@@ -61,7 +54,7 @@ def test_what_was_cached_is_not_served_any_more(world: World) -> None:
 def test_keep_leaves_an_account_that_has_to_sign_in(world: World) -> None:
     manager = world.manager()
     first = manager.login("alice", "test", prompt=Visitor(world))
-    assert manager.logout("alice", keep=True) is True
+    assert manager.logout("alice", keep_account=True) is True
 
     assert not world.server.is_live(first["access_token"])
     [account] = manager.accounts()
@@ -78,7 +71,7 @@ def test_keep_leaves_an_account_that_has_to_sign_in(world: World) -> None:
 def test_who_is_kept_can_sign_out_again(world: World) -> None:
     world.sign_in("alice")
     for _ in range(2):
-        assert world.manager().logout("alice", keep=True) is True
+        assert world.manager().logout("alice", keep_account=True) is True
     assert hints(world) == ["refresh_token", "access_token"]
     assert world.manager().logout("alice") is True
     assert list(world.manager().accounts()) == []
@@ -133,7 +126,7 @@ def test_a_revocation_that_fails_keeps_the_account(
     row = world.row()
     world.server.script(step, path="/revoke")
     with pytest.raises(expected) as caught:
-        world.manager().logout("alice", keep=keep)
+        world.manager().logout("alice", keep_account=keep)
     assert "still stored: try again, or remove it here alone with delete" in str(caught.value)
     assert tokens["refresh_token"] not in str(caught.value) + repr(vars(caught.value))
     assert world.row() == row
@@ -268,7 +261,7 @@ def test_a_sign_in_meanwhile_stays(world: World, *, keep: bool) -> None:
     world.sign_in("alice")
     hold = Hold()
     world.server.script(hold, path="/revoke")
-    logout = Call(world.manager().logout, "alice", keep=keep)
+    logout = Call(world.manager().logout, "alice", keep_account=keep)
     assert hold.arrived.wait(SOON)
     tokens = world.sign_in("alice", expires_in=3600)
     hold.release.set()
@@ -281,7 +274,7 @@ def test_a_delete_meanwhile_is_no_error(world: World) -> None:
     world.sign_in("alice")
     hold = Hold()
     world.server.script(hold, path="/revoke")
-    logout = Call(world.manager().logout, "alice", keep=True)
+    logout = Call(world.manager().logout, "alice", keep_account=True)
     assert hold.arrived.wait(SOON)
     world.manager().delete_tokens("alice")
     hold.release.set()

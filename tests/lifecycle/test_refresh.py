@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.refreshes import SOON, Call, Raw, Told, World, denied, of_sqlite, until
+from tests.helpers.refreshes import (
+    SOON,
+    Call,
+    Raw,
+    Told,
+    World,
+    denied,
+    of_sqlite,
+    on_both_engines,
+    until,
+)
 from tokenstore import (
     ClientRejectedError,
     Provider,
@@ -31,21 +41,12 @@ from tokenstore.storage.tables import refreshes
 from tokenstore.testing import Answer, Drip, Drop, Hold, Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 HOUR = 3600.0
 
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
+pytestmark = on_both_engines
 
 
 def refused_by(manager: TokenManager, account: str = "alice", **more: Any) -> TokenRefreshError:

@@ -35,19 +35,13 @@ from tokenstore.oauth.responses import TokenResponseParser
 from tokenstore.testing import Answer, Drop, Step, Transform, Truncate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 URL = "https://provider.example/token"
 NEW = {"access_token": "new", "refresh_token": "newer", "expires_in": 1000}
 JSON = json.dumps(NEW).encode()
 FORM = b"access_token=new&refresh_token=newer&expires_in=1000&scope="
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 # -- a good answer, in whatever dress -------------------------------------------------------------

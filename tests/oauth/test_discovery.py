@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import requests
@@ -17,19 +17,9 @@ from tokenstore import (
 )
 from tokenstore.oauth.discovery import fetch_metadata
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 URL = "https://provider.example/token"
 ISSUER = "https://issuer.example/tenant"
 METADATA = f"{ISSUER}/.well-known/openid-configuration"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def discovered(**response: Any) -> Provider:

@@ -23,7 +23,6 @@ from tokenstore.oauth.client import refresh_grant
 from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 SECRET = "p+a/b=:%é€"
@@ -32,12 +31,6 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (
     len(ANSWER),
     ANSWER,
 )
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 # -- how they are asked -----------------------------------------------------------------------

@@ -1,3 +1,5 @@
+"""The strict server: refreshes, client authentication, scripts, connections."""
+
 from __future__ import annotations
 
 import json
@@ -12,6 +14,7 @@ from urllib.parse import parse_qs, quote_plus, urlencode
 import pytest
 import requests
 
+from tests.helpers.refreshes import SOON
 from tokenstore.testing import (
     Answer,
     AuthorizationServer,
@@ -26,27 +29,9 @@ from tokenstore.testing.protocol import Token
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from tests.helpers.refreshes import Clock
+
 SECRET = "p+a/b=:%é€"
-SOON = 5.0  # seconds; nothing here takes so long unless it hangs
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def server(clock: Clock) -> Iterator[AuthorizationServer]:
-    with AuthorizationServer(clock=clock) as server:
-        yield server
 
 
 def post(server: AuthorizationServer, form: Any, **changes: Any) -> requests.Response:
@@ -73,10 +58,10 @@ def basic(client_id: str, secret: str) -> dict[str, str]:
     return {"Authorization": f"Basic {b64encode(pair).decode()}"}
 
 
-def refused(answer: requests.Response, status: int, error: str) -> bool:
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.headers["Cache-Control"] == "no-store"
-    return (answer.status_code, answer.json()["error"]) == (status, error)
+def refused(response: requests.Response, status: int, error: str) -> bool:
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    return (response.status_code, response.json()["error"]) == (status, error)
 
 
 def without(params: Mapping[str, str], *names: str) -> dict[str, str]:
@@ -88,10 +73,10 @@ def without(params: Mapping[str, str], *names: str) -> dict[str, str]:
 
 def test_a_refresh_rotates_both_tokens(server: AuthorizationServer) -> None:
     old = server.sign_in(scope="read write")
-    answer = refresh(server, old["refresh_token"])
-    new = answer.json()
-    assert answer.status_code == 200
-    assert answer.headers["Cache-Control"] == "no-store"
+    response = refresh(server, old["refresh_token"])
+    new = response.json()
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-store"
     assert {**new, "access_token": 0, "refresh_token": 0} == {
         "access_token": 0,
         "refresh_token": 0,
@@ -105,7 +90,7 @@ def test_a_refresh_rotates_both_tokens(server: AuthorizationServer) -> None:
     assert server.refreshes() == 2
 
 
-def test_a_spent_token_revokes_its_whole_family(server: AuthorizationServer) -> None:
+def test_reusing_a_refresh_token_revokes_its_whole_family(server: AuthorizationServer) -> None:
     first = server.sign_in()
     other = server.sign_in()
     second = refresh(server, first["refresh_token"]).json()
@@ -121,28 +106,28 @@ def test_a_spent_token_revokes_its_whole_family(server: AuthorizationServer) -> 
     assert refresh(server, other["refresh_token"]).status_code == 200
 
 
-def test_without_rotation_the_refresh_token_stays_and_is_not_repeated(clock: Clock) -> None:
+def test_without_rotation_the_refresh_token_stays_valid_and_is_omitted(clock: Clock) -> None:
     with AuthorizationServer(rotate=False, clock=clock) as server:
         token = server.sign_in()["refresh_token"]
         for _ in range(2):
-            answer = refresh(server, token)
-            assert answer.status_code == 200
-            assert "refresh_token" not in answer.json()
+            response = refresh(server, token)
+            assert response.status_code == 200
+            assert "refresh_token" not in response.json()
         assert server.reuses == 0
         assert server.refreshes() == 2
 
 
-def test_one_of_many_presenting_the_same_token_succeeds(
+def test_only_one_of_many_concurrent_uses_of_a_token_succeeds(
     server: AuthorizationServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = server.sign_in()["refresh_token"]
     start = threading.Barrier(32)
-    judged_live = threading.Barrier(2)
+    both_checked = threading.Barrier(2)
     is_live = Token.is_live
 
     def is_live_for_two(token: Token, now: float) -> bool:
         with suppress(threading.BrokenBarrierError):
-            judged_live.wait(0.2)  # in vain, as long as requests are judged one by one
+            both_checked.wait(0.2)  # times out if requests are handled one by one
         return is_live(token, now)
 
     def race() -> int:
@@ -185,15 +170,15 @@ def test_a_revoked_subject_needs_a_new_sign_in(server: AuthorizationServer) -> N
         server.revoke("nobody")
 
 
-def test_another_clients_token_is_refused_and_its_family_lives(
+def test_another_clients_token_is_refused_and_its_family_stays_valid(
     server: AuthorizationServer,
 ) -> None:
     server.register("other", "s3cret")
     old = server.sign_in()
     new = refresh(server, old["refresh_token"]).json()
     for token in old["refresh_token"], new["refresh_token"]:
-        answer = refresh(server, token, client_id="other", client_secret="s3cret")
-        assert refused(answer, 400, "invalid_grant")
+        response = refresh(server, token, client_id="other", client_secret="s3cret")
+        assert refused(response, 400, "invalid_grant")
     assert server.reuses == 0
     assert server.is_live(new["access_token"])
     assert refresh(server, new["refresh_token"]).status_code == 200
@@ -212,7 +197,7 @@ def test_a_narrower_scope_is_granted_and_can_be_widened_again(
 
 
 @pytest.mark.parametrize("scope", ["admin", "read admin", "read  write", "READ"])
-def test_a_scope_beyond_the_grant_is_refused_and_spends_nothing(
+def test_a_scope_beyond_the_grant_is_refused_and_uses_no_token(
     server: AuthorizationServer, scope: str
 ) -> None:
     token = server.sign_in(scope="read write")["refresh_token"]
@@ -224,20 +209,20 @@ def test_a_scope_beyond_the_grant_is_refused_and_spends_nothing(
 
 
 def test_get_is_not_allowed(server: AuthorizationServer) -> None:
-    answer = requests.get(server.token_endpoint, timeout=SOON)
-    assert refused(answer, 405, "invalid_request")
-    assert answer.headers["Allow"] == "POST"
+    response = requests.get(server.token_endpoint, timeout=SOON)
+    assert refused(response, 405, "invalid_request")
+    assert response.headers["Allow"] == "POST"
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", ""])
-def test_only_forms_are_read(server: AuthorizationServer, content_type: str) -> None:
+def test_only_forms_are_accepted(server: AuthorizationServer, content_type: str) -> None:
     token = server.sign_in()["refresh_token"]
     headers = {"Content-Type": content_type}
     assert refused(post(server, grant(token), headers=headers), 400, "invalid_request")
     assert refresh(server, token).status_code == 200
 
 
-def test_a_charset_does_not_make_it_another_type(server: AuthorizationServer) -> None:
+def test_a_content_type_may_have_a_charset(server: AuthorizationServer) -> None:
     headers = {"Content-Type": "Application/x-www-form-urlencoded; charset=UTF-8"}
     params = grant(server.sign_in()["refresh_token"])
     assert post(server, params, headers=headers).status_code == 200
@@ -274,12 +259,12 @@ def exchange_form(server: AuthorizationServer, body: str, length: int | None) ->
 
 
 def test_a_body_without_a_length_is_refused(server: AuthorizationServer) -> None:
-    answer = exchange_form(server, "", None)
-    assert answer.startswith(b"HTTP/1.1 411 ")
-    assert b"\r\nConnection: close\r\n" in answer
+    response = exchange_form(server, "", None)
+    assert response.startswith(b"HTTP/1.1 411 ")
+    assert b"\r\nConnection: close\r\n" in response
 
 
-def test_half_a_request_is_no_request(server: AuthorizationServer) -> None:
+def test_an_incomplete_request_is_ignored(server: AuthorizationServer) -> None:
     body = urlencode(grant(server.sign_in()["refresh_token"]))
     assert exchange_form(server, body, len(body) + 1) == b""
     assert server.requests == []
@@ -290,8 +275,8 @@ def test_half_a_request_is_no_request(server: AuthorizationServer) -> None:
 def test_a_repeated_parameter_is_refused(server: AuthorizationServer, name: str) -> None:
     token = server.sign_in()["refresh_token"]
     params = {"scope": "openid", "unknown": "x", **grant(token)}
-    answer = post(server, [*params.items(), (name, params[name])])
-    assert refused(answer, 400, "invalid_request")
+    response = post(server, [*params.items(), (name, params[name])])
+    assert refused(response, 400, "invalid_request")
     assert refresh(server, token).status_code == 200
 
 
@@ -304,8 +289,8 @@ def test_an_empty_parameter_is_refused(server: AuthorizationServer, name: str) -
 
 def test_parameters_in_the_url_are_refused(server: AuthorizationServer) -> None:
     token = server.sign_in()["refresh_token"]
-    answer = post(server, grant(token), params={"tenant": "x"})
-    assert refused(answer, 400, "invalid_request")
+    response = post(server, grant(token), params={"tenant": "x"})
+    assert refused(response, 400, "invalid_request")
     assert server.requests[0].path == "/token"
 
 
@@ -315,9 +300,9 @@ def test_a_missing_parameter_is_refused(server: AuthorizationServer, name: str) 
     assert refused(post(server, params), 400, "invalid_request")
 
 
-def test_another_grant_is_unsupported(server: AuthorizationServer) -> None:
-    answer = refresh(server, "x", grant_type="client_credentials")
-    assert refused(answer, 400, "unsupported_grant_type")
+def test_other_grants_are_unsupported(server: AuthorizationServer) -> None:
+    response = refresh(server, "x", grant_type="client_credentials")
+    assert refused(response, 400, "unsupported_grant_type")
 
 
 def test_unknown_parameters_are_ignored(server: AuthorizationServer) -> None:
@@ -362,22 +347,22 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS.values())
 @pytest.mark.parametrize("client_id", METHODS)
-def test_a_client_authenticates_as_it_was_registered_and_in_no_other_way(
+def test_a_client_must_use_its_registered_authentication_method(
     clients: AuthorizationServer, client_id: str, method: str
 ) -> None:
-    answer = authenticated(clients, client_id, method)
+    response = authenticated(clients, client_id, method)
     if method == METHODS[client_id]:
-        assert answer.status_code == 200
+        assert response.status_code == 200
     else:
-        assert refused(answer, 401, "invalid_client")
+        assert refused(response, 401, "invalid_client")
         tried_basic = method == "client_secret_basic"
-        assert answer.headers.get("WWW-Authenticate", "").startswith("Basic ") == tried_basic
+        assert response.headers.get("WWW-Authenticate", "").startswith("Basic ") == tried_basic
 
 
 @pytest.mark.parametrize("client_id", ["id:/é basic", "post"])
 def test_a_wrong_secret_is_refused(clients: AuthorizationServer, client_id: str) -> None:
-    answer = authenticated(clients, client_id, METHODS[client_id], secret="wrong")
-    assert refused(answer, 401, "invalid_client")
+    response = authenticated(clients, client_id, METHODS[client_id], secret="wrong")
+    assert refused(response, 401, "invalid_client")
 
 
 def test_an_unknown_client_is_refused(server: AuthorizationServer) -> None:
@@ -403,9 +388,9 @@ def test_a_malformed_basic_header_is_refused(server: AuthorizationServer, header
     server.register("basic", SECRET, "client_secret_basic")
     token = server.sign_in(client_id="basic")["refresh_token"]
     params = without(grant(token), "client_id", "client_secret")
-    answer = post(server, params, headers={"Authorization": header})
-    assert refused(answer, 401, "invalid_client")
-    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    response = post(server, params, headers={"Authorization": header})
+    assert refused(response, 401, "invalid_client")
+    assert response.headers["WWW-Authenticate"].startswith("Basic ")
 
 
 @pytest.mark.parametrize(
@@ -416,7 +401,9 @@ def test_a_malformed_basic_header_is_refused(server: AuthorizationServer, header
         {"client_id": "x"},
     ],
 )
-def test_two_ways_at_once_are_refused(server: AuthorizationServer, extra: dict[str, str]) -> None:
+def test_two_authentication_methods_are_refused(
+    server: AuthorizationServer, extra: dict[str, str]
+) -> None:
     server.register("basic", SECRET, "client_secret_basic")
     token = server.sign_in(client_id="basic")["refresh_token"]
     params = without(grant(token), "client_id", "client_secret")
@@ -448,7 +435,7 @@ def test_a_client_that_could_never_authenticate_is_not_registered(
 
 
 @pytest.mark.parametrize("name", ["openid-configuration", "oauth-authorization-server"])
-def test_the_metadata_name_the_endpoints(server: AuthorizationServer, name: str) -> None:
+def test_the_metadata_lists_the_endpoints(server: AuthorizationServer, name: str) -> None:
     metadata = requests.get(f"{server.issuer}/.well-known/{name}", timeout=SOON).json()
     assert metadata["issuer"] == server.issuer
     assert metadata["token_endpoint"] == server.token_endpoint == f"{server.issuer}/token"
@@ -475,10 +462,10 @@ def test_the_metadata_name_the_endpoints(server: AuthorizationServer, name: str)
         ("POST", "/.well-known/openid-configuration"),
     ],
 )
-def test_there_is_nothing_elsewhere(server: AuthorizationServer, method: str, path: str) -> None:
+def test_other_paths_are_not_found(server: AuthorizationServer, method: str, path: str) -> None:
     headers = {"Authorization": f"Bearer {server.sign_in()['access_token']}"}
-    answer = requests.request(method, server.issuer + path, headers=headers, timeout=SOON)
-    assert answer.status_code == 404
+    response = requests.request(method, server.issuer + path, headers=headers, timeout=SOON)
+    assert response.status_code == 404
 
 
 def userinfo(server: AuthorizationServer, authorization: str) -> requests.Response:
@@ -486,20 +473,20 @@ def userinfo(server: AuthorizationServer, authorization: str) -> requests.Respon
     return requests.get(f"{server.issuer}/userinfo", headers=headers, timeout=SOON)
 
 
-def test_the_resource_knows_whose_token_it_is(server: AuthorizationServer) -> None:
-    answer = userinfo(server, f"Bearer {server.sign_in('bob')['access_token']}")
-    assert (answer.status_code, answer.json()) == (200, {"sub": "bob"})
+def test_userinfo_returns_the_subject_of_the_token(server: AuthorizationServer) -> None:
+    response = userinfo(server, f"Bearer {server.sign_in('bob')['access_token']}")
+    assert (response.status_code, response.json()) == (200, {"sub": "bob"})
 
 
 @pytest.mark.parametrize(
     "template", ["Bearer made-up", "Bearer {refresh_token}", "Basic {access_token}"]
 )
-def test_the_resource_refuses_what_is_no_access_token(
+def test_userinfo_refuses_anything_but_an_access_token(
     server: AuthorizationServer, template: str
 ) -> None:
-    answer = userinfo(server, template.format(**server.sign_in()))
-    assert answer.status_code == 401
-    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    response = userinfo(server, template.format(**server.sign_in()))
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
 def test_an_access_token_expires_by_the_clock(server: AuthorizationServer, clock: Clock) -> None:
@@ -514,16 +501,18 @@ def test_an_access_token_expires_by_the_clock(server: AuthorizationServer, clock
 
 def test_a_token_without_a_lifetime_never_expires(clock: Clock) -> None:
     with AuthorizationServer(expires_in=None, clock=clock) as server:
-        answer = server.sign_in()
+        response = server.sign_in()
         clock.now += 1e9
-        assert "expires_in" not in answer
-        assert server.is_live(answer["access_token"])
+        assert "expires_in" not in response
+        assert server.is_live(response["access_token"])
 
 
 # Scripts
 
 
-def test_an_answer_replaces_the_real_one_and_spends_nothing(server: AuthorizationServer) -> None:
+def test_an_answer_replaces_the_response_and_uses_no_token(
+    server: AuthorizationServer,
+) -> None:
     token = server.sign_in()["refresh_token"]
     server.script(
         Answer(503, "busy", {"Retry-After": "7"}, "text/plain"),
@@ -541,7 +530,7 @@ def test_an_answer_replaces_the_real_one_and_spends_nothing(server: Authorizatio
     assert [each.error for each in server.requests] == [None, "invalid_refresh_token", None, None]
 
 
-def test_a_redirect_names_its_location(server: AuthorizationServer) -> None:
+def test_a_redirect_has_its_location(server: AuthorizationServer) -> None:
     token = server.sign_in()["refresh_token"]
     server.script(Answer.redirect("https://elsewhere.example/token"), Answer.redirect("/", 302))
     first, second = refresh(server, token), refresh(server, token)
@@ -551,7 +540,7 @@ def test_a_redirect_names_its_location(server: AuthorizationServer) -> None:
 
 
 @pytest.mark.parametrize("spent", [True, False])
-def test_a_dropped_connection_gets_no_byte(server: AuthorizationServer, spent: bool) -> None:
+def test_a_dropped_connection_gets_no_response(server: AuthorizationServer, spent: bool) -> None:
     token = server.sign_in()["refresh_token"]
     server.script(Drop(spent=spent))
     with pytest.raises(requests.ConnectionError, match="without response"):
@@ -563,45 +552,43 @@ def test_a_dropped_connection_gets_no_byte(server: AuthorizationServer, spent: b
 
 
 @pytest.mark.parametrize("headers", [True, False])
-def test_a_dripping_answer_is_the_real_one_byte_by_byte(
-    server: AuthorizationServer, headers: bool
-) -> None:
+def test_a_dripping_response_is_complete(server: AuthorizationServer, headers: bool) -> None:
     token = server.sign_in()["refresh_token"]
     server.script(Drip(0.0001, headers=headers))
     assert server.is_live(refresh(server, token).json()["access_token"])
 
 
-def test_a_body_that_drips_comes_after_its_headers(server: AuthorizationServer) -> None:
+def test_a_dripping_body_comes_after_its_headers(server: AuthorizationServer) -> None:
     token = server.sign_in()["refresh_token"]
     server.script(Drip(3600))
-    with closing(post(server, grant(token), stream=True)) as answer:
-        assert answer.status_code == 200
-        assert answer.raw.read1(100) == b"{"
+    with closing(post(server, grant(token), stream=True)) as response:
+        assert response.status_code == 200
+        assert response.raw.read1(100) == b"{"
         assert server.refreshes() == 1
 
 
-def test_headers_that_drip_do_not_arrive(server: AuthorizationServer) -> None:
+def test_dripping_headers_do_not_arrive_in_time(server: AuthorizationServer) -> None:
     token = server.sign_in()["refresh_token"]
     server.script(Drip(3600, headers=True))
     with pytest.raises(requests.ReadTimeout):
         post(server, grant(token), timeout=0.1)
 
 
-def test_a_drip_stops_when_the_client_leaves(
+def test_a_drip_stops_when_the_client_disconnects(
     server: AuthorizationServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     token = server.sign_in()["refresh_token"]
-    server.script(Drip(0.05))
+    server.script(Drip(0.2))
     before = set(threading.enumerate())
     post(server, grant(token), stream=True).close()
     for thread in set(threading.enumerate()) - before:
-        thread.join(SOON)  # the whole answer would take twice as long
+        thread.join(SOON)  # the whole response takes longer than this
         assert not thread.is_alive()
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("missing", [1, 20, 250])
-def test_a_truncated_answer_lacks_its_end(server: AuthorizationServer, missing: int) -> None:
+def test_a_truncated_response_lacks_its_end(server: AuthorizationServer, missing: int) -> None:
     body = urlencode(grant(server.sign_in()["refresh_token"]))
     server.script(Truncate(missing))
     head, _, sent = exchange_form(server, body, len(body)).partition(b"\r\n\r\n")
@@ -610,7 +597,7 @@ def test_a_truncated_answer_lacks_its_end(server: AuthorizationServer, missing: 
     assert server.refreshes() == 1
 
 
-def test_a_client_that_counts_notices_the_truncation(server: AuthorizationServer) -> None:
+def test_a_client_detects_the_truncation(server: AuthorizationServer) -> None:
     server.script(Truncate())
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
         refresh(server, server.sign_in()["refresh_token"])
@@ -622,40 +609,40 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def test_a_held_request_waits_and_is_handled_then(
+def test_a_held_request_is_handled_when_released(
     server: AuthorizationServer, pool: ThreadPoolExecutor
 ) -> None:
     token = server.sign_in()["refresh_token"]
     hold = Hold()
     server.script(hold)
-    answer = pool.submit(refresh, server, token)
+    response = pool.submit(refresh, server, token)
     assert hold.arrived.wait(SOON)
     assert len(server.requests) == 1
     assert server.requests[0].status is None
     assert server.refreshes() == 0
     hold.release.set()
-    assert answer.result(SOON).status_code == 200
+    assert response.result(SOON).status_code == 200
     assert server.requests[0].status == 200
 
 
-def test_one_event_holds_many(server: AuthorizationServer, pool: ThreadPoolExecutor) -> None:
+def test_one_event_can_hold_requests(server: AuthorizationServer, pool: ThreadPoolExecutor) -> None:
     release = threading.Event()
     holds = [Hold(release) for _ in range(3)]
     server.script(*holds)
     tokens = [server.sign_in()["refresh_token"] for _ in holds]
-    answers = [pool.submit(refresh, server, token) for token in tokens]
+    responses = [pool.submit(refresh, server, token) for token in tokens]
     assert all(hold.arrived.wait(SOON) for hold in holds)
     release.set()
-    assert [each.result(SOON).status_code for each in answers] == [200] * 3
+    assert [each.result(SOON).status_code for each in responses] == [200] * 3
 
 
-def without_lifetime(answer: dict[str, Any]) -> dict[str, Any]:
-    del answer["expires_in"]
-    return answer
+def without_lifetime(response: dict[str, Any]) -> dict[str, Any]:
+    del response["expires_in"]
+    return response
 
 
-def with_bom(answer: dict[str, Any]) -> bytes:
-    return b"\xef\xbb\xbf" + json.dumps(answer).encode()
+def with_bom(response: dict[str, Any]) -> bytes:
+    return b"\xef\xbb\xbf" + json.dumps(response).encode()
 
 
 @pytest.mark.parametrize(
@@ -666,7 +653,7 @@ def with_bom(answer: dict[str, Any]) -> bytes:
         (urlencode, "text/plain", lambda body: parse_qs(body.decode())["access_token"][0]),
     ],
 )
-def test_a_real_answer_can_be_changed(
+def test_a_response_can_be_transformed(
     server: AuthorizationServer,
     change: Callable[[dict[str, Any]], Any],
     content_type: str | None,
@@ -675,21 +662,21 @@ def test_a_real_answer_can_be_changed(
     token = server.sign_in()["refresh_token"]
     seen: dict[str, Any] = {}
     server.script(Transform(lambda real: change(seen.setdefault("real", real)), content_type))
-    answer = refresh(server, token)
-    assert answer.status_code == 200
-    assert answer.headers.get("Content-Type") == content_type
-    assert read(answer.content) == seen["real"]["access_token"]
-    assert server.is_live(read(answer.content))
+    response = refresh(server, token)
+    assert response.status_code == 200
+    assert response.headers.get("Content-Type") == content_type
+    assert read(response.content) == seen["real"]["access_token"]
+    assert server.is_live(read(response.content))
     assert server.refreshes() == 1
 
 
-def test_a_refusal_can_be_changed_and_keeps_its_status(server: AuthorizationServer) -> None:
+def test_a_transformed_error_keeps_its_status(server: AuthorizationServer) -> None:
     server.script(Transform(lambda real: {**real, "error": "bad_refresh_token"}))
     assert refused(refresh(server, "made-up"), 400, "bad_refresh_token")
     assert server.requests[0].error == "bad_refresh_token"
 
 
-def test_a_change_that_fails_is_shown(
+def test_an_error_in_a_transform_is_printed(
     server: AuthorizationServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server.script(Transform(lambda real: real["no such key"]))
@@ -699,14 +686,14 @@ def test_a_change_that_fails_is_shown(
     assert "KeyError: 'no such key'" in capfd.readouterr().err
 
 
-def test_steps_are_taken_in_order_and_once(server: AuthorizationServer) -> None:
+def test_each_step_applies_once_and_in_order(server: AuthorizationServer) -> None:
     server.script(Answer(500), Answer(501))
     server.script(Answer(502))
     token = server.sign_in()["refresh_token"]
     assert [refresh(server, token).status_code for _ in range(4)] == [500, 501, 502, 200]
 
 
-def test_a_step_may_wait_for_one_subject(server: AuthorizationServer) -> None:
+def test_a_step_can_apply_to_one_subject(server: AuthorizationServer) -> None:
     alice, bob = (server.sign_in(name)["refresh_token"] for name in ("alice", "bob"))
     server.script(Answer(500), subject="alice")
     server.script(Answer(501))
@@ -717,7 +704,7 @@ def test_a_step_may_wait_for_one_subject(server: AuthorizationServer) -> None:
     assert refresh(server, alice).status_code == 200
 
 
-def test_a_held_subject_does_not_stop_the_others(
+def test_holding_one_subject_does_not_block_others(
     server: AuthorizationServer, pool: ThreadPoolExecutor
 ) -> None:
     alice, bob = (server.sign_in(name)["refresh_token"] for name in ("alice", "bob"))
@@ -731,10 +718,10 @@ def test_a_held_subject_does_not_stop_the_others(
     assert held.result(SOON).status_code == 200
 
 
-# What the server has seen
+# Recorded requests
 
 
-def test_requests_are_recorded_as_they_came(server: AuthorizationServer) -> None:
+def test_requests_are_recorded(server: AuthorizationServer) -> None:
     token = server.sign_in("bob")["refresh_token"]
     post(server, grant(token), headers={"X-Trace": "7"})
     refresh(server, "made-up")
@@ -751,7 +738,7 @@ def test_requests_are_recorded_as_they_came(server: AuthorizationServer) -> None
     assert (bad.subject, bad.status, bad.error) == (None, 400, "invalid_grant")
 
 
-def test_refreshes_are_counted_for_each_subject(server: AuthorizationServer) -> None:
+def test_refreshes_are_counted_by_subject(server: AuthorizationServer) -> None:
     for subject, times in ("alice", 2), ("bob", 1):
         token = server.sign_in(subject)["refresh_token"]
         for _ in range(times):
@@ -762,7 +749,7 @@ def test_refreshes_are_counted_for_each_subject(server: AuthorizationServer) -> 
     assert server.refreshes() == 3
 
 
-def test_no_repr_shows_a_secret(server: AuthorizationServer) -> None:
+def test_no_repr_contains_a_secret(server: AuthorizationServer) -> None:
     token = server.sign_in()["refresh_token"]
     server.register("basic", "s3cret", "client_secret_basic")
     post(server, grant(token), headers=basic("basic", "s3cret"), params={"token": token})
@@ -772,7 +759,7 @@ def test_no_repr_shows_a_secret(server: AuthorizationServer) -> None:
         assert secret not in shown
 
 
-def test_a_provider_is_that_of_the_default_client(server: AuthorizationServer) -> None:
+def test_provider_returns_the_default_client(server: AuthorizationServer) -> None:
     provider = server.provider()
     assert (provider.name, provider.token_endpoint) == ("test", server.token_endpoint)
     assert (provider.client_id, provider.client_secret) == ("tokenstore", SECRET)
@@ -801,22 +788,22 @@ def test_a_connection_serves_many_requests(server: AuthorizationServer) -> None:
             assert len(set(threading.enumerate()) - before) == 1
 
 
-def test_two_hundred_connections_at_once_are_served(server: AuthorizationServer) -> None:
+def test_two_hundred_concurrent_connections_are_served(server: AuthorizationServer) -> None:
     release = threading.Event()
     holds = [Hold(release) for _ in range(200)]
     server.script(*holds)
     with ThreadPoolExecutor(200) as pool:
         tokens = [server.sign_in(f"user-{n}")["refresh_token"] for n in range(200)]
-        answers = [pool.submit(refresh, server, token) for token in tokens]
+        responses = [pool.submit(refresh, server, token) for token in tokens]
         try:
             assert all(hold.arrived.wait(30) for hold in holds)
         finally:
             release.set()
-        assert {each.result(30).status_code for each in answers} == {200}
+        assert {each.result(30).status_code for each in responses} == {200}
     assert server.refreshes() == 200
 
 
-def test_closing_cuts_what_is_held_and_what_drips(pool: ThreadPoolExecutor) -> None:
+def test_close_ends_held_and_dripping_connections(pool: ThreadPoolExecutor) -> None:
     with AuthorizationServer() as server:
         before = set(threading.enumerate())
         hold = Hold()
@@ -837,14 +824,14 @@ def test_closing_cuts_what_is_held_and_what_drips(pool: ThreadPoolExecutor) -> N
         assert server.refreshes("bob") == 0
 
 
-def test_a_closed_server_is_gone_and_closes_again(server: AuthorizationServer) -> None:
+def test_close_can_be_called_twice(server: AuthorizationServer) -> None:
     server.close()
     server.close()
     with pytest.raises(requests.ConnectionError):
         refresh(server, "x")
 
 
-def test_nothing_is_written_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     with AuthorizationServer() as server:
         refresh(server, "made-up")
         requests.put(server.token_endpoint, timeout=SOON)

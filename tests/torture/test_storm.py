@@ -30,19 +30,12 @@ from tokenstore.testing import Answer, AuthorizationServer, Drip, Drop, Transfor
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.context import ForkServerProcess
-    from pathlib import Path
 
 ROUNDS = 50
 ACCOUNTS = [f"account-{number:03}" for number in range(150)]
 REFRESHES = 15  # of each account, until it is done
 PROCESSES = 6
 LONGEST = 120.0  # seconds; a storm that lasts longer does not get anywhere
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def test_fifty_rounds_of_the_race_are_fifty_requests(world: World) -> None:
@@ -60,7 +53,7 @@ def work(path: str, provider: Provider, seed: int) -> None:
         rng.shuffle(names)
         with ThreadPoolExecutor(2) as pool:
             if rng.random() < 0.2:
-                for _ in manager.refresh_all(unused_for=0, jobs=2):
+                for _ in manager.refresh_all(idle_for=0, jobs=2):
                     pass
             for outcome in [pool.submit(refresh, manager, name) for name in names[:20]]:
                 outcome.result()

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.refreshes import SOON, World, denied, until
+from tests.helpers.refreshes import SOON, World, denied, on_both_engines, until
 from tokenstore import ReauthorizationRequired
 from tokenstore.testing import Answer, Drop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # A process that does what it is told, one line a time: ACCOUNT THREADS. It says when all threads
 # are about to ask for a token, and then what each of them got.
@@ -102,10 +101,7 @@ class Worker:
         self.process.communicate()
 
 
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
+pytestmark = on_both_engines
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 
 from tests.helpers.postgresql import empty
 from tests.helpers.refreshes import World
+from tests.helpers.requirements import require
 from tests.helpers.stores import SOON, command, tokens, unmeasured
 from tokenstore import TokenManager
 from tokenstore.storage.postgresql.database import PostgreSQLDatabase
@@ -33,11 +34,6 @@ REFRESH = [
     *["BEGIN", "UPDATE", "INSERT", "COMMIT"],  # what was interrupted, and what begins
     *["BEGIN", "UPDATE", "SELECT", "UPDATE", "DELETE", "COMMIT"],  # the outcome, and the history
 ]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
 
 
 @contextmanager
@@ -202,6 +198,7 @@ WAITS = ("fsync", "fdatasync")
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
     """The system calls of each operation, counted."""
+    require("strace")
     directory = tmp_path_factory.mktemp("traced")
     trace = directory / "trace"
     code = SCRIPT.replace("REPEATED", str(REPEATED)).replace("FILES", str(FILES))

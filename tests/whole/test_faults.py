@@ -21,7 +21,9 @@ import pytest
 
 from tests.helpers.broken_stores import CALLS, COMMANDS, FAULTS, NEW, Outcome, Runner
 from tests.helpers.refreshes import SOON, World
+from tests.helpers.requirements import require
 from tests.helpers.stores import LATER, python
+from tests.helpers.temporary import open_directory, remove
 from tokenstore import TokenManager, TokenRepository
 from tokenstore.storage.tables import REVISION
 from tokenstore.testing import Answer, AuthorizationServer
@@ -291,11 +293,10 @@ def providers_toml(server: AuthorizationServer) -> str:
 
 @pytest.fixture(scope="module")
 def ward() -> Iterator[Ward]:
-    directory = Path(tempfile.mkdtemp(prefix="tokenstore-"))  # other users cannot reach pytest's
-    directory.chmod(0o755)
+    directory = open_directory()
     with AuthorizationServer(rotate=False) as server, Ward(directory, server) as ward:
         yield ward
-    shutil.rmtree(directory)
+    remove(directory)
 
 
 # -- every fault meets every operation ------------------------------------------------------------
@@ -304,10 +305,10 @@ def ward() -> Iterator[Ward]:
 @pytest.mark.parametrize(("fault", "operation"), CASES, ids=map(": ".join, CASES))
 def test_a_fault_is_told_and_costs_nothing(ward: Ward, fault: str, operation: str) -> None:
     expected = EXPECTED[fault]
-    if fault == "file of another owner" and os.geteuid() != 0:
-        pytest.skip("only root can give a file away")
-    if FAULTS[fault].space is not None and not ward.runner.can_mount:
-        pytest.skip("a disk that is full takes the right to mount one")
+    if fault == "file of another owner":
+        require("root")
+    if FAULTS[fault].space is not None:
+        require("mount")
     place = ward.place()
 
     outcome = ward.do(place, fault, operation)

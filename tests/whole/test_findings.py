@@ -10,16 +10,13 @@ import ast
 import re
 from pathlib import Path
 from socket import create_server
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.helpers.refreshes import Call, Raw, Told, World
 from tokenstore import TokenManager, TransientRefreshError
 from tokenstore.testing import Answer, Transform
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TESTS = Path(__file__).parents[1]
 NUMBERS = [*range(1, 18), *range(23, 41), 45, 47, 50]
@@ -74,8 +71,8 @@ BORNE_BY = {
         "lifecycle/test_forecast::test_a_refresh_token_that_stays_grows_old",
         "lifecycle/test_bulk::test_what_was_not_used_for_some_time_is_kept_alive",
         "lifecycle/test_bulk::test_one_account_that_fails_stops_nothing",
-        "cli/test_refresh::test_status_says_by_when_a_sign_in_is_needed",
-        "cli/test_refresh::test_unused_for_takes_what_was_not_used_for_so_long",
+        "cli/test_status::test_status_says_by_when_a_sign_in_is_needed",
+        "cli/test_refresh::test_idle_for_takes_what_was_not_used_for_so_long",
     ],
     10: [
         "whole/test_crashes::test_exports_that_are_killed_leave_whole_files",
@@ -92,7 +89,7 @@ BORNE_BY = {
         "test_jsonfiles::test_one_bad_file_among_a_thousand_stops_nothing",
     ],
     12: [
-        "storage/test_repository::test_an_outcome_does_not_touch_another_account",
+        "storage/conformance/test_repository::test_an_outcome_does_not_touch_another_account",
         "lifecycle/test_refresh::test_another_provider_never_sees_the_refresh_token",
         "lifecycle/test_refresh::test_another_client_than_the_imported_one_sends_nothing",
         "whole/test_mission::test_saving_again_replaces_everything",
@@ -109,8 +106,8 @@ BORNE_BY = {
     ],
     16: [
         "whole/test_concurrency::test_a_killed_process_holds_up_nobody",
-        "storage/test_locks::test_the_clock_says_nothing_about_a_lock",
-        "storage/test_locks::test_what_is_in_a_lock_file_blocks_nobody",
+        "storage/sqlite/test_locks::test_the_clock_says_nothing_about_a_lock",
+        "storage/sqlite/test_locks::test_what_is_in_a_lock_file_blocks_nobody",
     ],
     17: [
         "lifecycle/test_refresh::test_a_lock_that_is_held_for_too_long_is_a_transient_error",
@@ -162,8 +159,8 @@ BORNE_BY = {
     34: [
         "oauth/test_client::test_retry_after_is_read_in_both_forms_and_capped",
         "lifecycle/test_refresh::test_a_wait_that_was_asked_for_is_kept_by_everyone",
-        "models/test_failures::test_another_process_keeps_the_wait_and_counts_on",
-        "models/test_failures::test_a_token_that_is_still_valid_is_served_meanwhile",
+        "lifecycle/test_backoff::test_another_process_keeps_the_wait_and_counts_on",
+        "lifecycle/test_backoff::test_a_token_that_is_still_valid_is_served_meanwhile",
     ],
     35: [
         "oauth/test_client::test_other_fields_are_merged",
@@ -196,8 +193,8 @@ BORNE_BY = {
         "integrations/test_httpx::test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothing",
     ],
     45: [
-        "cli/test_app::test_status_shows_each_state_as_json",
-        "cli/test_app::test_status_of_a_database_that_is_not_there_makes_none",
+        "cli/test_status::test_status_shows_each_state_as_json",
+        "cli/test_status::test_status_of_a_database_that_is_not_there_makes_none",
     ],
     47: [
         "lifecycle/test_hooks::test_what_is_told_is_committed",
@@ -230,17 +227,6 @@ def test_every_finding_is_borne_by_tests_that_exist(number: int) -> None:
         if re.match(f"test_u{number:02}_", name)
     ]
     assert listed or here
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
 
 
 # -- what no other test bears -----------------------------------------------------------------

@@ -55,7 +55,7 @@ def peak(path: Path, *words: str) -> int:
 def test_three_times_the_accounts_take_no_more_memory(
     stores: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    monkeypatch.setattr(output, "_demonstrating", line == "status")  # as on a terminal
+    monkeypatch.setattr(output, "_forced_terminal", line == "status")  # as on a terminal
     monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody asks for these files later
     words = line.replace("DIR", str(tmp_path / "exported")).split()
 

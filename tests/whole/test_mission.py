@@ -23,22 +23,11 @@ from tokenstore.jsonfiles import export_accounts, import_accounts
 from tokenstore.testing import Answer, Drop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 HOUR = 3600.0
 BUFFER = 300.0
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
 
 
 # -- save and load --------------------------------------------------------------------------------

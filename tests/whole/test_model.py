@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from tests.helpers.refreshes import Clock
 from tests.helpers.stores import Process, raw
 from tests.helpers.strategies import examples, json_values, secrets, storable_text
-from tests.storage.test_repository import begin
+from tests.storage.conformance.test_repository import begin
 from tokenstore import TokenRepository
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet

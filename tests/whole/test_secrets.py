@@ -308,7 +308,7 @@ def test_no_refresh_of_many_shows_a_secret(world: World, watch: Watch) -> None:
         if result.error is not None:
             watch.show_error(result.error)
     world.refuse("INSERT ON refreshes")
-    for result in manager.refresh_all(unused_for=0):
+    for result in manager.refresh_all(idle_for=0):
         assert result.error is not None
         watch.show_error(result.error)
     watch.show(*manager.history())

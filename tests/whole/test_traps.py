@@ -51,11 +51,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
 def repository(path: Path) -> Iterator[TokenRepository]:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())

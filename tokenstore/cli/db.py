@@ -1,25 +1,25 @@
-"""``tokenstore db``: alembic's commands on the database."""
+"""``tokenstore db``: the schema of the database."""
 
 from __future__ import annotations
 
 import click
 
-from tokenstore.cli.app import DONE, Store, app, pass_store
+from tokenstore.cli.context import DONE, Store, pass_store
 
-_x = click.option(
+_x_option = click.option(
     "-x",
     "x",
     multiple=True,
     metavar="NAME=VALUE",
-    help="An argument for the migrations, such as destroy=yes.",
+    help="Argument for the migrations, such as destroy=yes; repeatable.",
 )
 
 
-@app.group("db")
-@_x
+@click.group("db")
+@_x_option
 @click.pass_context
 def db(context: click.Context, *, x: tuple[str, ...]) -> None:
-    """Create, upgrade and inspect the schema of the database.
+    """Create, upgrade and inspect the database schema.
 
     Example: tokenstore db current
     """
@@ -30,9 +30,10 @@ def db(context: click.Context, *, x: tuple[str, ...]) -> None:
 @click.argument("revision", default="head")
 @pass_store
 def upgrade(store: Store, *, revision: str) -> int:
-    """Upgrade to REVISION (default: head); create the tables if need be.
+    """Upgrade the schema to REVISION, by default the newest.
 
-    A SQLite file is copied before that. Of a PostgreSQL database, make a dump yourself.
+    Creates the tables if there are none. A SQLite file is backed up first; to back up a
+    PostgreSQL database, use pg_dump.
 
     Example: tokenstore --database tokens.db db upgrade
     """
@@ -44,13 +45,13 @@ def upgrade(store: Store, *, revision: str) -> int:
 
 @db.command("downgrade")
 @click.argument("revision")
-@_x
+@_x_option
 @pass_store
 @click.pass_context
 def downgrade(context: click.Context, store: Store, *, revision: str, x: tuple[str, ...]) -> int:
-    """Go back to REVISION, keeping every account.
+    """Downgrade the schema to REVISION and keep every account.
 
-    Only base drops the tokens; that needs -x destroy=yes where there are accounts.
+    Only base drops the tokens; if there are accounts, it requires -x destroy=yes.
 
     Example: tokenstore db downgrade 0003
     """
@@ -76,7 +77,7 @@ def current(store: Store) -> int:
 @db.command("history")
 @pass_store
 def history(store: Store) -> int:
-    """Print all revisions, the newest first.
+    """Print all revisions, newest first.
 
     Example: tokenstore db history
     """
@@ -89,7 +90,7 @@ def history(store: Store) -> int:
 @db.command("check")
 @pass_store
 def check(store: Store) -> int:
-    """Compare the tables of the database with those that this version expects.
+    """Compare the database's tables with this version's schema.
 
     Example: tokenstore db check
     """

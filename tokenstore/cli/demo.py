@@ -1,4 +1,4 @@
-"""``tokenstore demo``: the commands at work on made-up accounts, in a directory of their own."""
+"""``tokenstore demo``: run the commands on made-up accounts in a temporary directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.app import DONE, app, run
+from tokenstore.cli.context import DONE
+from tokenstore.cli.errors import run_command
 
 if TYPE_CHECKING:
     from tokenstore.testing import AuthorizationServer
@@ -28,50 +29,52 @@ client_secret_env = "DEMO_CLIENT_SECRET"
 """
 
 
-@app.command("demo")
+@click.command("demo")
 def demo() -> int:
-    """Show it at work: old files, an import, tokens, a dead login, an export.
+    """Run a demonstration with made-up accounts.
 
-    The provider is a strict one on loopback; nothing outside a temporary directory is touched.
+    Imports old files, gets tokens, shows a revoked token and exports the accounts. The provider
+    is a test server on this machine; only a temporary directory is written to.
 
     Example: tokenstore demo
     """
     from tokenstore.testing import AuthorizationServer
 
-    output.demonstrate()
+    output.force_terminal()
     if not sys.stdout.isatty():
         os.environ["COLUMNS"] = "120"
     with tempfile.TemporaryDirectory() as directory, AuthorizationServer() as server:
         home = Path(directory)
-        _say(f"A strict authorization server listens on {server.issuer}.")
+        _say(f"A test authorization server listens on {server.issuer}.")
         _prepare(home, server)
         os.chdir(home)
         try:
-            _play(server)
+            _run(server)
         finally:
             os.chdir("/")
     return DONE
 
 
-def _play(server: AuthorizationServer) -> None:
-    _say("Here are six files of a program that kept one per account; one of them is broken.")
-    _tokenstore("import old --provider demo", {1: "Five accounts are in, the broken file is told."})
+def _run(server: AuthorizationServer) -> None:
+    _say("Another program left six token files, one for each account; one of them is broken.")
+    imported = "Five accounts imported; the broken file was reported."
+    _tokenstore("import old --provider demo", {1: imported})
     _tokenstore("status", {0: "Bob, carol and dave are due; erin has no refresh token."})
-    for name, after in _ENDS.items():
-        _tokenstore(f"token {name}@example.com", after)
-    _say(f"For that the provider had {len(server.requests)} requests; alice needed none.")
-    _tokenstore("status", {0: "Two were refreshed; dave and erin have to sign in again."})
-    _tokenstore("token dave@example.com", {3: "Dave is known to be dead: nothing was sent."})
-    _say(f"The provider still had {len(server.requests)} requests.")
-    _tokenstore("export new", {0: "The old program can read these; they are 0600."})
+    for name, comments in _OUTCOMES.items():
+        _tokenstore(f"token {name}@example.com", comments)
+    _say(f"The provider received {len(server.requests)} requests; alice needed none.")
+    _tokenstore("status", {0: "Two were refreshed; dave and erin need a new sign-in."})
+    _tokenstore("token dave@example.com", {3: "Dave is known to need a sign-in: nothing was sent."})
+    _say(f"The provider has still received {len(server.requests)} requests.")
+    _tokenstore("export new", {0: "The other program can read these files; their mode is 0600."})
 
 
-_ENDS = {
-    "alice": {0: "Alice's token was still good."},
+_OUTCOMES = {
+    "alice": {0: "Alice's token was still valid."},
     "bob": {0: "Bob's had expired and was refreshed."},
     "carol": {0: "Carol's would have expired within five minutes and was refreshed."},
-    "dave": {3: "Dave's refresh token is dead: only a new sign-in helps (exit code 3)."},
-    "erin": {3: "Erin never had a refresh token: the same."},
+    "dave": {3: "Dave's refresh token was revoked: he needs a new sign-in (exit code 3)."},
+    "erin": {3: "Erin never had a refresh token and needs a new sign-in, too."},
 }
 
 
@@ -93,14 +96,15 @@ def _prepare(home: Path, server: AuthorizationServer) -> None:
     server.revoke("dave")
 
 
-def _tokenstore(line: str, said: dict[int, str]) -> None:
-    """Run one command as a user would, and say what just happened."""
+def _tokenstore(line: str, comments: dict[int, str]) -> None:
+    """Run one command as a user would, and print the comment for its exit code."""
     click.secho(f"\n$ tokenstore {line}", bold=True)
     sys.stdout.flush()
-    code = run(shlex.split(line))
-    if code not in said:
-        raise click.ClickException(f"the demo's {line!r} ended with {code}")
-    _say(said[code])
+    program = click.get_current_context().find_root().command
+    code = run_command(program, shlex.split(line))
+    if code not in comments:
+        raise click.ClickException(f"the demo failed: {line!r} ended with exit code {code}")
+    _say(comments[code])
 
 
 def _say(text: str) -> None:
@@ -108,5 +112,5 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _local_iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment).astimezone().replace(tzinfo=None).isoformat()
+def _local_iso(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp).astimezone().replace(tzinfo=None).isoformat()

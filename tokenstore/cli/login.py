@@ -1,4 +1,4 @@
-"""The commands that sign in and out."""
+"""``tokenstore login`` and ``logout``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.accounts import require_account
-from tokenstore.cli.app import DONE, Store, app, json_option, login_command, pass_store
-from tokenstore.cli.completion import account_argument, provider_option
-from tokenstore.cli.options import duration
+from tokenstore.cli.context import DONE, Store, login_command, pass_store, require_account
+from tokenstore.cli.options import account_argument, duration, json_option, provider_option
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -20,20 +18,29 @@ if TYPE_CHECKING:
     from tokenstore.oauth.flows.prompt import Prompt, Terminal
 
 
-@app.command("login")
+@click.command("login")
 @account_argument("account")
-@provider_option("Where to sign in; without it, where the account is bound to.")
-@click.option("--scope", multiple=True, help="Ask for this, not the provider's; may be repeated.")
-@click.option("--device", is_flag=True, help="Sign in with a code that is entered on any device.")
-@click.option("--force", is_flag=True, help="Even as somebody else, or at another provider.")
-@click.option("--no-browser", is_flag=True, help="Print the address in place of opening a browser.")
+@provider_option("Provider to sign in at. Defaults to the account's provider.")
+@click.option(
+    "--scope",
+    multiple=True,
+    help="Scope to request instead of the provider's default; repeatable.",
+)
+@click.option("--device", is_flag=True, help="Sign in with a code to enter on any device.")
+@click.option("--force", is_flag=True, help="Allow a different user or provider.")
+@click.option("--no-browser", is_flag=True, help="Print the URL instead of opening a browser.")
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
-    help="The port on this machine that the browser comes back to; without it, a free one.",
+    metavar="PORT",
+    help="Local port for the browser to return to. Defaults to a free port.",
 )
 @click.option(
-    "--timeout", type=duration, default="5m", metavar="5m", help="Wait so long for you (5m)."
+    "--timeout",
+    type=duration,
+    default="5m",
+    show_default=True,
+    help="How long to wait for the sign-in.",
 )
 @json_option
 @pass_store
@@ -52,10 +59,10 @@ def login(
 ) -> int:
     """Sign ACCOUNT in and store its tokens.
 
-    A browser opens with the provider's sign-in page and comes back to this machine. Where there
-    is no browser, --device shows a code to enter on any other device.
+    Opens the provider's sign-in page in a browser, which then returns to this machine. Without a
+    browser, use --device to show a code to enter on another device.
 
-    An account that was signed in before has to be signed in by the same person.
+    An account that was signed in before requires the same user.
 
     Example: tokenstore login alice@example.com --provider google
 
@@ -64,11 +71,11 @@ def login(
     from tokenstore.oauth.flows.prompt import Terminal
 
     if device and (port is not None or no_browser):
-        raise click.UsageError("--device needs neither --port nor --no-browser")
+        raise click.UsageError("--device cannot be combined with --port or --no-browser")
     options = [*(("--provider", provider) if provider else ()), *(f"--scope={s}" for s in scope)]
     by_code = login_command(account, *options, *(["--force"] if force else []), "--device")
-    pause = _Pause(Terminal(browser=not no_browser, device=by_code, port="--port"))
-    with store.manager() as manager, pause:
+    countdown = _Countdown(Terminal(browser=not no_browser, device=by_code, port="--port"))
+    with store.manager() as manager, countdown:
         try:
             manager.login(
                 account,
@@ -78,50 +85,48 @@ def login(
                 force=force,
                 timeout=timeout,
                 port=port or 0,
-                prompt=pause.prompt,
-                wait=pause.wait,
+                prompt=countdown.prompt,
+                sleep=countdown.sleep,
             )
         except ModuleNotFoundError as error:
             raise click.ClickException(str(error)) from None
-    return _done(account, "signed_in", as_json=as_json)
+    output.print_outcome(account, "signed_in", as_json=as_json)
+    return DONE
 
 
-@app.command("logout")
+@click.command("logout")
 @account_argument("account")
-@click.option("--keep", is_flag=True, help="Keep the account, as one that has to sign in.")
+@click.option("--keep-account", is_flag=True, help="Keep the account; it needs a new sign-in.")
 @json_option
 @pass_store
-def logout(store: Store, *, account: str, keep: bool, as_json: bool) -> int:
-    """Sign ACCOUNT out: its provider revokes the tokens, then they are removed here.
+def logout(store: Store, *, account: str, keep_account: bool, as_json: bool) -> int:
+    """Revoke the tokens of ACCOUNT, then remove the account.
 
-    If the provider cannot be told, the account stays as it is. To remove it here alone, there is
-    the command delete.
+    If the provider cannot revoke them now, the account is not changed. To remove it from the
+    database only, use delete.
 
     Example: tokenstore logout alice@example.com
     """
     with store.manager() as manager:
         require_account(manager, account)
-        manager.logout(account, keep=keep)
-    return _done(account, "signed_out", as_json=as_json)
-
-
-def _done(account: str, outcome: str, *, as_json: bool) -> int:
-    if as_json:
-        output.print_results([{"account_name": account, "outcome": outcome, "reason": None}])
-    else:
-        output.print_result(outcome, account)
+        manager.logout(account, keep_account=keep_account)
+    output.print_outcome(account, "signed_out", as_json=as_json)
     return DONE
 
 
-class _Pause:
-    """What is seen while a device waits: on a terminal, how long the code is still good for."""
+class _Countdown:
+    """Shows on a terminal how long the code of a device sign-in remains valid.
 
-    def __init__(self, tell: Terminal) -> None:
-        self._tell = tell
+    Args:
+        show: Shows the user what to do.
+    """
+
+    def __init__(self, show: Terminal) -> None:
+        self._show = show
         self._expires_at = 0.0
         self._status: Status | None = None
 
-    def __enter__(self) -> _Pause:
+    def __enter__(self) -> _Countdown:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,23 +134,23 @@ class _Pause:
             self._status.stop()
 
     def prompt(self, prompt: Prompt) -> None:
-        """Tell the person what to do."""
-        self._tell(prompt)
+        """Show the user what to do, and start the countdown if there is a code."""
+        self._show(prompt)
         self._expires_at = prompt.expires_at
         if prompt.user_code is not None and sys.stderr.isatty():
             from rich.console import Console
 
-            self._status = Console(stderr=True).status(self._left())
+            self._status = Console(stderr=True).status(self._remaining())
             self._status.start()
 
-    def wait(self, seconds: float) -> None:
-        """Sleep, and count down meanwhile."""
+    def sleep(self, seconds: float) -> None:
+        """Sleep, and update the countdown."""
         while seconds > 0:
             if self._status is not None:
-                self._status.update(self._left())
+                self._status.update(self._remaining())
             time.sleep(min(1.0, seconds))
             seconds -= 1.0
 
-    def _left(self) -> str:
+    def _remaining(self) -> str:
         minutes, seconds = divmod(max(0, int(self._expires_at - time.time())), 60)
-        return f"waiting for you, {minutes}:{seconds:02} left"
+        return f"waiting for the sign-in, {minutes}:{seconds:02} left"

@@ -1,4 +1,4 @@
-"""The commands that keep a store in order."""
+"""``tokenstore backup`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.app import DONE, FAILED, SIGN_IN, Store, app, json_option, pass_store
+from tokenstore.cli.context import DONE, FAILED, SIGN_IN, Store, pass_store
+from tokenstore.cli.options import json_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,22 +17,22 @@ if TYPE_CHECKING:
     from tokenstore.doctor import Finding
 
 
-@app.command("backup")
+@click.command("backup")
 @click.argument("file", type=click.Path(dir_okay=False), metavar="FILE")
-@click.option("--replace", is_flag=True, help="Replace a file that is there already.")
+@click.option("--replace", is_flag=True, help="Replace FILE if it exists.")
 @json_option
 @pass_store
 def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
-    """Copy the database to FILE, 0600, while others go on writing to it.
+    """Copy the database to FILE while it is in use.
 
-    Copying the file itself would leave out what is still in SQLite's log, such as the newest
-    tokens.
+    FILE is private (mode 0600). Do not copy the database file itself: the newest tokens may still
+    be in SQLite's write-ahead log.
 
     To restore, stop the application, move DATABASE-wal, DATABASE-shm and DATABASE-journal away if
-    they are there, and put a copy of FILE in the place of the database. A refresh token that was
-    rotated after the backup is dead in it: such an account has to sign in again.
+    they exist, and replace the database with a copy of FILE. A refresh token that was rotated
+    after the backup is no longer valid; that account needs a new sign-in.
 
-    It is for SQLite files. Back a PostgreSQL database up with pg_dump.
+    SQLite only. To back up a PostgreSQL database, use pg_dump.
 
     Example: tokenstore backup ~/backups/tokens-$(date +%F).db
     """
@@ -44,17 +45,18 @@ def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
     return DONE
 
 
-@app.command("doctor")
-@click.option("--online", is_flag=True, help="Compare the clock with those of the providers.")
-@click.option("--fix", is_flag=True, help="Put right what is safe to.")
+@click.command("doctor")
+@click.option("--online", is_flag=True, help="Compare the clock with the providers' clocks.")
+@click.option("--fix", is_flag=True, help="Fix what can be fixed safely.")
 @json_option
 @pass_store
 def doctor(store: Store, *, online: bool, fix: bool, as_json: bool) -> int:
-    """Look at the database and its accounts, and say what is wrong and what to do.
+    """Check the database and its accounts, and say what to fix.
 
-    Of a SQLite file, at the files beside it, too; of PostgreSQL, at the server and at rights.
+    For SQLite, also checks the files next to the database; for PostgreSQL, the server and the
+    privileges.
 
-    Exit codes, for cron: 0 nothing has to be done, 1 something has, 3 only sign-ins are needed.
+    Exit codes, for cron: 0 nothing to do, 1 something to fix, 3 only sign-ins are needed.
 
     Example: tokenstore doctor --online || mail -s "tokens" me@example.com
     """
@@ -65,10 +67,10 @@ def doctor(store: Store, *, online: bool, fix: bool, as_json: bool) -> int:
         output.print_json({"findings": [asdict(finding) for finding in findings]})
     else:
         output.print_findings(findings)
-    return _code(findings)
+    return _exit_code(findings)
 
 
-def _code(findings: Iterable[Finding]) -> int:
+def _exit_code(findings: Iterable[Finding]) -> int:
     checks = {finding.check for finding in findings if finding.is_open}
     if not checks:
         return DONE

@@ -1,4 +1,4 @@
-"""What people and programs get to see: tables, lines, JSON, progress."""
+"""Output for users and programs: tables, lines, JSON and progress bars."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _SEVERITIES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "bold red"}
-_SHOWN = 5  # names of accounts in one finding
-_SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_NAMES_SHOWN = 5  # account names per finding
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+_forced_terminal = False
 
 
-_demonstrating = False
+def force_terminal() -> None:
+    """From now on, print as to a terminal."""
+    global _forced_terminal  # noqa: PLW0603
+    _forced_terminal = True
 
 
-def demonstrate() -> None:
-    """From now on, show what a person would see, whoever is looking."""
-    global _demonstrating  # noqa: PLW0603
-    _demonstrating = True
-
-
-def for_terminal() -> bool:
-    """Tell whether a person is looking at stdout."""
-    return _demonstrating or sys.stdout.isatty()
+def is_terminal() -> bool:
+    """Return whether to print as to a terminal."""
+    return _forced_terminal or sys.stdout.isatty()
 
 
 def print_json(value: object) -> None:
@@ -46,19 +45,19 @@ def print_json(value: object) -> None:
 
 def _json(value: object, indent: int | None) -> str:
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
-    # A file name may hold bytes that are no text.
+    # A file name may contain bytes that are not valid UTF-8.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def print_history(entries: Iterable[HistoryEntry]) -> None:
-    """Print refreshes, as a table to a person, else one a line with tabs between."""
-    if not for_terminal():
+    """Print refreshes: a table on a terminal, otherwise tab-separated lines."""
+    if not is_terminal():
         for entry in entries:
             click.echo("\t".join("" if v is None else str(v) for v in asdict(entry).values()))
         return
     from rich.text import Text
 
-    rows = table("WHEN", "ACCOUNT", "WHY", "OUTCOME", "TOOK", "BY", "TOKEN")
+    rows = table("STARTED", "ACCOUNT", "REASON", "OUTCOME", "TOOK", "PROCESS", "TOKEN")
     for entry in entries:
         outcome = " ".join(filter(None, (entry.outcome or "running", entry.error)))
         took = "-" if entry.duration is None else f"{entry.duration:.1f} s"
@@ -71,18 +70,18 @@ def print_history(entries: Iterable[HistoryEntry]) -> None:
             Text(f"{entry.host} {entry.pid}"),
             f"{entry.sent[:6]} → {(entry.received or '?')[:6]}",
         )
-    show(rows, "no refreshes yet")
+    print_table(rows, "no refreshes yet")
 
 
 def print_results(
     results: Iterable[dict[str, object]], key: str = "results", *, on_one_line: bool = False
 ) -> None:
-    """Print what becomes of accounts as JSON, each as soon as it is known.
+    """Print results as JSON, each as soon as it is known.
 
     Args:
-        results: One object for each.
-        key: What they are called together.
-        on_one_line: Print a line, for a reader of lines; nothing if there are no results.
+        results: One object for each account.
+        key: The name of the list in the JSON document.
+        on_one_line: Print the document on one line, and nothing if there are no results.
     """
     indent, line, two = (None, "", "") if on_one_line else (2, "\n", "\n  ")
     before = opening = f'{{{two}"{key}": ['
@@ -91,80 +90,89 @@ def print_results(
             text = line + _json(result, indent)
             click.echo(before + text.replace("\n", "\n    "), nl=False)
             before = "," if line else ", "
-    finally:  # what was told is whole, also before an error
+    finally:  # after an error, the document is complete as well
         if before != opening:
             click.echo(f"{two}]{line}}}")
     if before == opening and not on_one_line:
         print_json({key: []})
 
 
+def print_outcome(account: str, outcome: str, *, as_json: bool) -> None:
+    """Print the outcome for the one account of a command."""
+    if as_json:
+        print_results([{"account_name": account, "outcome": outcome, "reason": None}])
+    else:
+        print_result(outcome, account)
+
+
 def print_result(outcome: str, *facts: object) -> None:
-    """Print what became of one account or file."""
-    separator = "  " if for_terminal() else "\t"
-    told = separator.join("" if fact is None else printable(str(fact)) for fact in facts)
-    click.echo(f"{outcome}{separator}{told}".rstrip())
+    """Print the outcome for one account or file on a line."""
+    separator = "  " if is_terminal() else "\t"
+    columns = separator.join("" if fact is None else printable(str(fact)) for fact in facts)
+    click.echo(f"{outcome}{separator}{columns}".rstrip())
 
 
 def printable(text: str) -> str:
-    """Return *text* with what a terminal cannot show, or would obey, spelled out."""
-    known = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in known)
+    """Return *text* with control and other unprintable characters escaped."""
+    valid = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in valid)
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """Print what the doctor found, as a table to a person, else one a line with tabs between."""
-    if not for_terminal():
-        for found in findings:
-            cure = "done" if found.fixed else found.cure
-            print_result(found.severity, found.check, found.message, cure, *found.accounts)
+    """Print the doctor's findings: a table on a terminal, otherwise tab-separated lines."""
+    if not is_terminal():
+        for finding in findings:
+            hint = "fixed" if finding.fixed else finding.hint
+            print_result(finding.severity, finding.check, finding.message, hint, *finding.accounts)
         return
     from rich.text import Text
 
-    rows = table("", "CHECK", "FOUND, AND WHAT TO DO")
-    for found in findings:
-        cure = "done" if found.fixed else found.cure
-        told = Text(printable(found.message))
-        if found.accounts:
-            told.append(f"\naccounts: {printable(_some(found.accounts))}")
-        if cure is not None:
-            told.append(f"\n→ {printable(cure)}", style="bold")
-        rows.add_row(Text(found.severity, style=_SEVERITIES[found.severity]), found.check, told)
-    show(rows, "nothing")
+    rows = table("", "CHECK", "FINDING")
+    for finding in findings:
+        hint = "fixed" if finding.fixed else finding.hint
+        text = Text(printable(finding.message))
+        if finding.accounts:
+            text.append(f"\naccounts: {printable(_abbreviated(finding.accounts))}")
+        if hint is not None:
+            text.append(f"\n→ {printable(hint)}", style="bold")
+        severity = Text(finding.severity, style=_SEVERITIES[finding.severity])
+        rows.add_row(severity, finding.check, text)
+    print_table(rows, "no findings")
 
 
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _abbreviated(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
-def summarize(counts: Mapping[str, int]) -> None:
-    """Print how often each outcome occurred, on stderr."""
+def print_summary(counts: Mapping[str, int]) -> None:
+    """Print the number of results by outcome, on stderr."""
     click.echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()) or "nothing", err=True)
 
 
 def progress(items: Iterable[_T], label: str, total: int | None = None) -> Iterator[_T]:
-    """Yield *items*, with a bar on stderr while that takes long and a person is looking."""
+    """Yield *items*; show a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    # stdout stays what it is: it may be a file.
+    # stdout is not redirected: it may be a file.
     with Progress(console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         yield from bar.track(items, total=total, description=label)
 
 
-def span(moment: float | None, now: float) -> str:
-    """Return how far *moment* is from *now*, in words."""
-    if moment is None or moment <= 0:
+def time_span(timestamp: float | None, now: float) -> str:
+    """Return the time between *timestamp* and *now*, such as ``in 5 min``."""
+    if timestamp is None or timestamp <= 0:
         return "unknown"
-    if moment >= NEVER:
+    if timestamp >= NEVER:
         return "never"
-    distance = abs(moment - now)
-    size, unit = next((s for s in _SPANS if distance >= s[0]), _SPANS[-1])
+    distance = abs(timestamp - now)
+    size, unit = next((u for u in _UNITS if distance >= u[0]), _UNITS[-1])
     words = f"{distance / size:.0f} {unit}"
-    return f"in {words}" if moment > now else f"{words} ago"
+    return f"in {words}" if timestamp > now else f"{words} ago"
 
 
 def table(*headings: str) -> Any:
@@ -177,11 +185,11 @@ def table(*headings: str) -> Any:
     return table
 
 
-def show(table: Any, empty: str) -> None:
-    """Print a table, or on stderr that it has no rows."""
+def print_table(table: Any, if_empty: str) -> None:
+    """Print a table; if it has no rows, print *if_empty* on stderr instead."""
     from rich.console import Console
 
     if table.row_count:
         Console().print(table)
     else:
-        click.echo(empty, err=True)
+        click.echo(if_empty, err=True)

@@ -1,18 +1,21 @@
-"""``tokenstore refresh``: some accounts now, or whatever is due, once or for ever."""
+"""``tokenstore refresh``: named accounts, or all that are due, once or continuously."""
 
 from __future__ import annotations
 
+import gc
+import os
+import random
+import select
+import signal
+import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.accounts import require_account
-from tokenstore.cli.app import DONE, FAILED, Store, app, exit_code, json_option, pass_store
-from tokenstore.cli.completion import account_argument, provider_option
-from tokenstore.cli.options import duration
-from tokenstore.cli.worker import Stop, rounds
+from tokenstore.cli.context import DONE, FAILED, Store, exit_code, pass_store, require_account
+from tokenstore.cli.options import account_argument, duration, json_option, provider_option
 from tokenstore.errors import (
     InsecureStorageError,
     SchemaOutdatedError,
@@ -27,21 +30,37 @@ if TYPE_CHECKING:
     from tokenstore.lifecycle.bulk import RefreshResult
     from tokenstore.manager import TokenManager
 
+_GC_THRESHOLD = 700  # Python's default
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-@app.command("refresh")
+
+@click.command("refresh")
 @account_argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
-@click.option("--all", "due", is_flag=True, help="All that are due and not known to be dead.")
-@click.option("--within", type=duration, metavar="1h", help="... or become due within this time.")
 @click.option(
-    "--unused-for",
-    type=duration,
-    metavar="30d",
-    help="All whose refresh token was not used for so long, to keep it alive.",
+    "--all",
+    "due",
+    is_flag=True,
+    help="Refresh every due account, except those that need a new sign-in.",
 )
-@click.option("--every", type=duration, metavar="60s", help="Go on, a round in this time.")
-@click.option("--jobs", type=click.IntRange(min=1), default=16, help="So many at a time (16).")
-@provider_option("Of several: only those of this provider. Of one: whom to ask.")
-@click.option("--dry-run", is_flag=True, help="Only tell which of them it would be.")
+@click.option(
+    "--within", type=duration, help="With --all, also accounts that become due within DURATION."
+)
+@click.option(
+    "--idle-for",
+    type=duration,
+    help="Refresh accounts whose refresh token was not used for DURATION, to keep it alive.",
+)
+@click.option("--every", type=duration, help="Keep running; start a round every DURATION.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=16,
+    metavar="N",
+    show_default=True,
+    help="Accounts to refresh concurrently.",
+)
+@provider_option("With --all, only this provider's accounts; with ACCOUNT, the provider to use.")
+@click.option("--dry-run", is_flag=True, help="List what would be refreshed.")
 @json_option
 @pass_store
 def refresh(
@@ -50,37 +69,38 @@ def refresh(
     accounts: tuple[str, ...],
     due: bool,
     within: float | None,
-    unused_for: float | None,
+    idle_for: float | None,
     every: float | None,
     jobs: int,
     provider: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Refresh the named accounts now, whether or not they are due; or --all that are due.
+    """Refresh each ACCOUNT now, or with --all those that are due.
 
-    Several runs at once, on as many machines, share the work. One that goes on with --every ends
-    at SIGTERM or Ctrl-C, after the requests that are under way.
+    A named account is refreshed even if it is not due. Overlapping runs share the work, also on
+    several machines. With --every, SIGTERM or Ctrl-C ends the command after the requests under
+    way.
 
     \b
     Examples: tokenstore refresh --all --within 1h  (from cron)
               tokenstore refresh --all --every 60s  (as a service)
-    """  # noqa: D301 - click wants the character
-    fleet = due or unused_for is not None
-    if bool(accounts) == fleet:
-        raise click.UsageError("name accounts, or use --all or --unused-for")
-    if not fleet and (dry_run or within is not None or every is not None):
-        raise click.UsageError("--within, --every and --dry-run go with --all or --unused-for")
-    if unused_for is not None and within is not None:
-        raise click.UsageError("--within and --unused-for exclude each other")
+    """  # noqa: D301 - click requires the character
+    bulk = due or idle_for is not None
+    if bool(accounts) == bulk:
+        raise click.UsageError("use either account names, or --all or --idle-for")
+    if not bulk and (dry_run or within is not None or every is not None):
+        raise click.UsageError("--within, --every and --dry-run require --all or --idle-for")
+    if idle_for is not None and within is not None:
+        raise click.UsageError("--within and --idle-for cannot be combined")
     if every is not None and (dry_run or every <= 0):
-        raise click.UsageError("--every needs a time, and something to do in it")
+        raise click.UsageError("--every must be positive and cannot be combined with --dry-run")
     with store.manager() as manager:
 
-        def chosen(stop: Callable[[], bool] | None = None) -> Iterator[RefreshResult]:
+        def refresh_all(stop: Callable[[], bool] | None = None) -> Iterator[RefreshResult]:
             return manager.refresh_all(
                 within=within or 0.0,
-                unused_for=unused_for,
+                idle_for=idle_for,
                 provider=provider,
                 jobs=jobs,
                 dry_run=dry_run,
@@ -88,42 +108,42 @@ def refresh(
             )
 
         if every is not None:
-            return _go_on(chosen, every, as_json=as_json)
-        if fleet:
-            results = chosen()
+            return _run_rounds(refresh_all, every, as_json=as_json)
+        if bulk:
+            results = refresh_all()
         else:
             if len(accounts) == 1:
                 require_account(manager, accounts[0])
             results = (_refresh(manager, name, provider) for name in accounts)
         tally = _Tally(output.progress(results, "refreshing", len(accounts) or None))
-        _tell(tally, as_json=as_json)
-    if len(accounts) == 1 and tally.failure is not None:
-        return exit_code(tally.failure)
-    return FAILED if tally.failure else DONE
+        _report(tally, as_json=as_json)
+    if len(accounts) == 1 and tally.error is not None:
+        return exit_code(tally.error)
+    return FAILED if tally.error else DONE
 
 
 class _Tally:
-    """Counts results on their way.
+    """Pass results through and count them.
 
     Attributes:
-        counts: How many there were of each outcome.
-        failure: The last error, if there was one.
+        counts: The number of results by outcome.
+        error: The last error, or None.
     """
 
     def __init__(self, results: Iterable[RefreshResult]) -> None:
         self._results = results
         self.counts: Counter[str] = Counter()
-        self.failure: TokenStoreError | None = None
+        self.error: TokenStoreError | None = None
 
     def __iter__(self) -> Iterator[RefreshResult]:
         for result in self._results:
             self.counts[result.outcome] += 1
-            self.failure = result.error or self.failure
+            self.error = result.error or self.error
             yield result
 
 
-def _tell(results: Iterable[RefreshResult], *, as_json: bool, on_one_line: bool = False) -> None:
-    """Print what becomes of accounts, each as soon as it is known."""
+def _report(results: Iterable[RefreshResult], *, as_json: bool, on_one_line: bool = False) -> None:
+    """Print each result as soon as it is known."""
     names = ("account_name", "outcome", "reason")
     if as_json:
         objects = ({name: getattr(result, name) for name in names} for result in results)
@@ -131,24 +151,6 @@ def _tell(results: Iterable[RefreshResult], *, as_json: bool, on_one_line: bool 
         return
     for result in results:
         output.print_result(result.outcome, result.account_name, result.reason)
-
-
-def _go_on(
-    chosen: Callable[[Callable[[], bool]], Iterator[RefreshResult]], every: float, *, as_json: bool
-) -> int:
-    """Refresh what is due in one round after the other, until somebody says stop."""
-    with Stop() as stop:
-        for _ in rounds(every, stop):
-            tally = _Tally(chosen(lambda: stop.is_set))
-            try:
-                _tell(tally, as_json=as_json, on_one_line=True)
-            except (InsecureStorageError, SchemaOutdatedError, SchemaTooNewError):
-                raise
-            except StorageError as error:  # the next round may find it well again
-                click.echo(f"tokenstore: {error}", err=True)
-            if tally.counts and not as_json:
-                output.summarize(tally.counts)
-    return DONE
 
 
 def _refresh(manager: TokenManager, name: str, provider: str | None) -> RefreshResult:
@@ -159,3 +161,70 @@ def _refresh(manager: TokenManager, name: str, provider: str | None) -> RefreshR
     except TokenStoreError as error:
         return RefreshResult(name, "failed", str(error), error)
     return RefreshResult(name, "refreshed")
+
+
+# -- --every: round after round, until a signal ------------------------------------------------
+
+
+def _run_rounds(
+    refresh_all: Callable[[Callable[[], bool]], Iterator[RefreshResult]],
+    every: float,
+    *,
+    as_json: bool,
+) -> int:
+    """Refresh what is due in one round after the other, until SIGINT or SIGTERM."""
+    with _StopSignal() as stop:
+        for _ in _rounds(every, stop):
+            tally = _Tally(refresh_all(lambda: stop.is_set))
+            try:
+                _report(tally, as_json=as_json, on_one_line=True)
+            except (InsecureStorageError, SchemaOutdatedError, SchemaTooNewError):
+                raise
+            except StorageError as error:  # it may be available again in the next round
+                click.echo(f"tokenstore: {error}", err=True)
+            if tally.counts and not as_json:
+                output.print_summary(tally.counts)
+    return DONE
+
+
+class _StopSignal:
+    """Records SIGINT or SIGTERM while it is entered. A second signal ends the process."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _StopSignal:
+        self._read, self._write = os.pipe()
+        self._previous = {number: signal.signal(number, self._set) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+        os.close(self._read)
+        os.close(self._write)
+
+    def wait(self, seconds: float) -> None:
+        """Return after *seconds*, or when a signal arrives."""
+        select.select([self._read], [], [], seconds)
+
+    def _set(self, *_: object) -> None:
+        self.is_set = True
+        self._restore()
+        os.write(self._write, b"!")
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _rounds(every: float, stop: _StopSignal) -> Iterator[None]:
+    """Yield for each round: at once, then every *every* seconds or slightly less.
+
+    How much less is random, so that processes started together do not stay in step.
+    """
+    gc.set_threshold(_GC_THRESHOLD)  # `main` raises it for short commands
+    while not stop.is_set:
+        next_start = time.monotonic() + every * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
+        yield
+        stop.wait(max(0.0, next_start - time.monotonic()))

@@ -1,4 +1,4 @@
-"""``tokenstore status``: every account at a glance, the most urgent first."""
+"""``tokenstore status``: an overview of all accounts, most urgent first."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.accounts import require_account
-from tokenstore.cli.app import DONE, Store, app, json_option, login_command, pass_store
-from tokenstore.cli.completion import account_argument, provider_option
+from tokenstore.cli.context import DONE, Store, login_command, pass_store, require_account
+from tokenstore.cli.options import account_argument, json_option, provider_option
 from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
@@ -22,20 +21,26 @@ if TYPE_CHECKING:
     from tokenstore.models.accounts import Account
 
 _STYLES = {"sign_in": "bold red", "retry_later": "yellow", "due": "cyan", "valid": "green"}
-_NAMES = {"sign_in": "sign in", "retry_later": "retry later", "due": "due", "valid": "valid"}
+_LABELS = {"sign_in": "sign in", "retry_later": "retry later", "due": "due", "valid": "valid"}
 _URGENCY = {state: place for place, state in enumerate(_STYLES)}
 _SIGN_IN = "sign in again"
-_SHOWN = 50  # accounts that a person is shown; the rest is counted
-_WIDE = 100  # characters; a narrower terminal is shown fewer columns
+_SHOWN = 50  # accounts on a terminal without --all
+_WIDE = 100  # characters; a narrower terminal gets fewer columns
 
 
-@app.command("status")
+@click.command("status")
 @account_argument("accounts", nargs=-1, metavar="[ACCOUNT]...")
-@provider_option("Only the accounts of this provider.")
+@provider_option("Only this provider's accounts.")
 @click.option(
-    "--state", type=click.Choice(list(_STYLES)), multiple=True, help="Only accounts in this state."
+    "--state",
+    type=click.Choice(list(_STYLES)),
+    multiple=True,
+    metavar="STATE",
+    help=f"Only accounts in this state ({', '.join(_STYLES)}); repeatable.",
 )
-@click.option("--all", "every", is_flag=True, help=f"Show all, also where that is over {_SHOWN}.")
+@click.option(
+    "--all", "show_all", is_flag=True, help=f"Show all accounts, even more than {_SHOWN}."
+)
 @json_option
 @pass_store
 def status(
@@ -44,95 +49,104 @@ def status(
     accounts: tuple[str, ...],
     provider: str | None,
     state: tuple[str, ...],
-    every: bool,
+    show_all: bool,
     as_json: bool,
 ) -> int:
-    """Show the accounts and what to do about them, the most urgent first.
+    """Show accounts and what to do about them, most urgent first.
 
     \b
-    valid        has a live access token
-    due          is refreshed by its next use
-    retry later  the provider failed, or asked to wait
-    sign in      cannot be refreshed any more
+    valid        the access token is valid
+    due          will be refreshed at the next use
+    retry later  the provider failed or asked to wait
+    sign in      needs a new sign-in
 
-    It reads the database alone: no request, no change, no secret. JSON, and what goes to a pipe,
-    has every account, in the order of names.
+    Reads only the database: sends no request, changes nothing and shows no secret. JSON and
+    piped output contain every account, ordered by name.
 
     \b
     Examples: tokenstore status --provider google
               tokenstore status --state sign_in --json
-    """  # noqa: D301 - click wants the character
-    choice = _Choice(provider, state)
+    """  # noqa: D301 - click requires the character
+    selection = _Selection(provider, state)
     with store.manager() as manager:
         for name in accounts:
             require_account(manager, name)
-        chosen = choice.of(manager.accounts(names=accounts or None))
+        selected = selection.filter(manager.accounts(names=accounts or None))
         if as_json:
-            output.print_results(map(asdict, chosen), key="accounts")
-        elif output.for_terminal():
-            _show(chosen, choice, None if every else _SHOWN)
+            output.print_results(map(asdict, selected), key="accounts")
+        elif output.is_terminal():
+            _print_overview(selected, selection, None if show_all else _SHOWN)
         else:
-            for account in chosen:
+            for account in selected:
                 values = asdict(account).values()
                 click.echo("\t".join("" if v is None else output.printable(str(v)) for v in values))
-    choice.explain_emptiness()
+    selection.report_unknown_provider()
     return DONE
 
 
 @dataclass(slots=True)
-class _Choice:
-    """Chooses accounts and counts them as they come by, so that there may be any number."""
+class _Selection:
+    """Selects accounts and counts them in passing, so that there may be any number.
+
+    Attributes:
+        provider: Select only this provider's accounts.
+        states: Select only accounts in these states.
+        counts: The number of selected accounts by state.
+        providers: The providers of all accounts.
+    """
 
     provider: str | None
     states: tuple[str, ...]
-    chosen: Counter[str] = field(default_factory=Counter)  # by state
-    providers: set[str] = field(default_factory=set)  # of all accounts
+    counts: Counter[str] = field(default_factory=Counter)
+    providers: set[str] = field(default_factory=set)
 
-    def of(self, accounts: Iterable[Account]) -> Iterator[Account]:
+    def filter(self, accounts: Iterable[Account]) -> Iterator[Account]:
         for account in accounts:
             self.providers.add(account.provider or "")
-            if self._fits(account):
-                self.chosen[account.state] += 1
+            if self._matches(account):
+                self.counts[account.state] += 1
                 yield account
 
-    def explain_emptiness(self) -> None:
+    def report_unknown_provider(self) -> None:
         if self.provider in {None, *self.providers} or not self.providers:
             return
         import difflib
 
-        near = difflib.get_close_matches(str(self.provider), self.providers, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "see: tokenstore status"
-        click.echo(f"tokenstore: no account is of provider {self.provider!r}; {hint}", err=True)
+        close = difflib.get_close_matches(str(self.provider), self.providers, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "see: tokenstore status"
+        click.echo(f"tokenstore: no account uses provider {self.provider!r}; {hint}", err=True)
 
-    def _fits(self, account: Account) -> bool:
-        wanted = not self.states or account.state in self.states
-        return wanted and self.provider in {None, account.provider}
+    def _matches(self, account: Account) -> bool:
+        in_state = not self.states or account.state in self.states
+        return in_state and self.provider in {None, account.provider}
 
 
-def _show(accounts: Iterable[Account], choice: _Choice, limit: int | None) -> None:
-    urgent = (
+def _print_overview(accounts: Iterable[Account], selection: _Selection, limit: int | None) -> None:
+    shown = (
         sorted(accounts, key=_urgency)
         if limit is None
         else heapq.nsmallest(limit, accounts, key=_urgency)
     )
-    empty = "no such accounts" if choice.providers else "no accounts yet; sign in or import some"
+    no_match = "no matching accounts"
+    if_empty = no_match if selection.providers else "no accounts yet; sign in or import some"
     wide = _is_wide()
-    _print_table(urgent, time.time(), empty, wide=wide)
-    if not urgent:
+    _print_table(shown, time.time(), if_empty, wide=wide)
+    if not shown:
         return
-    total = choice.chosen.total()
-    states = ", ".join(f"{choice.chosen[s]} {_NAMES[s]}" for s in _STYLES if choice.chosen[s])
+    counts, total = selection.counts, selection.counts.total()
+    states = ", ".join(f"{counts[state]} {_LABELS[state]}" for state in _STYLES if counts[state])
     click.echo(f"\n{total} account{'s' * (total != 1)}: {states}")
-    if total > len(urgent):
-        click.echo(f"The {len(urgent)} most urgent are shown; --all shows every one.")
-    if choice.chosen["sign_in"] and not wide:
-        only = choice.chosen["sign_in"] == 1
-        click.echo(f"To sign in again: {_login(urgent[0]) if only else login_command('ACCOUNT')}")
+    if total > len(shown):
+        click.echo(f"Showing the {len(shown)} most urgent; use --all to show all.")
+    if counts["sign_in"] and not wide:
+        only_one = counts["sign_in"] == 1
+        command = _login(shown[0]) if only_one else login_command("ACCOUNT")
+        click.echo(f"To sign in again: {command}")
 
 
 def _urgency(account: Account) -> tuple[int, float, str]:
-    moment = account.refresh_token_expires_at if account.state == "valid" else account.expires_at
-    return _URGENCY[account.state], moment if moment is not None else NEVER, account.name
+    end = account.refresh_token_expires_at if account.state == "valid" else account.expires_at
+    return _URGENCY[account.state], end if end is not None else NEVER, account.name
 
 
 def _is_wide() -> bool:
@@ -141,26 +155,27 @@ def _is_wide() -> bool:
     return Console().width >= _WIDE
 
 
-def _print_table(accounts: Iterable[Account], now: float, empty: str, *, wide: bool) -> None:
+def _print_table(accounts: Iterable[Account], now: float, if_empty: str, *, wide: bool) -> None:
     from rich.text import Text
 
-    more = ("PROVIDER", "REFRESHED", "WHAT TO DO") if wide else ("TO DO",)
-    table = output.table("ACCOUNT", "STATE", "EXPIRES", *more)
+    more = ("PROVIDER", "REFRESHED") if wide else ()
+    table = output.table("ACCOUNT", "STATE", "EXPIRES", *more, "ACTION")
     for account in accounts:
-        refreshed = "-" if account.refreshed_at is None else output.span(account.refreshed_at, now)
+        refreshed_at = account.refreshed_at
+        refreshed = "-" if refreshed_at is None else output.time_span(refreshed_at, now)
         facts = (account.provider or "-", refreshed)
         table.add_row(
             Text(output.printable(account.name)),
-            Text(_NAMES[account.state], style=_STYLES[account.state]),
-            Text(output.span(account.expires_at, now)),
+            Text(_LABELS[account.state], style=_STYLES[account.state]),
+            Text(output.time_span(account.expires_at, now)),
             *(Text(fact) for fact in facts if wide),
-            Text("\n".join(map(output.printable, _to_do(account, now, wide=wide)))),
+            Text("\n".join(map(output.printable, _action(account, now, wide=wide)))),
         )
-    output.show(table, empty)
+    output.print_table(table, if_empty)
 
 
-def _to_do(account: Account, now: float, *, wide: bool) -> list[str]:
-    """Say what somebody has to do and why, in lines; with the command, if there is room."""
+def _action(account: Account, now: float, *, wide: bool) -> list[str]:
+    """Return what to do and why, in lines; with the command if the terminal is *wide*."""
     advice = _advice(account, now)
     if not wide:
         return [advice]
@@ -176,12 +191,12 @@ def _login(account: Account) -> str:
 
 
 def _advice(account: Account, now: float) -> str:
-    dies_at = account.refresh_token_expires_at
-    if account.state == "sign_in" or (dies_at is not None and dies_at <= now):
+    expires_at = account.refresh_token_expires_at
+    if account.state == "sign_in" or (expires_at is not None and expires_at <= now):
         return _SIGN_IN
     if account.state == "retry_later":
         return "wait"
-    return "-" if dies_at is None else f"{_SIGN_IN} with{output.span(dies_at, now)}"
+    return "-" if expires_at is None else f"{_SIGN_IN} with{output.time_span(expires_at, now)}"
 
 
 def _reason(account: Account) -> str:

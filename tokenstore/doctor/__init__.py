@@ -1,4 +1,4 @@
-"""Looks at a store and everything around it, and says what is wrong and what to do."""
+"""Check a store and what it depends on; report problems and how to fix them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenstore.doctor.accounts import Logins, interrupted
+from tokenstore.doctor.accounts import AccountChecks, interrupted_refreshes
 from tokenstore.doctor.clock import compare_clocks
 from tokenstore.doctor.findings import Finding, Severity
 from tokenstore.doctor.postgresql import PostgreSQLStore
+from tokenstore.doctor.providers import check_providers
 from tokenstore.doctor.sqlite import SQLiteStore
 from tokenstore.errors import StorageError
 from tokenstore.manager import TokenManager
@@ -37,42 +38,45 @@ def examine(
     fix: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> list[Finding]:
-    """Examine a store; return what was found, also what is in order.
+    """Examine a store; return what was found, including what is in order.
 
-    Without *fix* nothing is changed, save what everybody does who opens a SQLite file: one that is
-    open to others is made private, and SQLite completes what a process that died had begun. In
-    PostgreSQL nothing is ever changed.
+    Without *fix* nothing is changed, except by opening a SQLite file: its mode is made private if
+    other users have access, and SQLite completes what an interrupted process began. A PostgreSQL
+    database is never changed.
 
     Args:
         database: As for `TokenManager`.
-        providers: Likewise.
-        online: Ask the providers that accounts are bound to for the time, to compare clocks.
-        fix: Put right what is safe to: the modes of files, and what processes that died have left.
-        clock: The time, in UTC epoch seconds.
+        providers: As for `TokenManager`.
+        online: Compare the clock with those of the accounts' providers, which takes a request to
+            each.
+        fix: Fix what can be fixed safely: file modes, and files left by interrupted writes.
+        clock: Returns the time, in UTC epoch seconds.
 
     Raises:
-        ModuleNotFoundError: It is in PostgreSQL, and the driver is not installed.
+        ModuleNotFoundError: The database is PostgreSQL, and the driver is not installed.
     """
-    place = locate(database)
-    store = SQLiteStore(place, fix=fix) if isinstance(place, Path) else PostgreSQLStore(place)
+    location = locate(database)
+    store = (
+        SQLiteStore(location, fix=fix) if isinstance(location, Path) else PostgreSQLStore(location)
+    )
     findings: list[Finding] = []
     try:
-        for finding in _examine(place, store, providers, clock, online=online):
-            findings.append(finding)  # noqa: PERF402 - those before an error are kept
+        for finding in _examine(location, store, providers, clock, online=online):
+            findings.append(finding)  # noqa: PERF402 - keeps those before an error
     except StorageError as error:
         findings.append(Finding("database", "error", str(error)))
     except OSError as error:
-        where = place.parent if isinstance(place, Path) else "what is beside the providers file"
-        what = f"{where} cannot be looked at: {error.strerror or error}"
-        cure = "run the doctor as the user that the directory belongs to"
-        findings.append(Finding("directory", "error", what, cure))
+        where = location.parent if isinstance(location, Path) else "the directory of providers.toml"
+        message = f"cannot read {where}: {error.strerror or error}"
+        hint = "run the doctor as the user that owns the directory"
+        findings.append(Finding("directory", "error", message, hint))
     finally:
         store.close()
     return findings
 
 
 def _examine(
-    place: Path | URL,
+    location: Path | URL,
     store: SQLiteStore | PostgreSQLStore,
     given: Mapping[str, Provider] | None,
     clock: Callable[[], float],
@@ -82,27 +86,27 @@ def _examine(
     yield from store.examine()
     if not store.is_readable:
         return
-    unanswered = store.unanswered()
-    yield from _logins(place, given, clock, online=online)
-    idle = {found for found in unanswered if not store.is_held(found.account_name)}
-    if idle:  # some may have ended since they were read
-        idle &= store.unanswered()
-    yield from interrupted(idle)
+    unanswered = store.unanswered_refreshes()
+    yield from _examine_accounts(location, given, clock, online=online)
+    interrupted = {refresh for refresh in unanswered if not store.is_locked(refresh.account_name)}
+    if interrupted:  # some may have ended since they were read
+        interrupted &= store.unanswered_refreshes()
+    yield from interrupted_refreshes(interrupted)
 
 
-def _logins(
-    place: Path | URL,
+def _examine_accounts(
+    location: Path | URL,
     given: Mapping[str, Provider] | None,
     clock: Callable[[], float],
     *,
     online: bool,
 ) -> Iterator[Finding]:
-    with TokenManager(place, providers=given, clock=clock) as manager:
-        logins = Logins(manager.accounts(), clock())
-    file, required = providers_file(place)
-    providers = ProviderRegistry(given, file, required=required)
-    yield from logins.logins()
-    yield from logins.providers(providers)
-    yield from logins.clock()
+    with TokenManager(location, providers=given, clock=clock) as manager:
+        accounts = AccountChecks(manager.accounts(), clock())
+    file, required = providers_file(location)
+    registry = ProviderRegistry(given, file, required=required)
+    yield from accounts.sign_ins()
+    yield from check_providers(registry, accounts.by_provider)
+    yield from accounts.clock()
     if online:
-        yield from compare_clocks(providers, logins.in_use, clock)
+        yield from compare_clocks(registry, sorted(accounts.by_provider), clock)

@@ -1,4 +1,4 @@
-"""The accounts of a store: which logins are dead, or about to die, or may have."""
+"""Check the accounts: sign-ins that are needed, refresh times, interrupted refreshes."""
 
 from __future__ import annotations
 
@@ -6,117 +6,106 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, Severity, counted, ok
-from tokenstore.errors import ProviderConfigurationError
 from tokenstore.models.expiry import clock_moved_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tokenstore.doctor.integrity import Unanswered
+    from tokenstore.doctor.integrity import UnansweredRefresh
     from tokenstore.models.accounts import Account
-    from tokenstore.oauth.registry import ProviderRegistry
 
-_SOON = 7 * 86400.0  # seconds; a sign-in that is needed within them is told
+_SOON = 7 * 86400.0  # seconds; a sign-in that is needed within this time is reported
 
 
-class Logins:
-    """Looks at every account once, and remembers the names of those that need something.
+class AccountChecks:
+    """Reads every account once, and keeps the names of those that need something.
 
     Args:
-        accounts: The accounts, with the forecast of when they die.
+        accounts: The accounts, with the expected expiry of their refresh tokens.
         now: The time, in UTC epoch seconds.
+
+    Attributes:
+        by_provider: The names of the accounts of each provider.
     """
 
     def __init__(self, accounts: Iterable[Account], now: float) -> None:
-        self._dead: list[str] = []
-        self._dying: list[str] = []
-        self._waiting: list[str] = []
-        self._unbound: list[str] = []
-        self._of_the_future: list[str] = []
-        self._providers: dict[str, list[str]] = defaultdict(list)
+        self.by_provider: dict[str, list[str]] = defaultdict(list)
+        self._need_sign_in: list[str] = []
+        self._expire_soon: list[str] = []
+        self._wait: list[str] = []
+        self._without_provider: list[str] = []
+        self._refreshed_in_future: list[str] = []
         self._count = 0
         for account in accounts:
             self._count += 1
-            self._look(account, now)
+            self._add(account, now)
 
-    def _look(self, account: Account, now: float) -> None:
-        name, dies_at = account.name, account.refresh_token_expires_at
-        if account.state == "sign_in" or (dies_at is not None and dies_at <= now):
-            self._dead.append(name)
-        elif dies_at is not None and dies_at <= now + _SOON:
-            self._dying.append(name)
+    def _add(self, account: Account, now: float) -> None:
+        name, expires_at = account.name, account.refresh_token_expires_at
+        if account.state == "sign_in" or (expires_at is not None and expires_at <= now):
+            self._need_sign_in.append(name)
+        elif expires_at is not None and expires_at <= now + _SOON:
+            self._expire_soon.append(name)
         if account.state == "retry_later":
-            self._waiting.append(name)
+            self._wait.append(name)
         if clock_moved_back(account.refreshed_at, now):
-            self._of_the_future.append(name)
+            self._refreshed_in_future.append(name)
         if account.provider is None:
-            self._unbound.append(name)
+            self._without_provider.append(name)
         else:
-            self._providers[account.provider].append(name)
+            self.by_provider[account.provider].append(name)
 
-    def logins(self) -> Iterator[Finding]:
-        """Tell which accounts have to sign in, now or soon."""
+    def sign_ins(self) -> Iterator[Finding]:
+        """Report the accounts that need a sign-in now or soon, and those that must wait."""
         kinds: tuple[tuple[Severity, list[str], str, str | None], ...] = (
-            ("warning", self._dead, "can only be used after a new sign-in", "sign in again"),
-            ("warning", self._dying, "will need a sign-in within 7 days", "sign in before that"),
-            ("info", self._waiting, "wait, as the provider failed or asked for it", None),
-            ("info", self._unbound, "bound to no provider", "name it with the first refresh"),
+            (
+                "warning",
+                self._need_sign_in,
+                "cannot be used without a new sign-in",
+                "sign in again",
+            ),
+            ("warning", self._expire_soon, "will need a sign-in within 7 days", "sign in by then"),
+            ("info", self._wait, "must wait: the provider failed or asked for it", None),
+            (
+                "info",
+                self._without_provider,
+                "without a provider",
+                "name the provider at the next refresh",
+            ),
         )
-        for severity, names, what, cure in kinds:
+        for severity, names, what, hint in kinds:
             if names:
                 message = f"{len(names)} of {counted(self._count, 'account')} {what}"
-                yield Finding("logins", severity, message, cure, tuple(names))
-        if not self._dead and not self._dying:
-            yield ok("logins", f"{counted(self._count, 'account')}, none of which needs a sign-in")
+                yield Finding("logins", severity, message, hint, tuple(names))
+        if not self._need_sign_in and not self._expire_soon:
+            yield ok("logins", f"{counted(self._count, 'account')}; none needs a sign-in")
 
     def clock(self) -> Iterator[Finding]:
-        """Tell whether the clock was set back since accounts were refreshed."""
-        if self._of_the_future:
+        """Report whether the clock was set back since accounts were refreshed."""
+        if self._refreshed_in_future:
             yield Finding(
                 "clock",
                 "warning",
-                f"{counted(len(self._of_the_future), 'account')} refreshed at a time that is still "
-                "to come: the clock was set back",
-                "set the clock right, with NTP",
-                tuple(self._of_the_future),
+                f"{counted(len(self._refreshed_in_future), 'account')} refreshed at a time in the "
+                "future: the clock was set back",
+                "synchronize the clock with NTP",
+                tuple(self._refreshed_in_future),
             )
 
-    def providers(self, providers: ProviderRegistry) -> Iterator[Finding]:
-        """Tell which providers, of those that accounts are bound to, cannot be used."""
-        sound = True
-        try:
-            providers.names()
-        except ProviderConfigurationError as error:  # the file: it would be told once for each
-            yield Finding("providers", "warning", str(error), "correct the file")
-            return
-        for name, accounts in sorted(self._providers.items()):
-            try:
-                providers.get(name)
-            except ProviderConfigurationError as error:
-                sound = False
-                yield Finding("providers", "warning", str(error), None, tuple(accounts))
-        if sound and self._providers:
-            yield ok("providers", f"usable: {', '.join(sorted(self._providers))}")
 
-    @property
-    def in_use(self) -> list[str]:
-        """The names of the providers that accounts are bound to."""
-        return sorted(self._providers)
-
-
-def interrupted(unanswered: Iterable[Unanswered]) -> Iterator[Finding]:
-    """Tell whose refresh token was sent without an answer that anybody knows of."""
+def interrupted_refreshes(refreshes: Iterable[UnansweredRefresh]) -> Iterator[Finding]:
+    """Report refreshes that used a refresh token and ended without a recorded response."""
     hosts: dict[str, list[str]] = defaultdict(list)
-    for _, name, host in sorted(unanswered, key=lambda found: found.account_name):
+    for _, name, host in sorted(refreshes, key=lambda refresh: refresh.account_name):
         hosts[host].append(name)
     for host, names in hosts.items():
         yield Finding(
             "interrupted",
             "warning",
-            f"{counted(len(names), 'refresh', 'refreshes')} on {host} ended without an answer, so "
-            "that the provider may have rotated the token",
-            "run: tokenstore refresh ACCOUNT, which tells whether the login still lives",
+            f"{counted(len(names), 'refresh', 'refreshes')} on {host} ended without a response; "
+            "the provider may have rotated the token",
+            "run: tokenstore refresh ACCOUNT, which reports whether a new sign-in is needed",
             tuple(names),
         )
     if not hosts:
-        yield ok("interrupted", "no refresh has ended without an answer")
+        yield ok("interrupted", "no refresh ended without a response")

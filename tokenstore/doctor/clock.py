@@ -1,4 +1,4 @@
-"""This machine's clock against those of providers."""
+"""Compare this machine's clock with those of the providers."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ if TYPE_CHECKING:
     from tokenstore.oauth.registry import ProviderRegistry
 
 _TIMEOUT = 10.0  # seconds for one provider
-_TOLERANCE = 30.0  # seconds that clocks may differ by before tokens expire unexpectedly
+_TOLERANCE = 30.0  # seconds; beyond that, tokens expire noticeably early or late
 
 
 def compare_clocks(
-    providers: ProviderRegistry, names: Iterable[str], clock: Callable[[], float]
+    registry: ProviderRegistry, names: Iterable[str], clock: Callable[[], float]
 ) -> Iterator[Finding]:
-    """Ask each provider for the time, with a request that has nothing of an account in it.
+    """Ask each provider for the time, with a request that contains nothing of an account.
 
     Args:
-        providers: Where they are looked up.
-        names: Their names.
-        clock: This machine's time, in UTC epoch seconds.
+        registry: The configured providers.
+        names: The names of the providers to ask.
+        clock: Returns this machine's time, in UTC epoch seconds.
     """
     for name in names:
         try:
-            provider = providers.get(name)
-        except ProviderConfigurationError:  # told already
+            provider = registry.get(name)
+        except ProviderConfigurationError:  # reported by `check_providers`
             continue
         url = provider.token_endpoint or provider.issuer or ""
         before = clock()
-        answer = exchange("HEAD", url, timeout=_TIMEOUT)
+        response = exchange("HEAD", url, timeout=_TIMEOUT)
         now = (before + clock()) / 2
-        if isinstance(answer, TransportFailure):
-            what = f"{name} at {host_of(url)} gave no answer: {answer.reason}"
-            yield Finding("clock", "warning", what, "check the network, then try again")
+        if isinstance(response, TransportFailure):
+            message = f"no response from {name} at {host_of(url)}: {response.reason}"
+            yield Finding("clock", "warning", message, "check the network, then try again")
             continue
-        theirs = http_date(answer.headers.get("Date"))
-        if theirs is None:
-            yield Finding("clock", "info", f"{name} does not say what time it is")
+        provider_time = http_date(response.headers.get("Date"))
+        if provider_time is None:
+            yield Finding("clock", "info", f"{name} sends no valid Date header")
             continue
         # The header has whole seconds.
-        off = now - theirs - 0.5
-        if abs(off) > _TOLERANCE:
-            which = "ahead of" if off > 0 else "behind"
-            what = f"this machine's clock is {abs(off):.0f} s {which} that of {name}"
-            yield Finding("clock", "warning", what, "set the clock right, with NTP")
+        difference = now - provider_time - 0.5
+        if abs(difference) > _TOLERANCE:
+            direction = "ahead of" if difference > 0 else "behind"
+            message = f"this machine's clock is {abs(difference):.0f} s {direction} {name}'s"
+            yield Finding("clock", "warning", message, "synchronize the clock with NTP")
         else:
-            yield ok("clock", f"this machine and {name} agree to {_TOLERANCE:.0f} s")
+            message = f"this machine's clock and {name}'s agree to within {_TOLERANCE:.0f} s"
+            yield ok("clock", message)

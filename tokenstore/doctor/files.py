@@ -1,4 +1,4 @@
-"""The files of a store: whose they are, who may read them, what is left over, what they lie on."""
+"""Check the files of a SQLite store: owners, modes, leftovers, and the file system."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from tokenstore.storage.sqlite.file import DatabaseFile
 
 _OTHERS = 0o077
-_LITTLE = 16 << 20  # bytes; less free space than this is soon used up
+_MIN_FREE = 16 << 20  # bytes of free space
 _FIX = "run the doctor again with --fix"
 
 
-class Files:
-    """The files of one store, looked at by name: none of them is opened.
+class FileChecks:
+    """Checks the files of one store by name; none of them is opened.
 
     Args:
         file: The place of the database.
-        fix: Whether to put right what is safe to.
+        fix: Whether to fix what can be fixed safely.
     """
 
     def __init__(self, file: DatabaseFile, *, fix: bool) -> None:
@@ -37,137 +37,140 @@ class Files:
         self._fix = fix
 
     def permissions(self, *, opened: bool = True) -> Iterator[Finding]:
-        """Look at the mode and the owner of every file, and at the directory.
+        """Check the mode and the owner of every file, and the directory.
 
         Args:
-            opened: Whether the database could be opened. Whoever opens it makes it private, so
-                that needs no --fix.
+            opened: Whether the database could be opened. Opening makes its files private, so they
+                are fixed even without *fix*.
         """
-        sound = True
+        private = True
         for paths in self._private():
-            found = [(path, facts) for path in paths if (facts := _look(path)) is not None]
-            loose = [(p, stat.S_IMODE(f.st_mode)) for p, f in found if f.st_mode & _OTHERS]
-            theirs = [(p, f.st_uid) for p, f in found if f.st_uid != os.geteuid()]
-            if loose:
-                yield self._open_to_others(loose, opened=opened)
-            if theirs:
-                yield _of_another(theirs)
-            sound = sound and not loose and not theirs
-        if sound:
-            yield ok("permissions", "everything belongs to this user and is closed to others")
+            found = [(path, facts) for path in paths if (facts := _stat(path)) is not None]
+            accessible = [(p, stat.S_IMODE(f.st_mode)) for p, f in found if f.st_mode & _OTHERS]
+            foreign = [(p, f.st_uid) for p, f in found if f.st_uid != os.geteuid()]
+            if accessible:
+                yield self._accessible_to_others(accessible, opened=opened)
+            if foreign:
+                yield _owned_by_another(foreign)
+            private = private and not accessible and not foreign
+        if private:
+            message = "all files belong to this user and are not accessible to other users"
+            yield ok("permissions", message)
         yield from self._directory()
 
     def leftovers(self) -> Iterator[Finding]:
-        """Look for what processes that died while they wrote have left, and for old backups."""
+        """Report files left by interrupted writes, and backups from before an upgrade."""
         directory = self._file.path.parent
-        left = self._left()
-        names = ", ".join(path.name for path in left)
-        if not left:
-            yield ok("leftovers", "no process has left a file half written")
+        own = self._own_leftovers()
+        names = ", ".join(path.name for path in own)
+        if not own:
+            yield ok("leftovers", "no files are left by interrupted writes")
         elif has_writers(directory):
-            yield Finding("leftovers", "info", f"{directory}: somebody is writing {names} just now")
+            message = f"{directory}: a process is writing {names} just now"
+            yield Finding("leftovers", "info", message)
         else:
-            fixed = self._fix and self._sweep()
+            fixed = self._fix and self._remove_leftovers()
             yield Finding(
                 "leftovers",
                 "warning",
-                f"{directory}: a process died while it wrote {names}; tokens may be in it",
+                f"{directory}: left by an interrupted write, may contain tokens: {names}",
                 None if fixed else _FIX,
                 fixed=fixed,
             )
-        others = [] if has_writers(directory) else self._others()
+        others = [] if has_writers(directory) else self._other_leftovers()
         if others:
             yield Finding(
                 "leftovers",
                 "info",
-                f"{directory}: {', '.join(path.name for path in others)}: named as a backup or an "
-                "export leaves a file when it is killed; tokens may be in it",
-                "remove what no program of yours is writing",
+                f"{directory}: possibly left by an interrupted backup or export, may contain "
+                f"tokens: {', '.join(path.name for path in others)}",
+                "remove those that no program is writing",
             )
         backups = self._upgrade_backups()
         if backups:
             yield Finding(
                 "backups",
                 "info",
-                f"{counted(len(backups), 'copy', 'copies')} from before an upgrade, with tokens; "
-                f"the oldest: {backups[0]}",
-                "remove them once the upgrade has proven itself",
+                f"{counted(len(backups), 'copy', 'copies')} of the database from before an "
+                f"upgrade, with tokens; the oldest: {backups[0]}",
+                "remove them when you no longer need them",
             )
 
     def file_system(self, journal_mode: str | None) -> Iterator[Finding]:
-        """Look at what the database lies on: a network? is there room?"""
+        """Check that the file system is local and writable, and has free space."""
         directory = self._file.path.parent
         kind = file_system_of(directory)
         if kind in NETWORK:
             yield Finding(
                 "file system",
                 "warning" if journal_mode == "delete" else "error",
-                f"{directory} is on a network file system ({kind}), where SQLite's locks and its "
-                "write-ahead log cannot be relied on",
+                f"{directory} is on a network file system ({kind}), where SQLite's locks and "
+                "write-ahead log are not reliable",
                 "move the database to a local disk; if it must stay, use it from one host only and "
                 "with journal_mode='delete'",
             )
         elif kind is None:
-            what = f"nothing here tells on which kind of file system {directory} is"
-            yield Finding("file system", "info", what, "make sure that it is no network's")
+            message = f"cannot determine the file system of {directory}"
+            hint = "make sure that it is not a network file system"
+            yield Finding("file system", "info", message, hint)
         else:
             yield ok("file system", f"local ({kind})")
         if not os.access(directory, os.W_OK) or not self._file.is_writable():
             yield Finding(
                 "file system",
                 "warning",
-                f"{directory} or the database in it cannot be written by uid {os.geteuid()}: what "
-                "is stored can be read, but nothing can be refreshed",
-                "make both writable, if this user is to refresh tokens",
+                f"{directory} or the database in it cannot be written by uid {os.geteuid()}: "
+                "tokens can be read but not refreshed",
+                "make both writable if this user is to refresh tokens",
             )
         free = shutil.disk_usage(directory).free
-        if free < _LITTLE:
+        if free < _MIN_FREE:
             yield Finding(
                 "space",
                 "warning",
-                f"{directory}: only {free >> 10} KiB are free; a full disk cannot take new tokens",
+                f"{directory}: only {free >> 10} KiB are free; a full disk cannot store new tokens",
                 "free some space",
             )
 
     def _private(self) -> Iterator[Sequence[Path]]:
-        """Yield what only this user should be able to read; what is alike comes together."""
+        """Yield the files that must be private, in groups to report together."""
         locks = self._file.beside("-locks")
         for path in (*self._file.files(), locks):
             yield [path]
-        if locks.is_dir() and os.access(locks, os.R_OK | os.X_OK):  # else its owner is told
+        if locks.is_dir() and os.access(locks, os.R_OK | os.X_OK):  # else its owner is reported
             yield sorted(locks.iterdir())
         for path in self._upgrade_backups():
             yield [path]
 
-    def _open_to_others(self, loose: list[tuple[Path, int]], *, opened: bool) -> Finding:
-        paths = [path for path, _ in loose]
-        modes = " and ".join(f"{mode:04o}" for mode in sorted({mode for _, mode in loose}))
+    def _accessible_to_others(self, files: list[tuple[Path, int]], *, opened: bool) -> Finding:
+        paths = [path for path, _ in files]
+        modes = " and ".join(f"{mode:04o}" for mode in sorted({mode for _, mode in files}))
         opened = opened and set(paths) <= set(self._file.files())
-        fixed = (self._fix or opened) and not [p for p, mode in loose if not _tighten(p, mode)]
+        fixed = (self._fix or opened) and not [p for p, mode in files if not _restrict(p, mode)]
         verbs = ("was", "were") if fixed else ("is", "are")
         return Finding(
             "permissions",
             "warning",
-            f"{_named(paths, *verbs)} open to others (mode {modes}), who may have copied what is "
-            "there",
+            f"{_named(paths, *verbs)} accessible to other users (mode {modes}), who may have "
+            "copied tokens",
             None if fixed else f"{_FIX}, or: chmod go-rwx {_quoted(paths)}",
             fixed=fixed,
         )
 
-    def _left(self) -> list[Path]:
-        return sorted(leftovers(self._file.path.parent, self._is_mine))
+    def _own_leftovers(self) -> list[Path]:
+        return sorted(leftovers(self._file.path.parent, self._is_own))
 
-    def _others(self) -> list[Path]:
-        """Return what is named as if `writer_lock` had left it, and may be somebody else's."""
+    def _other_leftovers(self) -> list[Path]:
+        """Return files that are named like leftovers, but may belong to another program."""
         directory = self._file.path.parent
-        return sorted(leftovers(directory, lambda name: not self._is_mine(name)))
+        return sorted(leftovers(directory, lambda name: not self._is_own(name)))
 
-    def _is_mine(self, name: str) -> bool:
+    def _is_own(self, name: str) -> bool:
         return name.startswith(self._file.path.name)
 
     def _upgrade_backups(self) -> list[Path]:
         path = self._file.path
-        # As `SchemaManager.back_up` names them: a backup of somebody's own may be called like that.
+        # The names that an upgrade gives; the user's own backups may begin in the same way.
         known = re.compile(re.escape(path.name) + r"-backup-\w+-\d{8}T\d{6}\.\d{6}Z")
         return sorted(found for found in path.parent.iterdir() if known.fullmatch(found.name))
 
@@ -179,7 +182,7 @@ class Files:
             yield Finding(
                 "directory",
                 "warning",
-                f"{directory} lets others remove or replace the database "
+                f"{directory} lets other users remove or replace the database "
                 f"(mode {stat.S_IMODE(found.st_mode):04o})",
                 f"run: chmod go-w {_quoted([directory])}, or keep the database in a directory of "
                 "its own",
@@ -189,54 +192,54 @@ class Files:
                 "directory",
                 "warning",
                 f"{directory} belongs to uid {found.st_uid}, who can replace the database",
-                "keep the database in a directory of the user that runs the application",
+                "keep the database in a directory that belongs to the user of the application",
             )
 
-    def _sweep(self) -> bool:
-        """Remove what is left over; tell whether that was done."""
+    def _remove_leftovers(self) -> bool:
+        """Remove leftovers; return whether all are gone."""
         try:
-            with writer_lock(self._file.path.parent, self._is_mine):
-                return not self._left()
+            with writer_lock(self._file.path.parent, self._is_own):
+                return not self._own_leftovers()
         except OSError:
             return False
 
 
-def _look(path: Path) -> os.stat_result | None:
-    """Return what is at *path*, None if nothing is any more, or a symlink, which has no mode."""
+def _stat(path: Path) -> os.stat_result | None:
+    """Return the status of *path*, None if it is gone or a symlink, which has no mode."""
     try:
         found = path.lstat()
-    except OSError:  # SQLite removes its files with the last close
+    except OSError:  # SQLite removes its files at the last close
         return None
     return None if stat.S_ISLNK(found.st_mode) else found
 
 
-def _of_another(theirs: list[tuple[Path, int]]) -> Finding:
-    paths = [path for path, _ in theirs]
-    owners = " and ".join(f"uid {uid}" for uid in sorted({uid for _, uid in theirs}))
+def _owned_by_another(files: list[tuple[Path, int]]) -> Finding:
+    paths = [path for path, _ in files]
+    owners = " and ".join(f"uid {uid}" for uid in sorted({uid for _, uid in files}))
     return Finding(
         "permissions",
         "error",
         f"{_named(paths, 'belongs', 'belong')} to {owners}, not to this process's uid "
         f"{os.geteuid()}",
-        f"run the application as one user, and give it its files: chown {os.geteuid()} "
+        f"run the application as one user, which owns its files: chown {os.geteuid()} "
         f"{_quoted(paths)}",
     )
 
 
-def _named(paths: list[Path], verb: str, verbs: str) -> str:
+def _named(paths: list[Path], verb: str, plural: str) -> str:
     if len(paths) == 1:
         return f"{paths[0]} {verb}"
-    return f"{len(paths)} files in {paths[0].parent} {verbs}"
+    return f"{len(paths)} files in {paths[0].parent} {plural}"
 
 
 def _quoted(paths: list[Path]) -> str:
-    """Return *paths* for a shell."""
+    """Return *paths* as one argument for a shell."""
     if len(paths) == 1:
         return shlex.quote(str(paths[0]))
     return f"{shlex.quote(str(paths[0].parent))}/*"
 
 
-def _tighten(path: Path, mode: int) -> bool:
+def _restrict(path: Path, mode: int) -> bool:
     try:
         path.chmod(mode & ~_OTHERS)
     except OSError:

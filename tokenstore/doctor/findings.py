@@ -1,4 +1,4 @@
-"""What the doctor tells."""
+"""`Finding`: what one check of the doctor reports."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ Severity = Literal["ok", "info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look at a store has found. No secret is in it.
+    """What one check of a store has found. It contains no secret.
 
     Attributes:
-        check: What was looked at, such as ``integrity``.
-        severity: ``ok``; ``info``: worth knowing; ``warning``: something is to be done;
-            ``error``: the store cannot be relied on.
-        message: What was found, and of what.
-        cure: What to do about it, or None.
-        accounts: The accounts that it is about, in order, if it is about accounts.
-        fixed: Whether it was put right.
+        check: The name of the check, such as ``integrity``.
+        severity: ``ok``; ``info``: worth knowing; ``warning``: requires action;
+            ``error``: the store is not reliable.
+        message: What was found, and where.
+        hint: What to do about it, or None.
+        accounts: The names of the affected accounts, in order, if it is about accounts.
+        fixed: Whether it was fixed.
     """
 
     check: str
     severity: Severity
     message: str
-    cure: str | None = None
+    hint: str | None = None
     accounts: tuple[str, ...] = ()
     fixed: bool = False
 
     @property
     def is_open(self) -> bool:
-        """Whether somebody has to do something."""
+        """Whether it requires action."""
         return self.severity in {"warning", "error"} and not self.fixed
 
 
-def counted(number: int, noun: str, nouns: str | None = None) -> str:
-    """Return how many there are of something, in words."""
-    return f"{number} {noun if number == 1 else nouns or noun + 's'}"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as ``2 accounts``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def ok(check: str, message: str) -> Finding:
-    """Return that a look has found nothing to be done."""
+    """Return the finding that a check found no problem."""
     return Finding(check, "ok", message)

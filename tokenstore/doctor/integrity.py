@@ -1,4 +1,4 @@
-"""What the tables hold, in whichever database: damage, shared tokens, refreshes without an end."""
+"""Check the rows of either database: damage, shared tokens, unanswered refreshes."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ if TYPE_CHECKING:
     from tokenstore.storage.query import Row
 
 
-class Unanswered(NamedTuple):
-    """A refresh that was begun, and of which nobody knows an end: its number, whose, and where."""
+class UnansweredRefresh(NamedTuple):
+    """A refresh in the journal that began and has no recorded response."""
 
     id: int
     account_name: str
     host: str
 
 
-class Rows:
-    """The rows of a store with the newest schema.
+class RowChecks:
+    """Checks the rows of a store with the newest schema.
 
     Args:
-        read: Runs a query and returns its rows, past SQLAlchemy, whose log would show them.
+        read: Runs a query and returns its rows, bypassing SQLAlchemy, whose log would show them.
     """
 
     def __init__(self, read: Callable[[ClauseElement], Iterable[Row]]) -> None:
         self._read = read
 
-    def integrity(self, whole: str, restore: str) -> Iterator[Finding]:
-        """Look at the checksums of what is stored.
+    def integrity(self, intact: str, restore: str) -> Iterator[Finding]:
+        """Check the checksums of the rows.
 
         Args:
-            whole: What to say if all is in order.
-            restore: What to do if it is not.
+            intact: The message if all are correct.
+            restore: The hint if one is not.
         """
-        damaged = tuple(self._damaged())
+        damaged = tuple(self._damaged_accounts())
         if damaged:
             yield Finding(
                 "integrity",
                 "error",
-                f"what is stored of {counted(len(damaged), 'account')} is not what was saved",
-                f"{restore}; or sign them in again",
+                f"the stored data of {counted(len(damaged), 'account')} is not what was saved",
+                f"{restore}; or sign in again",
                 damaged,
             )
         else:
-            yield ok("integrity", whole)
+            yield ok("integrity", intact)
 
     def shared_tokens(self) -> Iterator[Finding]:
-        """Look for accounts that share a refresh token: one that rotates kills the other."""
+        """Report accounts that share a refresh token; rotating it invalidates the others'."""
         token = accounts.c.refresh_token
         shared = select(token).group_by(token).having(func.count() > 1)
         names: dict[str, list[str]] = defaultdict(list)
@@ -69,16 +69,16 @@ class Rows:
             yield Finding(
                 "shared tokens",
                 "warning",
-                f"{len(group)} accounts have the same refresh token; where a provider rotates it, "
-                "the first refresh of one ends the others",
-                "keep one of them, and delete the others or sign them in on their own",
+                f"{len(group)} accounts have the same refresh token; if the provider rotates it, "
+                "refreshing one account invalidates it for the others",
+                "keep one of them; delete the others or sign them in separately",
                 tuple(group),
             )
         if not names:
             yield ok("shared tokens", "no two accounts have the same refresh token")
 
-    def unanswered(self) -> set[Unanswered]:
-        """Return the refreshes that had no answer that anybody knows of, of tokens still stored."""
+    def unanswered_refreshes(self) -> set[UnansweredRefresh]:
+        """Return the refreshes without a recorded response whose token is still stored."""
         last = select(func.max(refreshes.c.id)).group_by(refreshes.c.account_name)
         query = (
             select(
@@ -97,12 +97,12 @@ class Rows:
             )
         )
         return {
-            Unanswered(number, name, host)
+            UnansweredRefresh(number, name, host)
             for number, name, host, sent, token in self._read(query)
             if is_text(token) and fingerprint(token) == sent
         }
 
-    def _damaged(self) -> Iterator[str]:
+    def _damaged_accounts(self) -> Iterator[str]:
         columns = (accounts.c[name] for name in ("account_name", *TOKEN_COLUMNS, "checksum"))
         query = select(*columns).order_by(accounts.c.account_name)
         for name, *row in self._read(query):

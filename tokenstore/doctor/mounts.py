@@ -1,4 +1,4 @@
-"""Which kind of file system a directory is on."""
+"""Find the kind of file system that a directory is on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NETWORK = frozenset(
     | {"nfs", "nfs4", "orangefs", "smb3", "smbfs", "vboxsf", "virtiofs"}
     | {"fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
 )
-"""File systems whose locks or shared memory do not hold between hosts, or not at all."""
+"""File systems whose locks or shared memory do not work between hosts, or not at all."""
 
 
 def file_system_of(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
@@ -19,16 +19,16 @@ def file_system_of(directory: Path, mounts: Path = Path("/proc/self/mountinfo"))
 
     Args:
         directory: A directory that exists.
-        mounts: Linux's list of what is mounted where (proc(5)).
+        mounts: Linux's list of mounts, see proc(5).
     """
     try:
         lines = mounts.read_text("utf-8", "surrogateescape").split("\n")
     except OSError:
         return None
-    here = directory.resolve()
-    above = [mount for mount in map(_Mount.parse, filter(None, lines)) if mount.holds(here)]
+    path = directory.resolve()
+    above = [mount for mount in map(_Mount.parse, filter(None, lines)) if mount.contains(path)]
     found, number = None, ""
-    # As a path is walked: what is mounted on what was found so far, the nearest to the root first.
+    # Follow the path from the root: each mount must be on the one found before.
     while inner := [mount for mount in above if mount.is_on(number, above)]:
         mount = min(inner, key=lambda mount: len(mount.point.parts))
         above.remove(mount)
@@ -49,11 +49,11 @@ class _Mount:
         number, parent, _, _, point, *_ = facts.split(" ")
         return cls(number, parent, Path(_unescaped(point)), source.split(" ")[0])
 
-    def holds(self, path: Path) -> bool:
+    def contains(self, path: Path) -> bool:
         return path.is_relative_to(self.point)
 
     def is_on(self, number: str, mounts: list[_Mount]) -> bool:
-        """Tell whether it is mounted on the mount of that number; "" is what is not listed."""
+        """Return whether it is mounted on that mount; "" stands for one that is not listed."""
         if number:
             return self.parent == number
         return not any(self.parent == mount.number for mount in mounts if mount is not self)

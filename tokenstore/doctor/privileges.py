@@ -1,4 +1,4 @@
-"""Rights on a store in PostgreSQL: what this user may do with it, and who else may read it."""
+"""Check the privileges on a PostgreSQL store: this user's, and those of other readers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     import psycopg
 
-_NEEDED = (
+_REQUIRED = (
     *((table, r) for table in ("accounts", "refreshes") for r in ("SELECT", "INSERT")),
     *((table, r) for table in ("accounts", "refreshes") for r in ("UPDATE", "DELETE")),
     (VERSION_TABLE, "SELECT"),
 )
 
-# Of a column, too. No entry means that the owner alone has rights.
+# Includes privileges on columns. No entry means that only the owner has privileges.
 _READERS = """
 WITH granted AS (
     SELECT c.relowner, a.grantee, a.privilege_type
@@ -42,34 +42,37 @@ ORDER BY 1
 """
 
 
-class Rights:
-    """Looks at rights in the server's catalog, which every user may read.
+class PrivilegeChecks:
+    """Checks privileges in the server's catalog, which every user can read.
 
     Args:
         schema: The schema of the store.
         driver: A connection.
+
+    Attributes:
+        can_read: Whether this user can read the tables; True until `examine` has found out.
     """
 
     def __init__(self, schema: str, driver: psycopg.Connection[Any]) -> None:
         self._schema = schema
         self._driver = driver
-        self.may_read = True  # as far as is known
+        self.can_read = True
 
     def examine(self) -> Iterator[Finding]:
-        """Look at everything."""
-        yield from self.mine()
-        yield from self.readers()
+        """Check this user's privileges and those of others."""
+        yield from self._own_privileges()
+        yield from self._readers()
 
     def tables(self) -> set[str]:
-        """Return the names of the tables in the schema, none if there is no schema."""
+        """Return the names of the tables in the schema; empty if there is no schema."""
         query = """
             SELECT relname FROM pg_class
             WHERE relkind IN ('r', 'p') AND relnamespace = to_regnamespace(%(schema)s)
         """
         return {str(name) for (name,) in self._rows(query)}
 
-    def creation(self) -> str | None:
-        """Return what has to be granted before this user can create the store, None if nothing."""
+    def required_to_create(self) -> str | None:
+        """Return the statement that lets this user create the store, None if it can already."""
         query = """
             SELECT
                 CASE WHEN to_regnamespace(%(schema)s) IS NULL
@@ -77,11 +80,11 @@ class Rights:
                 ELSE has_schema_privilege(to_regnamespace(%(schema)s), 'CREATE') END,
                 quote_ident(current_user)
         """
-        ((may, user),) = self._rows(query)
-        return None if may else f"CREATE SCHEMA {self._schema} AUTHORIZATION {user}"
+        ((can_create, user),) = self._rows(query)
+        return None if can_create else f"CREATE SCHEMA {self._schema} AUTHORIZATION {user}"
 
-    def mine(self) -> Iterator[Finding]:
-        """Look whether this user may do with the tables what a refresh needs."""
+    def _own_privileges(self) -> Iterator[Finding]:
+        """Check that this user has the privileges that a refresh requires."""
         query = """
             SELECT
                 quote_ident(current_user),
@@ -91,55 +94,56 @@ class Rights:
             FROM pg_class c
             WHERE c.relname = 'accounts' AND c.relnamespace = to_regnamespace(%(schema)s)
         """
-        ((user, may_use, is_owner, owner),) = self._rows(query)
-        grants = [] if may_use else [f"GRANT USAGE ON SCHEMA {self._schema} TO {user}"]
-        lacking = [(t, right) for t, right in _NEEDED if not self._may(t, right)]
-        grants += [f"GRANT {right} ON {self._schema}.{t} TO {user}" for t, right in lacking]
-        if may_use and not lacking and (sequence := self._sequence()) is not None:
+        ((user, can_use, is_owner, owner),) = self._rows(query)
+        grants = [] if can_use else [f"GRANT USAGE ON SCHEMA {self._schema} TO {user}"]
+        missing = [(t, p) for t, p in _REQUIRED if not self._has_privilege(t, p)]
+        grants += [f"GRANT {p} ON {self._schema}.{t} TO {user}" for t, p in missing]
+        if can_use and not missing and (sequence := self._sequence()) is not None:
             grants.append(f"GRANT USAGE ON SEQUENCE {sequence} TO {user}")
-        self.may_read = may_use and not any(right == "SELECT" for _, right in lacking)
+        self.can_read = can_use and not any(privilege == "SELECT" for _, privilege in missing)
         if grants:
-            what = f"{user} lacks {len(grants)} of the rights that a refresh needs"
-            yield Finding("rights", "error", what, f"as {owner}, run: {'; '.join(grants)}")
+            message = f"{user} lacks {len(grants)} of the privileges that a refresh requires"
+            yield Finding("rights", "error", message, f"as {owner}, run: {'; '.join(grants)}")
         elif is_owner:
-            yield ok("rights", f"{user} may do everything with the tables")
+            yield ok("rights", f"{user} has all privileges on the tables")
         else:
-            what = f"{user} may refresh; only {owner}, who owns the tables, can upgrade them"
-            yield Finding("rights", "info", what)
+            message = f"{user} can refresh; only {owner}, the owner, can upgrade the tables"
+            yield Finding("rights", "info", message)
 
-    def readers(self) -> Iterator[Finding]:
-        """Look who else may read the tokens, superusers left out."""
-        found = list(self._rows(_READERS))
-        strangers = ", ".join(name for name, writes in found if not writes)
-        if strangers:
+    def _readers(self) -> Iterator[Finding]:
+        """Report who else can read the tokens, except superusers."""
+        readers = list(self._rows(_READERS))
+        only_readers = ", ".join(name for name, writes in readers if not writes)
+        if only_readers:
             tables = f"{self._schema}.accounts, {self._schema}.refreshes"
             yield Finding(
                 "readers",
                 "warning",
-                f"may read every token without being able to refresh one: {strangers}",
-                f"run: REVOKE ALL ON {tables} FROM {strangers}",
+                f"can read every token but cannot refresh: {only_readers}",
+                f"run: REVOKE ALL ON {tables} FROM {only_readers}",
             )
-        workers = ", ".join(name for name, writes in found if writes)
-        if workers:
-            yield Finding("readers", "info", f"may read and write, as this user: {workers}")
-        if not found:
-            yield ok("readers", "nobody else was granted the right to read the tokens")
+        writers = ", ".join(name for name, writes in readers if writes)
+        if writers:
+            yield Finding("readers", "info", f"can read and write like this user: {writers}")
+        if not readers:
+            yield ok("readers", "no other user has been granted access to the tokens")
 
-    def _may(self, table: str, right: str) -> bool:
+    def _has_privilege(self, table: str, privilege: str) -> bool:
         query = """
-            SELECT has_table_privilege(oid, %(right)s) FROM pg_class
+            SELECT has_table_privilege(oid, %(privilege)s) FROM pg_class
             WHERE relname = %(table)s AND relnamespace = to_regnamespace(%(schema)s)
         """
-        return all(may for (may,) in self._rows(query, table=table, right=right))
+        rows = self._rows(query, table=table, privilege=privilege)
+        return all(granted for (granted,) in rows)
 
     def _sequence(self) -> str | None:
-        """Return the sequence of the journal's numbers, None if this user may draw from it."""
+        """Return the sequence of the journal's ids, None if this user can use it."""
         query = """
             SELECT name, has_sequence_privilege(name, 'USAGE')
             FROM pg_get_serial_sequence(%(table)s, 'id') name
         """
-        ((name, may_use),) = self._rows(query, table=f"{self._schema}.refreshes")
-        return name if name is not None and not may_use else None
+        ((name, can_use),) = self._rows(query, table=f"{self._schema}.refreshes")
+        return name if name is not None and not can_use else None
 
     def _rows(self, query: str, **parameters: str) -> list[tuple[Any, ...]]:
         return self._driver.execute(

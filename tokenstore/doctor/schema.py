@@ -1,4 +1,4 @@
-"""The schema of a store against the one that this version works with."""
+"""Compare the schema of a store with the one that this version requires."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 
 def compare_schema(database: Path | URL, revision: str | None) -> Iterator[Finding]:
-    """Look at the schema: is it the one that this version works with?
+    """Report whether the schema is the one that this version requires.
 
     Args:
-        database: Where the store is.
-        revision: The newest migration that it says it has had.
+        database: The path or the URL of the store.
+        revision: The revision that the store records, or None.
     """
     if revision is not None and revision > REVISION:
-        what = f"schema {revision} is newer than {REVISION}, which this tokenstore knows"
-        yield Finding("schema", "error", what, "upgrade tokenstore")
+        message = f"schema {revision} is newer than {REVISION}, the newest this version supports"
+        yield Finding("schema", "error", message, "upgrade tokenstore")
     elif revision != REVISION:
-        what = f"schema {revision or 'base'} is older than {REVISION}"
-        cure = f"run: tokenstore --database '{shown(database)}' db upgrade"
-        yield Finding("schema", "error", what, cure)
+        message = f"schema {revision or 'base'} is older than {REVISION}"
+        hint = f"run: tokenstore --database '{shown(database)}' db upgrade"
+        yield Finding("schema", "error", message, hint)
     else:
         try:
             migrate.check(database, stdout=io.StringIO())
         except StorageError:
-            what = f"the tables are not those of revision {REVISION}: somebody changed them"
-            cure = "undo the changes, which tokenstore db check lists, or restore a backup"
-            yield Finding("schema", "error", what, cure)
+            message = f"the tables were changed and do not match revision {REVISION}"
+            hint = "undo the changes that tokenstore db check lists, or restore a backup"
+            yield Finding("schema", "error", message, hint)
         else:
-            yield ok("schema", f"revision {REVISION}, as this version wants it")
+            yield ok("schema", f"revision {REVISION}, as this version requires")

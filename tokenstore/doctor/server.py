@@ -1,4 +1,4 @@
-"""A PostgreSQL server: what it is, how it is reached, whether it keeps what it acknowledges."""
+"""Check a PostgreSQL server: version, connection, durability, timeouts and limits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import psycopg
 
 _NEARLY_ALL = 0.9  # of the connections
-_BRIEF = 5000  # milliseconds; less than that may end a statement of ours on a busy day
+_MIN_TIMEOUT = 5000  # milliseconds; a busy server may need that long for a statement
 
 
-class Server:
-    """Looks at the server behind a connection, with queries that every user may make.
+class ServerChecks:
+    """Checks the server behind a connection, with queries that every user can make.
 
     Args:
-        name: What to call the database.
+        name: The name of the database in messages.
         driver: The connection.
     """
 
@@ -29,104 +29,109 @@ class Server:
         self._driver = driver
 
     def examine(self) -> Iterator[Finding]:
-        """Look at everything."""
-        yield from self.server()
-        yield from self.connection()
-        yield from self.durability()
-        yield from self.timeouts()
-        yield from self.connections()
+        """Check everything."""
+        yield from self._server()
+        yield from self._connection()
+        yield from self._durability()
+        yield from self._timeouts()
+        yield from self._connections()
 
-    def server(self) -> Iterator[Finding]:
-        """Tell which server it is; look whether it can be written to, and can hold every name."""
+    def _server(self) -> Iterator[Finding]:
+        """Report the version; check that the server is writable and can store every name."""
         encoding = self._setting("server_encoding")
         yield ok("server", f"{self._name}: PostgreSQL {self._setting('server_version')}")
         if encoding != "UTF8":
-            what = f"the database's encoding is {encoding}, in which not every name can be stored"
-            yield Finding("server", "error", what, "create a database with ENCODING 'UTF8'")
+            message = f"the database encoding {encoding} cannot store every account name"
+            yield Finding("server", "error", message, "create a database with ENCODING 'UTF8'")
         if self._value("pg_is_in_recovery()"):
-            what = "this server is a replica: what is stored can be read, but nothing refreshed"
-            yield Finding("server", "error", what, "name the primary server in the URL")
+            message = "this server is a replica: tokens can be read but not refreshed"
+            yield Finding("server", "error", message, "use the URL of the primary server")
         elif self._setting("default_transaction_read_only") == "on":
-            what = "transactions are read-only, unless they say otherwise: nothing is refreshed"
-            cure = "set default_transaction_read_only = off for this user and database"
-            yield Finding("server", "error", what, cure)
+            message = "transactions are read-only by default: tokens cannot be refreshed"
+            hint = "set default_transaction_read_only = off for this user and database"
+            yield Finding("server", "error", message, hint)
 
-    def connection(self) -> Iterator[Finding]:
-        """Look whether tokens cross a network, and whether others can read them there.
+    def _connection(self) -> Iterator[Finding]:
+        """Check whether tokens cross a network unencrypted.
 
-        There may be a pooler on the way: then the server knows of its part alone, and we of ours.
+        With a connection pooler in between, each side sees only its own connection to it.
         """
-        ours = self._driver.info.hostaddr or None  # None: a unix socket
-        theirs = self._value("host(inet_client_addr())")
-        clear = {
+        server = self._driver.info.hostaddr or None  # None for a unix socket
+        client = self._value("host(inet_client_addr())")
+        unencrypted = {
             address
             for address, is_encrypted in (
-                (ours, self._driver.pgconn.ssl_in_use),
-                (theirs, self._value("(SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid())")),
+                (server, self._driver.pgconn.ssl_in_use),
+                (client, self._value("(SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid())")),
             )
             if address and not is_encrypted and _crosses_a_network(address)
         }
-        if clear:
-            what = f"tokens cross the network in clear (to or from {', '.join(sorted(clear))})"
-            cure = "give the server a certificate, and add ?sslmode=verify-full to the URL"
-            yield Finding("connection", "warning", what, cure)
-        elif not _crosses_a_network(ours):
-            yield ok("connection", "it does not leave this machine")
+        if unencrypted:
+            addresses = ", ".join(sorted(unencrypted))
+            message = f"tokens cross the network unencrypted (to or from {addresses})"
+            hint = "enable TLS on the server, and add ?sslmode=verify-full to the URL"
+            yield Finding("connection", "warning", message, hint)
+        elif not _crosses_a_network(server):
+            yield ok("connection", "local to this machine")
         elif (mode := self._sslmode()) != "verify-full":
-            what = f"encrypted, but with sslmode={mode} nobody checks that it is your server"
-            yield Finding("connection", "info", what, "add ?sslmode=verify-full to the URL")
+            message = f"encrypted, but sslmode={mode} does not verify the server"
+            yield Finding("connection", "info", message, "add ?sslmode=verify-full to the URL")
         else:
-            yield ok("connection", "encrypted, to the server that the certificate names")
+            yield ok("connection", "encrypted, and the server's certificate is verified")
 
-    def durability(self) -> Iterator[Finding]:
-        """Look whether the server keeps what it has acknowledged when it is cut off."""
+    def _durability(self) -> Iterator[Finding]:
+        """Check that committed transactions survive a crash of the server."""
         off = [name for name in ("fsync", "full_page_writes") if self._setting(name) == "off"]
         if off:
-            what = f"{' and '.join(off)} off: a crash of the server's machine may lose every login"
-            yield Finding("durability", "warning", what, f"turn {' and '.join(off)} on")
+            settings = " and ".join(off)
+            message = f"{settings} off: a crash of the server's machine may lose every account"
+            yield Finding("durability", "warning", message, f"turn {settings} on")
         else:
-            yield ok("durability", "what is acknowledged is on the server's disk")
+            yield ok("durability", "committed transactions are on the server's disk")
         if self._setting("synchronous_commit") == "off":
-            what = "synchronous_commit is off; tokenstore turns it on for its own transactions"
-            yield Finding("durability", "info", what)
+            message = "synchronous_commit is off; tokenstore turns it on for its own transactions"
+            yield Finding("durability", "info", message)
 
-    def timeouts(self) -> Iterator[Finding]:
-        """Look at what ends statements and transactions, and notices that a machine is gone."""
+    def _timeouts(self) -> Iterator[Finding]:
+        """Check the timeouts of statements, transactions and connections."""
         limit = self._milliseconds("statement_timeout")
-        if 0 < limit < _BRIEF:
-            what = f"statement_timeout is {limit} ms: a busy server may refuse to store new tokens"
-            cure = f"set it to {_BRIEF} ms or more for this user, or to 0"
-            yield Finding("timeouts", "warning", what, cure)
+        if 0 < limit < _MIN_TIMEOUT:
+            message = f"statement_timeout is {limit} ms: a busy server may fail to save new tokens"
+            hint = f"set it to {_MIN_TIMEOUT} ms or more for this user, or to 0"
+            yield Finding("timeouts", "warning", message, hint)
             return
         idle = self._milliseconds("idle_in_transaction_session_timeout")
-        told = [f"it ends transactions that idle for {idle} ms, save those that hold refresh locks"]
-        told = told if idle else ["nothing ends a transaction early"]
+        messages = ["no timeout ends a transaction early"]
+        if idle:
+            messages = [
+                f"transactions idle for {idle} ms are ended, except those for refresh locks"
+            ]
         if _crosses_a_network(self._value("host(inet_client_addr())")):
-            # As a transaction that holds a refresh lock has it.
-            told.append("a machine that vanishes while it refreshes is noticed within 60 s")
-        yield Finding("timeouts", "info" if idle else "ok", "; ".join(told))
+            # Set for every transaction that holds a refresh lock.
+            messages.append("a lost client releases its refresh locks within 60 s")
+        yield Finding("timeouts", "info" if idle else "ok", "; ".join(messages))
 
-    def connections(self) -> Iterator[Finding]:
-        """Look how many connections are left."""
-        most = int(self._setting("max_connections"))
-        kept = sum(
+    def _connections(self) -> Iterator[Finding]:
+        """Check how many connections are left."""
+        total = int(self._setting("max_connections"))
+        reserved = sum(
             int(self._setting(name) or 0)
             for name in ("superuser_reserved_connections", "reserved_connections")
         )
         used = int(self._value("(SELECT sum(numbackends) FROM pg_stat_database)"))
-        told = f"{used} of {most - kept} connections are in use"
-        if used >= _NEARLY_ALL * (most - kept):
-            cure = "raise max_connections, run fewer processes, or put a pooler in front"
-            yield Finding("connections", "warning", told, cure)
+        message = f"{used} of {total - reserved} connections are in use"
+        if used >= _NEARLY_ALL * (total - reserved):
+            hint = "raise max_connections, run fewer processes, or use a connection pooler"
+            yield Finding("connections", "warning", message, hint)
         else:
-            yield ok("connections", told)
+            yield ok("connections", message)
 
     def _sslmode(self) -> str:
-        found = {o.keyword: o.val for o in self._driver.pgconn.info}
-        return (found.get(b"sslmode") or b"prefer").decode()
+        options = {option.keyword: option.val for option in self._driver.pgconn.info}
+        return (options.get(b"sslmode") or b"prefer").decode()
 
     def _milliseconds(self, setting: str) -> int:
-        # As pg_settings has it: current_setting() would say "5s".
+        # pg_settings has milliseconds; current_setting() would return "5s".
         query = "SELECT setting FROM pg_settings WHERE name = %s"
         row = self._driver.execute(query, (setting,)).fetchone()
         return 0 if row is None else int(row[0])

@@ -1,1 +1,1 @@
-"""Token files and storages of other programs."""
+"""Reads the token files and token storages of other programs."""

@@ -1,4 +1,4 @@
-"""What a file holds, by its content: the accounts in it, or why there are none."""
+"""Detects the format of a file by its content, and reads the accounts in it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 from tokenstore.errors import InvalidTokenError
 from tokenstore.importers import globus, msal
 from tokenstore.importers.formats import (
-    TokenFile,
-    UnreadableError,
-    Unusable,
-    from_json,
-    holds_tokens,
-    parse,
+    ImportedAccount,
+    UnreadableEntry,
+    UnreadableFileError,
+    account_from_json,
+    has_tokens,
+    parse_json,
 )
-from tokenstore.importers.sqlite_reader import SIDECARS, NotSQLiteError, may_be_database, reading
+from tokenstore.importers.sqlite_reader import (
+    DAMAGED,
+    SIDECARS,
+    NotSQLiteError,
+    may_be_database,
+    open_read_only,
+)
 from tokenstore.storage.sqlite.engine import pragma
 from tokenstore.storage.tables import APPLICATION_ID
 
@@ -24,121 +30,119 @@ if TYPE_CHECKING:
     import sqlite3
     from pathlib import Path
 
-_MAX_FILE = 1 << 20  # bytes, of one account; it has a few thousand
-_MAX_STORAGE = 16 << 20  # bytes, of many accounts in one JSON file
+_MAX_ACCOUNT = 1 << 20  # bytes, of a file with one account; usually a few thousand
+_MAX_STORAGE = 16 << 20  # bytes, of a JSON file with many accounts
 _MAX_DATABASE = 256 << 20  # bytes
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
-_IS_OURS = (
-    "a database of tokenstore; export its accounts (tokenstore --database FILE export DIR), and "
-    "import that directory"
+_OWN_DATABASE = (
+    "is a tokenstore database; export it (tokenstore --database FILE export DIR), and import DIR"
 )
-_IS_EMPTY = (
-    "is empty; one that MSAL keeps beside Keychain or libsecret always is, and what they hold "
-    "cannot be imported from there"
+_EMPTY = (
+    "is empty; MSAL keeps an empty file if the tokens are in Keychain or libsecret, where they "
+    "cannot be read"
 )
-_IS_DAMAGED = "is a SQLite database that is damaged"
-_IS_ENCRYPTED = (
-    "is encrypted by Windows (DPAPI); let the program that it belongs to decrypt it, and import "
-    "that"
-)
-_BINARY = (  # how a file begins, and why it is not imported
-    (b"SQLite format 3\0", _IS_DAMAGED),
-    (bytes.fromhex("01000000d08c9ddf0115d1118c7a00c04fc297eb"), _IS_ENCRYPTED),
+_ENCRYPTED = "is encrypted with Windows DPAPI; decrypt it with its program, and import the result"
+_BINARY = (  # the first bytes of a file, and the reason why it cannot be imported
+    (b"SQLite format 3\0", DAMAGED),
+    (bytes.fromhex("01000000d08c9ddf0115d1118c7a00c04fc297eb"), _ENCRYPTED),
 )
 
 
-def read(path: Path) -> list[TokenFile | Unusable]:
-    """Return every account that the file at *path* holds, and what in it is none.
+def read_accounts(path: Path) -> list[ImportedAccount | UnreadableEntry]:
+    """Return the accounts in a file, and its entries that cannot be imported; at least one of them.
 
-    The file stays as it is. There is at least one entry.
+    The file is not changed.
     """
     try:
         return _read(path)
-    except (UnreadableError, InvalidTokenError) as error:
-        return [Unusable(str(error))]
+    except (UnreadableFileError, InvalidTokenError) as error:
+        return [UnreadableEntry(str(error))]
     except OSError as error:
-        return [Unusable(error.strerror or type(error).__name__)]
+        return [UnreadableEntry(error.strerror or type(error).__name__)]
     except ValueError:
-        return [Unusable("not valid JSON")]
+        return [UnreadableEntry("not valid JSON")]
 
 
-def is_storage(path: Path) -> bool:
-    """Tell whether a file is a SQLite database whose accounts `read` would return.
+def is_token_storage(path: Path) -> bool:
+    """Return whether a file is a SQLite database from which accounts can be read.
 
-    One that cannot be read may be; what it is then will be told.
+    Also returns True for a database that cannot be read, so that the import reports the reason.
     """
     try:
-        size, file = _look_at(path)
-        if not may_be_database(size) or _database_beside(file) is not None:
+        size, file = _stat(path)
+        if not may_be_database(size) or _database_of(file) is not None:
             return False
-    except (OSError, UnreadableError):
+    except (OSError, UnreadableFileError):
         return False
     try:
-        with reading(path) as connection:
-            return globus.is_storage(connection)
-    except UnreadableError as error:
+        with open_read_only(path) as connection:
+            return globus.recognizes_sqlite(connection)
+    except UnreadableFileError as error:
         return not isinstance(error, NotSQLiteError)
 
 
-def _database_beside(file: Path) -> Path | None:
-    """Return the database that a file is a part of; to open one of these would drop its locks."""
+def _database_of(file: Path) -> Path | None:
+    """Return the database to which a sidecar file belongs.
+
+    It must not be opened: closing it would drop the locks of a process that uses the database.
+    """
     if not file.name.endswith(SIDECARS):
         return None
-    database = _database_of(file)
+    database = file.with_name(file.name[: file.name.rindex("-")])
     return database if database.exists() else None
 
 
-def _read(path: Path) -> list[TokenFile | Unusable]:
-    size, real = _look_at(path)
-    if (database := _database_beside(real)) is not None:
-        raise UnreadableError(f"belongs to the database {database.name!r}; import that")
+def _read(path: Path) -> list[ImportedAccount | UnreadableEntry]:
+    size, real = _stat(path)
+    if (database := _database_of(real)) is not None:
+        raise UnreadableFileError(f"belongs to the database {database.name!r}; import that file")
     if may_be_database(size):
         try:
-            with reading(path) as connection:
-                return _of_database(connection, path, size)
+            with open_read_only(path) as connection:
+                return _from_database(connection, path, size)
         except NotSQLiteError:
             pass
-    _limit(size, _MAX_STORAGE)
-    with path.open("rb", buffering=0) as file:  # two thirds of the time of read_bytes()
+    _check_size(size, _MAX_STORAGE)
+    with path.open("rb", buffering=0) as file:  # in two thirds of the time of read_bytes()
         content = file.readall()
     if not content:
-        raise UnreadableError(_IS_EMPTY)
-    for beginning, reason in _BINARY:
-        if content.startswith(beginning):
-            raise UnreadableError(reason)
-    return _of_json(parse(content), len(content), path)
+        raise UnreadableFileError(_EMPTY)
+    for prefix, reason in _BINARY:
+        if content.startswith(prefix):
+            raise UnreadableFileError(reason)
+    return _from_json(parse_json(content), len(content), path)
 
 
-def _of_database(
+def _from_database(
     connection: sqlite3.Connection, path: Path, size: int
-) -> list[TokenFile | Unusable]:
+) -> list[ImportedAccount | UnreadableEntry]:
     if pragma(connection, "application_id") == APPLICATION_ID:
-        raise UnreadableError(_IS_OURS)
-    if not globus.is_storage(connection):
-        raise UnreadableError("a SQLite database, but none with tokens that are known here")
-    _limit(size, _MAX_DATABASE)
-    return globus.from_sqlite(connection, path)
+        raise UnreadableFileError(_OWN_DATABASE)
+    if not globus.recognizes_sqlite(connection):
+        raise UnreadableFileError("is a SQLite database without tokens in a supported format")
+    _check_size(size, _MAX_DATABASE)
+    return globus.read_sqlite(connection, path)
 
 
-def _of_json(data: object, size: int, path: Path) -> list[TokenFile | Unusable]:
-    if isinstance(data, dict) and not holds_tokens(data):
-        if globus.recognizes(data):
-            return globus.from_json(data, path)
+def _from_json(data: object, size: int, path: Path) -> list[ImportedAccount | UnreadableEntry]:
+    if isinstance(data, dict) and not has_tokens(data):
+        if globus.recognizes_json(data):
+            return globus.read_json(data, path)
         if msal.recognizes(data):
-            return msal.from_cache(data)
-    _limit(size, _MAX_FILE)
-    return [from_json(data, stem=path.stem)]
+            return msal.read_cache(data)
+    _check_size(size, _MAX_ACCOUNT)
+    return [account_from_json(data, stem=path.stem)]
 
 
-def _limit(size: int, most: int) -> None:
-    if size > most:
-        raise UnreadableError(f"larger than {most >> 20} MiB")
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise UnreadableFileError(f"larger than {limit >> 20} MiB")
 
 
-def _look_at(path: Path) -> tuple[int, Path]:
-    """Return the size of a file, and the file itself, which may be called otherwise."""
+def _stat(path: Path) -> tuple[int, Path]:
+    """Return the size of a file, and its path with a symlink resolved."""
     file = path
     try:
         found = path.lstat()
@@ -146,15 +150,10 @@ def _look_at(path: Path) -> tuple[int, Path]:
             found, file = path.stat(), path.resolve()
     except OSError as error:
         if error.errno in _MISSING:
-            raise UnreadableError("no such file") from None
+            raise UnreadableFileError("no such file") from None
         raise
-    except ValueError:  # no file can be called so
-        raise UnreadableError("no such file") from None
+    except ValueError:  # a NUL byte in the path
+        raise UnreadableFileError("no such file") from None
     if not stat.S_ISREG(found.st_mode):
-        raise UnreadableError("not a file, nor a readable directory")
+        raise UnreadableFileError("neither a file nor a readable directory")
     return found.st_size, file
-
-
-def _database_of(path: Path) -> Path:
-    """Return the database that SQLite would keep *path* for."""
-    return path.with_name(path.name[: path.name.rindex("-")])

@@ -1,8 +1,8 @@
-"""The token storages of globus-sdk, SQLite and JSON, old and new, to accounts.
+"""Reads the token storages of globus-sdk: SQLite and JSON, of old and new versions.
 
-Each holds the tokens of a *resource server* under a *namespace*. Every resource server has a
-refresh token of its own, so each is an account: ``{namespace}:{resource server}``. A storage that
-was not told a namespace has "DEFAULT", which says nothing; then the file tells whose it is.
+A storage has the tokens of *resource servers*, grouped by *namespace*. Each resource server has its
+own refresh token and becomes an account named ``{namespace}:{resource server}``. For the default
+namespace, the name of the application or of the file is used instead.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.importers.formats import (
-    TokenFile,
-    UnreadableError,
-    Unusable,
-    from_storage,
-    parse,
-    with_note,
+    ImportedAccount,
+    UnreadableEntry,
+    UnreadableFileError,
+    account_from_entry,
+    add_note,
+    parse_json,
 )
 
 if TYPE_CHECKING:
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-_DEFAULT = "DEFAULT"  # globus-sdk's name for "no namespace was given"
+_DEFAULT = "DEFAULT"  # the namespace of globus-sdk if an application names none
 _COLUMNS = {"namespace", "resource_server", "token_data_json"}
 
 _Row = tuple[object, object, object]  # namespace, resource server, parsed token data
 
-# Where globus-sdk puts an application's tokens: …/app/{client id}/{application}/tokens.db
-_PLACE = re.compile(
+# The default path of the tokens of an application: …/app/{client id}/{application}/tokens.db
+_DEFAULT_PATH = re.compile(
     r"/app/(?P<client_id>(?i:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))/(?P<application>[^/]+)"
     r"/(?:(?P<environment>[a-z0-9]+)-)?tokens\.(?:db|json)$"
 )
 
 
-def recognizes(data: Mapping[str, Any]) -> bool:
-    """Tell whether parsed JSON is a storage of globus-sdk, of whatever version."""
+def recognizes_json(data: Mapping[str, Any]) -> bool:
+    """Return whether parsed JSON is a globus-sdk token storage of any version."""
     return "globus-sdk.version" in data and "format_version" in data
 
 
-def from_json(data: Mapping[str, Any], path: Path) -> list[TokenFile | Unusable]:
+def read_json(data: Mapping[str, Any], path: Path) -> list[ImportedAccount | UnreadableEntry]:
     """Read a ``SimpleJSONFileAdapter`` or ``JSONTokenStorage`` file.
 
     Args:
         data: The parsed JSON.
-        path: Where it lies.
+        path: The path of the file.
 
     Raises:
-        UnreadableError: There is no account in it.
+        UnreadableFileError: The file has no accounts.
     """
     if isinstance(data.get("data"), Mapping):
         namespaces = data["data"]
     elif isinstance(data.get("by_rs"), Mapping):
         namespaces = {_DEFAULT: data["by_rs"]}
     else:
-        raise UnreadableError("a token storage of globus-sdk of a kind that is not known here")
+        raise UnreadableFileError("is a globus-sdk token storage in an unsupported format")
     rows: list[_Row] = []
     for namespace, servers in namespaces.items():
         if isinstance(servers, Mapping):
@@ -67,23 +67,25 @@ def from_json(data: Mapping[str, Any], path: Path) -> list[TokenFile | Unusable]
     return list(_accounts(rows, {}, path))
 
 
-def is_storage(connection: sqlite3.Connection) -> bool:
-    """Tell whether a SQLite file is a ``SQLiteAdapter`` or ``SQLiteTokenStorage`` one."""
+def recognizes_sqlite(connection: sqlite3.Connection) -> bool:
+    """Return whether a database is a ``SQLiteAdapter`` or ``SQLiteTokenStorage`` file."""
     return _has_table(connection, "token_storage", _COLUMNS)
 
 
-def from_sqlite(connection: sqlite3.Connection, path: Path) -> list[TokenFile | Unusable]:
+def read_sqlite(
+    connection: sqlite3.Connection, path: Path
+) -> list[ImportedAccount | UnreadableEntry]:
     """Read a ``SQLiteAdapter`` or ``SQLiteTokenStorage`` file.
 
     Args:
-        connection: A connection to it.
-        path: Where it lies.
+        connection: A connection to the database.
+        path: The path of the file.
 
     Raises:
-        UnreadableError: There is no account in it.
+        UnreadableFileError: The file has no accounts.
     """
     rows: list[_Row] = [
-        (namespace, server, _parsed(text))
+        (namespace, server, _parse_or_none(text))
         for namespace, server, text in connection.execute(
             "SELECT namespace, resource_server, token_data_json FROM token_storage ORDER BY 1, 2"
         )
@@ -91,45 +93,45 @@ def from_sqlite(connection: sqlite3.Connection, path: Path) -> list[TokenFile | 
     settings: list[tuple[object, object]] = []
     if _has_table(connection, "config_storage", {"namespace", "config_data_json"}):
         settings = [
-            (namespace, _parsed(text))
+            (namespace, _parse_or_none(text))
             for namespace, text in connection.execute(
                 "SELECT namespace, config_data_json FROM config_storage"
             )
         ]
     clients = _clients(settings)
     accounts = list(_accounts(rows, clients, path))
-    left = len(settings) - len(clients.keys() & {namespace for namespace, _, _ in rows})
-    return with_note(accounts, f"{left} of the file's settings left out") if left else accounts
+    unused = len(settings) - len(clients.keys() & {namespace for namespace, _, _ in rows})
+    return add_note(accounts, f"{unused} settings not imported") if unused else accounts
 
 
 def _accounts(
     rows: list[_Row], clients: Mapping[object, dict[str, str]], path: Path
-) -> Iterator[TokenFile | Unusable]:
+) -> Iterator[ImportedAccount | UnreadableEntry]:
     if not rows:
-        raise UnreadableError("a token storage of globus-sdk without any tokens")
-    place = _PLACE.search(path.absolute().as_posix())
-    named = {} if place is None else {"client_id": place["client_id"]}
+        raise UnreadableFileError("is a globus-sdk token storage without tokens")
+    match = _DEFAULT_PATH.search(path.absolute().as_posix())
+    client = {} if match is None else {"client_id": match["client_id"]}
     label = path.stem
-    if place is not None:
-        label = ":".join(filter(None, place.group("application", "environment")))
+    if match is not None:
+        label = ":".join(filter(None, match.group("application", "environment")))
     if any(namespace == label for namespace, _, _ in rows):
         label = _DEFAULT
     for namespace, server, tokens in rows:
         if not isinstance(namespace, str) or not isinstance(server, str):
-            yield Unusable("an entry that was not understood")
+            yield UnreadableEntry("the entry has an unsupported format")
             continue
         name = f"{label if namespace == _DEFAULT else namespace}:{server}"
-        fields = named | clients.get(namespace, {})
+        fields = client | clients.get(namespace, {})
         fields |= tokens if isinstance(tokens, Mapping) else {}
         expires_at = fields.pop("expires_at_seconds", None)
-        yield from_storage(name, fields, expires_at=expires_at)
+        yield account_from_entry(name, fields, expires_at=expires_at)
 
 
 def _clients(settings: Iterable[tuple[object, object]]) -> dict[object, dict[str, str]]:
-    """Return the client of each namespace whose configuration names exactly one.
+    """Return the client of each namespace with exactly one in its settings.
 
-    ``SQLiteAdapter`` also keeps whatever an application configures. Where it registers a client
-    of its own, as the command-line client of Globus does, this is the only place that knows it.
+    ``SQLiteAdapter`` also stores the settings of an application. If it registers its own client, as
+    the Globus CLI does, the client is stored only there.
     """
     found: dict[object, list[dict[str, str]]] = {}
     for namespace, data in settings:
@@ -141,16 +143,16 @@ def _clients(settings: Iterable[tuple[object, object]]) -> dict[object, dict[str
 
 
 def _has_table(connection: sqlite3.Connection, name: str, columns: set[str]) -> bool:
-    """Tell whether there is such a table; a view, which may run for ever, is none."""
+    """Return whether there is such a table. A view is not accepted: its query might not end."""
     found = connection.execute(
         "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)
     ).fetchone()
-    told = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
-    return found is not None and columns <= {column for (column,) in told}
+    rows = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
+    return found is not None and columns <= {column for (column,) in rows}
 
 
-def _parsed(text: object) -> Any:
+def _parse_or_none(text: object) -> Any:
     try:
-        return parse(text) if isinstance(text, (str, bytes)) else None
+        return parse_json(text) if isinstance(text, (str, bytes)) else None
     except ValueError:
         return None

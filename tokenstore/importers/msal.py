@@ -1,9 +1,9 @@
-"""The serialized token caches of MSAL, the same in each of its languages, to accounts.
+"""Reads the serialized token caches of MSAL, which have one format in every language.
 
-A cache is five sections of entries that belong together by their home account (whose), the
-environment (the authority's host) and the client. What a client holds of a home account is one
-login: access tokens, each for other scopes, and one refresh token for all of them. Clients of a
-*family* share theirs, so that a client may have none of its own.
+A cache has five sections. Their entries are related by home account (the user), environment (the
+host of the authority) and client. Each combination is one *login* and becomes one account: access
+tokens for different scopes, and one refresh token for all of them. The clients of a *family* share
+a refresh token, so that a client may have none of its own.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tokenstore.importers.formats import (
-    TokenFile,
-    UnreadableError,
-    Unusable,
-    from_storage,
-    with_note,
+    ImportedAccount,
+    UnreadableEntry,
+    UnreadableFileError,
+    account_from_entry,
+    add_note,
 )
 from tokenstore.models.timestamps import parse_timestamp
 from tokenstore.models.tokens import is_token
@@ -31,13 +31,13 @@ _SECTIONS = ("Account", "RefreshToken", "AccessToken", "IdToken", "AppMetadata")
 _TOKENS = {"RefreshToken", "AccessToken", "IdToken"}
 _PUBLIC_CLOUD = "login.microsoftonline.com"
 _ALIASES = {"login.windows.net", "login.microsoft.com", "sts.windows.net"}
-_EMPTY = "a token cache of MSAL without any login"
+_EMPTY = "is an MSAL token cache without logins"
 _RENAMED = {"secret", "credential_type", "target", "expires_on"}
-_OURS = {"access_token", "refresh_token", "expires_at", "expires_in"}
+_RESERVED = {"access_token", "refresh_token", "expires_at", "expires_in"}
 
 
 class _Login(NamedTuple):
-    """A client's login of a home account, which is "" where the provider did not name it."""
+    """A client's login of a home account, which is "" if the cache does not name it."""
 
     home_account_id: str
     environment: str
@@ -45,22 +45,22 @@ class _Login(NamedTuple):
 
 
 class _Cache:
-    """The entries of a cache by what they belong to.
+    """The entries of a cache, grouped.
 
     Attributes:
-        logins: The entries of each login, by section.
-        people: The ``Account`` entries of each home account and environment.
-        families: The family of each environment and client that is in one.
-        shared: The refresh tokens of each home account, environment and family.
-        strange: How many entries are not what they have to be.
+        logins: Entries by login and section.
+        users: ``Account`` entries by home account and environment.
+        families: The client family by environment and client.
+        shared: Refresh tokens by home account, environment and client family.
+        invalid: Number of invalid entries.
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.logins: dict[_Login, dict[str, list[_Entry]]] = {}
-        self.people: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
+        self.users: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
         self.families: dict[tuple[str, str], object] = {}
         self.shared: dict[tuple[str, str, object], list[_Entry]] = defaultdict(list)
-        self.strange = 0
+        self.invalid = 0
         for section in _SECTIONS:
             entries = data.get(section)
             if entries is None:
@@ -68,14 +68,14 @@ class _Cache:
             for entry in entries.values() if isinstance(entries, Mapping) else [entries]:
                 login = _login(entry, section)
                 if login is None:
-                    self.strange += 1
+                    self.invalid += 1
                 else:
                     self._add(section, login, entry)
 
     def _add(self, section: str, login: _Login, entry: _Entry) -> None:
         family = entry.get("family_id")
         if section == "Account":
-            self.people[login[:2]].append(entry)
+            self.users[login[:2]].append(entry)
         elif section == "AppMetadata":
             self.families[login[1:]] = family if is_token(family) else None
         else:
@@ -84,75 +84,75 @@ class _Cache:
                 self.shared[*login[:2], family].append(entry)
 
     def refresh_token(self, login: _Login) -> _Entry:
-        """Return the login's newest refresh token, else that of its client's family."""
+        """Return the newest refresh token of a login, or else of its client family."""
         own = self.logins[login]["RefreshToken"]
         family = self.families.get(login[1:])
-        return _last(own or self.shared.get((*login[:2], family), []), "last_modification_time")
+        return _latest(own or self.shared.get((*login[:2], family), []), "last_modification_time")
 
-    def person(self, home_account_id: str, environment: str) -> _Entry:
-        """Return the ``Account`` entry of the home tenant; a guest is called otherwise."""
-        found = self.people.get((home_account_id, environment), [])
+    def user(self, home_account_id: str, environment: str) -> _Entry:
+        """Return the ``Account`` entry, of the home tenant if there is one: it has the username."""
+        found = self.users.get((home_account_id, environment), [])
         tenant = home_account_id.rpartition(".")[2]
         return next((e for e in found if e.get("realm") == tenant), found[0] if found else {})
 
     def username(self, home_account_id: str, environment: str) -> str | None:
-        """Return how the home account is called, None if nobody says."""
-        username = self.person(home_account_id, environment).get("username")
+        """Return the username of a home account, or None if it is unknown."""
+        username = self.user(home_account_id, environment).get("username")
         return username if is_token(username) else None
 
 
 def recognizes(data: Mapping[str, Any]) -> bool:
-    """Tell whether parsed JSON is a cache of MSAL."""
+    """Return whether parsed JSON is an MSAL token cache."""
     return any(isinstance(data.get(section), Mapping) for section in _SECTIONS)
 
 
-def from_cache(data: Mapping[str, Any]) -> list[TokenFile | Unusable]:
-    """Read a cache.
+def read_cache(data: Mapping[str, Any]) -> list[ImportedAccount | UnreadableEntry]:
+    """Read a token cache.
 
     Args:
         data: The parsed JSON.
 
     Raises:
-        UnreadableError: There is no account in it.
+        UnreadableFileError: The cache has no logins.
     """
     cache = _Cache(data)
-    # What no user signed in for has no refresh token, and the application gets it at any time.
-    own = [login for login, entries in cache.logins.items() if not _is_of_user(login, entries)]
-    left = sum(len(cache.logins.pop(login)["AccessToken"]) for login in own)
+    # App-only tokens have no refresh token, and the application can request new ones at any time.
+    app_only = [login for login, entries in cache.logins.items() if not _has_user(login, entries)]
+    skipped = sum(len(cache.logins.pop(login)["AccessToken"]) for login in app_only)
     found = [_account(cache, login, name) for login, name in _names(cache).items()]
     signed_in = {login[:2] for login in cache.logins}
-    for person in [person for person in cache.people if person not in signed_in]:
-        name = cache.username(*person) or person[0]
-        found.append(from_storage(name, {}, expires_at=None))
-    if cache.strange:
-        found.append(Unusable(f"{cache.strange} of its entries not understood"))
-    note = f"{_count(left)} of the application itself left out" if left else None
+    for user in [user for user in cache.users if user not in signed_in]:
+        name = cache.username(*user) or user[0]
+        found.append(account_from_entry(name, {}, expires_at=None))
+    if cache.invalid:
+        found.append(UnreadableEntry(f"invalid entries: {cache.invalid}"))
+    note = f"{_count(skipped)} of the application itself not imported" if skipped else None
     if not found:
-        raise UnreadableError("; ".join(filter(None, (_EMPTY, note))))
-    return with_note(found, note) if note else found
+        raise UnreadableFileError("; ".join(filter(None, (_EMPTY, note))))
+    return add_note(found, note) if note else found
 
 
-def _account(cache: _Cache, login: _Login, name: str) -> TokenFile | Unusable:
+def _account(cache: _Cache, login: _Login, name: str) -> ImportedAccount | UnreadableEntry:
     entries = cache.logins[login]
-    access = _last(filter(_is_bearer, entries["AccessToken"]), "expires_on", "cached_at")
+    access = _latest(filter(_is_bearer, entries["AccessToken"]), "expires_on", "cached_at")
     refresh = cache.refresh_token(login)
     ids = [e for e in entries["IdToken"] if e.get("realm") == access.get("realm")]
-    known = {**cache.person(*login[:2]), **refresh, **access}
-    fields = {n: v for n, v in known.items() if n not in _RENAMED | _OURS}
+    known = {**cache.user(*login[:2]), **refresh, **access}
+    fields = {n: v for n, v in known.items() if n not in _RENAMED | _RESERVED}
     given = {
         "access_token": access.get("secret"),
         "refresh_token": refresh.get("secret"),
-        "id_token": _last(ids or entries["IdToken"]).get("secret"),
+        "id_token": _latest(ids or entries["IdToken"]).get("secret"),
         "scope": access.get("target") or refresh.get("target"),
     }
     fields |= {n: v for n, v in given.items() if v is not None}
-    fields["client_id"] = login.client_id  # a shared refresh token is another client's too
+    fields["client_id"] = login.client_id  # a shared refresh token may name another client
     notes = []
     if not entries["RefreshToken"] and refresh:
-        notes.append("its refresh token is shared by a family of clients")
+        notes.append("the refresh token is shared by a client family")
     if others := len(entries["AccessToken"]) - bool(access):
-        notes.append(f"{_count(others)} for other scopes or uses left out")
-    return from_storage(
+        notes.append(f"{_count(others)} for other scopes or uses not imported")
+    return account_from_entry(
         name,
         fields,
         expires_at=access.get("expires_on"),
@@ -162,22 +162,22 @@ def _account(cache: _Cache, login: _Login, name: str) -> TokenFile | Unusable:
 
 
 def _names(cache: _Cache) -> dict[_Login, str]:
-    """Return what the logins are called: by username, and by more of what tells equals apart."""
+    """Return unique account names: the username, followed by other fields where necessary."""
     names = {
         login: cache.username(*login[:2]) or login.home_account_id or login.client_id
         for login in cache.logins
     }
     for field in ("client_id", "home_account_id", "environment"):
-        times = Counter(names.values())
+        counts = Counter(names.values())
         names = {
-            login: name if times[name] == 1 else f"{name}:{getattr(login, field)}"
+            login: name if counts[name] == 1 else f"{name}:{getattr(login, field)}"
             for login, name in names.items()
         }
     return names
 
 
 def _login(entry: object, section: str) -> _Login | None:
-    """Return what an entry belongs to, as far as its section tells; None if it is not one."""
+    """Return the login of an entry, with the fields that its section has; None if it is invalid."""
     if not isinstance(entry, Mapping) or not is_token(entry.get("environment")):
         return None
     home_account_id = entry.get("home_account_id") or ""
@@ -193,21 +193,21 @@ def _login(entry: object, section: str) -> _Login | None:
     return _Login(home_account_id, environment, client_id)
 
 
-def _is_of_user(login: _Login, entries: Mapping[str, list[_Entry]]) -> bool:
+def _has_user(login: _Login, entries: Mapping[str, list[_Entry]]) -> bool:
     return bool(login.home_account_id or "RefreshToken" in entries or "IdToken" in entries)
 
 
 def _is_bearer(entry: _Entry) -> bool:
-    """Tell whether an access token is good by itself, and for whatever its scopes are for."""
+    """Return whether an access token can be used without a key or special parameters."""
     return str(entry.get("token_type", "Bearer")).lower() == "bearer" and not entry.get(
         "ext_cache_key"
     )
 
 
-def _last(entries: Iterable[_Entry], *moments: str) -> _Entry:
-    """Return the entry whose *moments* are the latest, an empty one if there is none."""
+def _latest(entries: Iterable[_Entry], *fields: str) -> _Entry:
+    """Return the entry with the latest timestamps in *fields*, or an empty one if there is none."""
     return max(
-        entries, key=lambda e: [parse_timestamp(e.get(m)) or 0.0 for m in moments], default={}
+        entries, key=lambda e: [parse_timestamp(e.get(f)) or 0.0 for f in fields], default={}
     )
 
 

@@ -1,4 +1,4 @@
-"""SQLite files of other programs: opened for reading alone, and left as they are."""
+"""Opens the SQLite databases of other programs read-only, without changing any file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tokenstore.importers.formats import UnreadableError
+from tokenstore.importers.formats import UnreadableFileError
 from tokenstore.storage.sqlite.engine import uri
 from tokenstore.storage.sqlite.errors import error_name
 
@@ -16,57 +16,59 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIDECARS = ("-wal", "-shm", "-journal")
-"""How the names of the files end that SQLite keeps beside a database."""
+"""Suffixes of the files that SQLite keeps next to a database."""
 
-_SMALLEST_PAGE = 512  # bytes; a database consists of whole pages
-_BUSY_TIMEOUT = 5.0  # seconds to wait for a program that is writing
+DAMAGED = "is a damaged SQLite database"
+
+_SMALLEST_PAGE = 512  # bytes; the size of a database is a multiple of it
+_BUSY_TIMEOUT = 5.0  # seconds to wait while another program writes
 
 
-class NotSQLiteError(UnreadableError):
-    """A file that is no SQLite database at all."""
+class NotSQLiteError(UnreadableFileError):
+    """The file is not a SQLite database."""
 
 
 def may_be_database(size: int) -> bool:
-    """Tell whether a file of so many bytes may be a SQLite database that is whole.
+    """Return whether a file of *size* bytes may be a complete SQLite database.
 
-    This decides without opening the file: one that this process has open may be opened by SQLite
-    only (`storefile` says why).
+    The file is not opened for this: closing it would drop the locks that SQLite has on it if this
+    process uses the database.
     """
     return size > 0 and size % _SMALLEST_PAGE == 0
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection to the database at *path* that can change nothing.
+def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a read-only connection to the database at *path*, in one transaction.
 
-    All of it sees one state. Text that is not UTF-8 comes with half surrogates in it.
+    Text that is not UTF-8 is returned with surrogate escapes.
 
     Raises:
-        NotSQLiteError: The file is no database.
-        UnreadableError: It cannot be read, when it is opened or later.
+        NotSQLiteError: The file is not a database.
+        UnreadableFileError: The database cannot be opened or read.
     """
-    path = path.resolve()  # SQLite keeps its files beside the real one
+    path = path.resolve()  # SQLite keeps its other files next to the target of a symlink
     try:
-        connection, alone = _connect(path)
+        connection, immutable = _connect(path)
         try:
             yield connection
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise _explained(path, error) from None  # SQLite's own text may quote the content
-    if alone and _lies_beside(path, "-wal"):
-        raise UnreadableError("another program opened it meanwhile; try again")
+        raise _error_for(path, error) from None  # its message may quote the content
+    if immutable and _has_sidecar(path, "-wal"):
+        raise UnreadableFileError("another program opened it during the import; try again")
 
 
 def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """Connect; tell whether that was done as to a file that nobody else uses.
+    """Return a connection, and whether the file was opened as immutable.
 
-    Whoever reads a database with a write-ahead log writes beside it, and a connection that may
-    only read leaves that behind. If there is no log there is nobody else, and the file can be
-    read as one that does not change. Exclusive locking tells this kind from others: for a log it
-    needs a lock that a read-only connection cannot have, and fails before anything is made.
+    Reading a database in WAL mode creates ``-wal`` and ``-shm`` files, and a read-only connection
+    leaves them behind. If there is no ``-wal`` file, no other program uses the database, so it can
+    be opened as immutable, which creates no files. Exclusive locking detects WAL mode: there, it
+    needs a lock that a read-only connection cannot get, and fails before any file is created.
     """
-    if _lies_beside(path, "-wal"):
+    if _has_sidecar(path, "-wal"):
         return _open(path, "mode=ro"), False
     try:
         return _open(path, "mode=ro", "PRAGMA locking_mode = EXCLUSIVE"), False
@@ -84,34 +86,34 @@ def _open(path: Path, options: str, *pragmas: str) -> sqlite3.Connection:
         connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         for statement in ("PRAGMA trusted_schema = OFF", *pragmas, "BEGIN"):
             connection.execute(statement)
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # opens it for real
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # opens the file
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _lies_beside(path: Path, suffix: str) -> bool:
+def _has_sidecar(path: Path, suffix: str) -> bool:
     return os.path.lexists(path.with_name(path.name + suffix))
 
 
-def _explained(path: Path, error: sqlite3.Error) -> UnreadableError:
+def _error_for(path: Path, error: sqlite3.Error) -> UnreadableFileError:
     name = error_name(error)
     if not os.access(path, os.R_OK):
-        return UnreadableError("Permission denied")
+        return UnreadableFileError("Permission denied")
     if name.startswith("SQLITE_NOTADB"):
-        return NotSQLiteError("is no SQLite database")
+        return NotSQLiteError("is not a SQLite database")
     reason = next((reason for prefix, reason in _REASONS if name.startswith(prefix)), None)
-    return UnreadableError(f"{reason or 'cannot be read'} ({name})")
+    return UnreadableFileError(f"{reason or 'cannot be read'} ({name})")
 
 
 _INTERRUPTED = (
-    "cannot be read without writing: a change was interrupted, or a log was copied in part; "
-    "let the program that it belongs to open it once"
+    "cannot be read without writing: a transaction was interrupted, or the log is incomplete; "
+    "open it once with its program"
 )
 _REASONS = (
-    ("SQLITE_CORRUPT", "is a SQLite database that is damaged"),
-    ("SQLITE_BUSY", "stayed locked by another program; try again when that is done"),
+    ("SQLITE_CORRUPT", DAMAGED),
+    ("SQLITE_BUSY", "stayed locked by another program; try again when it is done"),
     ("SQLITE_READONLY", _INTERRUPTED),
     ("SQLITE_CANTOPEN", _INTERRUPTED),
 )

@@ -1,22 +1,22 @@
 """A strict OAuth 2.0 authorization server on loopback, for tests.
 
-A lenient fake hides bugs, so this one refuses whatever a real provider may refuse: it wants each
-client to authenticate the way it was registered, gives refresh tokens that work once, and revokes
-every token of a sign-in when a spent one comes back. What goes wrong in the field is scripted::
+A lenient fake hides bugs, so this server refuses whatever a real provider may refuse: a client must
+authenticate with its registered method, a refresh token works once, and all tokens of a sign-in are
+revoked when a used refresh token is presented again. Failures are scripted::
 
     from tokenstore.testing import AuthorizationServer, Drop
 
     with AuthorizationServer() as server:
         manager = TokenManager(path, providers={"test": server.provider()})
         manager.save_tokens("alice", server.sign_in("alice"), provider="test")
-        server.script(Drop(spent=True))  # the next answer is lost on its way
+        server.script(Drop(spent=True))  # the next response is lost
         ...
         assert len(server.requests) == 1
 
-The server speaks plain HTTP on 127.0.0.1, keeps all state in memory and writes no log. It knows
-the refresh grant, authorization codes with PKCE, the device grant and revocation. A sign-in is a
-call of ``AuthorizationServer.sign_in``, or goes through the pages, where
-``AuthorizationServer.visit`` is the person in front of the browser.
+The server speaks plain HTTP on 127.0.0.1, keeps all state in memory and writes no log. It supports
+the refresh grant, authorization codes with PKCE, the device grant and revocation.
+``AuthorizationServer.sign_in`` returns tokens at once; ``AuthorizationServer.visit`` acts as a user
+with a browser on the sign-in pages.
 """
 
 from tokenstore.testing.script import (

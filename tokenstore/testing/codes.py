@@ -11,12 +11,12 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tokenstore.testing.protocol import RefusedError
+from tokenstore.testing.protocol import OAuthError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tokenstore.testing.protocol import Family
+    from tokenstore.testing.protocol import TokenFamily
 
 LIFETIME = 60.0  # seconds
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
@@ -25,45 +25,42 @@ _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True)
 class CodeRequest:
-    """What a client asks a person for, on the sign-in page.
+    """An authorization request (RFC 6749 section 4.1.1).
 
     Attributes:
         client_id: The client.
-        redirect_uri: Where the browser is sent back to.
-        scope: The scopes, with single spaces between them.
+        redirect_uri: The URL to which the browser is redirected.
+        scope: The scopes, separated by single spaces.
         challenge: The code challenge (S256).
-        state: What has to come back unchanged, or None.
-        nonce: What the id_token has to repeat, or None.
-        login_hint: Who is expected to sign in, or an empty string.
+        nonce: The nonce for the id_token, or None.
+        login_hint: The user who is expected to sign in, or an empty string.
     """
 
     client_id: str
     redirect_uri: str
     scope: str
     challenge: str
-    state: str | None = None
     nonce: str | None = None
     login_hint: str = ""
 
     @classmethod
-    def of(cls, params: dict[str, str], default_scope: str) -> CodeRequest:
-        """Read the parameters of a request whose client and redirect URI are known to be right.
+    def from_params(cls, params: dict[str, str], default_scope: str) -> CodeRequest:
+        """Parse a request whose client and redirect URI have been checked.
 
         Raises:
-            RefusedError: The request is refused; the error is for the redirect.
+            OAuthError: The request is invalid; the error belongs into the redirect.
         """
         if params.get("response_type") != "code":
-            raise RefusedError("unsupported_response_type", "only code is known")
+            raise OAuthError("unsupported_response_type", "response_type must be code")
         if params.get("code_challenge_method") != "S256":
-            raise RefusedError("invalid_request", "code_challenge_method has to be S256")
+            raise OAuthError("invalid_request", "code_challenge_method must be S256")
         if not _CHALLENGE.fullmatch(params.get("code_challenge", "")):
-            raise RefusedError("invalid_request", "code_challenge is no SHA-256")
+            raise OAuthError("invalid_request", "code_challenge is not a SHA-256 digest")
         return cls(
             params["client_id"],
             params["redirect_uri"],
             params.get("scope", default_scope),
             params["code_challenge"],
-            params.get("state"),
             params.get("nonce"),
             params.get("login_hint", ""),
         )
@@ -71,17 +68,17 @@ class CodeRequest:
 
 @dataclass
 class Code:
-    """A code: who allowed what, and what became of it.
+    """An authorization code.
 
     Attributes:
-        family: The sign-in that it began, once it was redeemed.
+        family: The tokens issued for it, or None before it is redeemed.
     """
 
     request: CodeRequest
     subject: str
     expires_at: float
-    spent: bool = False
-    family: Family | None = None
+    used: bool = False
+    family: TokenFamily | None = None
 
 
 class Codes:
@@ -91,29 +88,29 @@ class Codes:
         self._codes: dict[str, Code] = {}
 
     def issue(self, request: CodeRequest, subject: str, now: float) -> str:
-        """Return a new code, which works once."""
+        """Return a new code, which can be redeemed once."""
         code = secrets.token_urlsafe()
         self._codes[code] = Code(request, subject, now + LIFETIME)
         return code
 
     def redeem(self, client_id: str, params: dict[str, str], now: float) -> Code:
-        """Return what a code stands for. It is spent, even by a request that is refused."""
+        """Redeem a code. A request with the wrong parameters uses it up, too."""
         code = self._codes.get(params.get("code", ""))
         if "code" not in params:
-            raise RefusedError("invalid_request", "code is missing")
+            raise OAuthError("invalid_request", "code is missing")
         if code is None or code.request.client_id != client_id:
-            raise RefusedError("invalid_grant", "no code of this client")
-        if code.spent:
+            raise OAuthError("invalid_grant", "the code was not issued to this client")
+        if code.used:
             if code.family is not None:
                 code.family.revoked = True
-            raise RefusedError("invalid_grant", "the code was used before")
-        code.spent = True
+            raise OAuthError("invalid_grant", "the code was used before")
+        code.used = True
         if now >= code.expires_at:
-            raise RefusedError("invalid_grant", "the code has expired")
+            raise OAuthError("invalid_grant", "the code has expired")
         if params.get("redirect_uri") != code.request.redirect_uri:
-            raise RefusedError("invalid_grant", "the redirect_uri is not the one of the request")
+            raise OAuthError("invalid_grant", "the redirect_uri differs from the request's")
         if not _verifies(params.get("code_verifier", ""), code.request.challenge):
-            raise RefusedError("invalid_grant", "the code_verifier does not fit the challenge")
+            raise OAuthError("invalid_grant", "code_verifier does not match code_challenge")
         return code
 
 
@@ -124,12 +121,12 @@ def _verifies(verifier: str, challenge: str) -> bool:
 
 
 def is_registered(redirect_uri: str, registered: Collection[str]) -> bool:
-    """Tell whether a redirect URI is one of those, on loopback with any port (RFC 8252, 7.3)."""
+    """Return whether a redirect URI is registered, on loopback with any port (RFC 8252, 7.3)."""
     return redirect_uri in registered or _without_port(redirect_uri) in registered
 
 
 def _without_port(redirect_uri: str) -> str | None:
-    """Return a loopback URI without its port, None if it is none."""
+    """Return a loopback URI without its port, or None for any other URI."""
     try:
         parts = urlsplit(redirect_uri)
         host = parts.hostname or ""

@@ -1,27 +1,28 @@
-"""The device grant (RFC 8628): codes that a person enters elsewhere. No sockets."""
+"""Device codes (RFC 8628), which a user enters on another device. No sockets."""
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from tokenstore.testing.protocol import RefusedError
+from tokenstore.testing.protocol import OAuthError
 
 GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels, so no words (RFC 8628 section 6.1)
-_SLOWER = 5.0  # seconds
+_SLOW_DOWN = 5.0  # seconds
 
 
 @dataclass
 class Device:
-    """A device that waits to be let in.
+    """A device that waits for a user to sign in.
 
     Attributes:
-        subject: Who let it in, or None.
-        refused: Whether somebody said no.
-        interval: Seconds that it has to leave between two questions.
-        asked_at: When it last asked, in UTC epoch seconds.
+        subject: The user who allowed access, or None.
+        refused: Whether a user refused access.
+        interval: Minimum seconds between two polls.
+        polled_at: Time of the last poll, in UTC epoch seconds, or None.
     """
 
     client_id: str
@@ -30,16 +31,16 @@ class Device:
     interval: float
     subject: str | None = None
     refused: bool = False
-    spent: bool = False
-    asked_at: float | None = None
+    used: bool = False
+    polled_at: float | None = None
 
 
 class Devices:
     """Every device code ever issued.
 
     Args:
-        expires_in: Seconds that a code lives.
-        interval: Seconds between two questions.
+        expires_in: Lifetime of a code in seconds.
+        interval: Minimum seconds between two polls.
     """
 
     def __init__(self, *, expires_in: float, interval: float) -> None:
@@ -48,15 +49,15 @@ class Devices:
         self._by_device_code: dict[str, Device] = {}
         self._by_user_code: dict[str, Device] = {}
 
-    def begin(
+    def issue(
         self, client_id: str, scope: str, verification_uri: str, now: float
     ) -> dict[str, Any]:
-        """Return the answer of the device authorization endpoint (RFC 8628 section 3.2)."""
+        """Return a device authorization response (RFC 8628 section 3.2)."""
         device = Device(client_id, scope, now + self._expires_in, self._interval)
         device_code = secrets.token_urlsafe()
         letters = "".join(secrets.choice(_LETTERS) for _ in range(8))
         user_code = f"{letters[:4]}-{letters[4:]}"
-        self._by_device_code[device_code] = self._by_user_code[user_code] = device
+        self._by_device_code[device_code] = self._by_user_code[letters] = device
         return {
             "device_code": device_code,
             "user_code": user_code,
@@ -66,30 +67,30 @@ class Devices:
             "interval": self._interval,
         }
 
-    def find(self, user_code: str, now: float) -> Device | None:
-        """Return the device that shows this code, if it is still to be decided about."""
-        plain = user_code.upper().replace("-", "").replace(" ", "")
-        device = self._by_user_code.get(f"{plain[:4]}-{plain[4:]}")
-        open_ = device is not None and device.subject is None and not device.refused
-        return device if open_ and device is not None and now < device.expires_at else None
+    def find_pending(self, user_code: str, now: float) -> Device | None:
+        """Return the device with this user code if it has not expired or been decided."""
+        device = self._by_user_code.get(re.sub(r"[- ]", "", user_code).upper())
+        if device is None or device.subject is not None or device.refused:
+            return None
+        return device if now < device.expires_at else None
 
     def poll(self, client_id: str, params: dict[str, str], now: float) -> Device:
-        """Return a device that was let in; refuse any other (RFC 8628 section 3.5)."""
+        """Return a device that was allowed; refuse any other (RFC 8628 section 3.5)."""
         device = self._by_device_code.get(params.get("device_code", ""))
         if "device_code" not in params:
-            raise RefusedError("invalid_request", "device_code is missing")
-        if device is None or device.client_id != client_id or device.spent:
-            raise RefusedError("invalid_grant", "no device code of this client")
-        too_soon = device.asked_at is not None and now < device.asked_at + device.interval
-        device.asked_at = now
+            raise OAuthError("invalid_request", "device_code is missing")
+        if device is None or device.client_id != client_id or device.used:
+            raise OAuthError("invalid_grant", "the device_code was not issued to this client")
+        too_soon = device.polled_at is not None and now < device.polled_at + device.interval
+        device.polled_at = now
         if now >= device.expires_at:
-            raise RefusedError("expired_token", "the device code has expired")
+            raise OAuthError("expired_token", "the device code has expired")
         if too_soon:
-            device.interval += _SLOWER
-            raise RefusedError("slow_down", f"ask every {device.interval:g} s")
+            device.interval += _SLOW_DOWN
+            raise OAuthError("slow_down", f"poll every {device.interval:g} s")
         if device.refused:
-            raise RefusedError("access_denied", "the person said no")
+            raise OAuthError("access_denied", "the user refused access")
         if device.subject is None:
-            raise RefusedError("authorization_pending", "nobody has decided yet")
-        device.spent = True
+            raise OAuthError("authorization_pending", "the user has not decided yet")
+        device.used = True
         return device

@@ -1,4 +1,4 @@
-"""The endpoints that clients talk to, by the rules. No sockets, no script."""
+"""The endpoints for clients: token, revocation and device authorization. No sockets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tokenstore.testing.protocol import (
     AUTH_METHODS,
     NO_STORE,
     Client,
-    Family,
-    Ledger,
-    Received,
-    RefusedError,
-    parameters,
+    HTTPRequest,
+    OAuthError,
+    TokenFamily,
+    TokenRegistry,
+    parse_params,
 )
 from tokenstore.testing.script import Answer
 
@@ -29,22 +29,23 @@ DEFAULT_SCOPE = "openid"
 
 
 class Endpoints:
-    """Token, revocation and device authorization endpoint.
+    """The token, revocation and device authorization endpoints.
 
     Args:
         issuer: The server's URL.
         clients: The clients by their ids.
-        ledger: The tokens.
+        tokens: The tokens.
         codes: The authorization codes.
-        devices: The devices that wait.
-        offline_access: Whether only the scope ``offline_access`` gives a refresh token.
+        devices: The device codes.
+        offline_access: Whether a sign-in on a page gets a refresh token only with the scope
+            ``offline_access``.
     """
 
     def __init__(
         self,
         issuer: str,
         clients: Mapping[str, Client],
-        ledger: Ledger,
+        tokens: TokenRegistry,
         codes: Codes,
         devices: Devices,
         *,
@@ -52,71 +53,71 @@ class Endpoints:
     ) -> None:
         self._issuer = issuer
         self._clients = clients
-        self._ledger = ledger
+        self._tokens = tokens
         self._codes = codes
         self._devices = devices
         self._offline_access = offline_access
 
-    def answer(self, received: Received, now: float) -> Answer:
-        """Answer a request of a client (RFC 6749 section 5)."""
+    def respond(self, request: HTTPRequest, now: float) -> Answer:
+        """Return the response to a request of a client (RFC 6749 section 5)."""
         try:
-            params = parameters(received)
-            client_id = self._authenticate(received.headers.get("authorization"), params)
-            if received.path == REVOKE:
-                self._ledger.revoke(client_id, params)
+            params = parse_params(request)
+            client_id = self._authenticate(request.headers.get("authorization"), params)
+            if request.path == REVOKE:
+                self._tokens.revoke(client_id, params)
                 return Answer(200, headers=NO_STORE, content_type=None)
-            if received.path == DEVICE:
+            if request.path == DEVICE:
                 scope, page = params.get("scope", DEFAULT_SCOPE), f"{self._issuer}/device"
-                body = self._devices.begin(client_id, scope, page, now)
+                body = self._devices.issue(client_id, scope, page, now)
             else:
                 body = self._grant(client_id, params, now)
-        except RefusedError as refusal:
-            return refusal.answer
+        except OAuthError as error:
+            return error.response
         return Answer(200, body, NO_STORE)
 
     def _grant(self, client_id: str, params: dict[str, str], now: float) -> dict[str, Any]:
         match params.get("grant_type"):
             case "refresh_token":
-                return self._ledger.exchange(client_id, params, now)
+                return self._tokens.refresh(client_id, params, now)
             case "authorization_code":
                 code = self._codes.redeem(client_id, params, now)
-                code.family = Family(code.subject, client_id, code.request.scope)
-                return self._let_in(code.family, code.request.nonce, now)
+                code.family = TokenFamily(code.subject, client_id, code.request.scope)
+                return self._first_tokens(code.family, code.request.nonce, now)
             case grant if grant == DEVICE_GRANT:
                 device = self._devices.poll(client_id, params, now)
-                family = Family(device.subject or "", client_id, device.scope)
-                return self._let_in(family, None, now)
+                family = TokenFamily(device.subject or "", client_id, device.scope)
+                return self._first_tokens(family, None, now)
             case None:
-                raise RefusedError("invalid_request", "grant_type is missing")
-        raise RefusedError("unsupported_grant_type", "no such grant")
+                raise OAuthError("invalid_request", "grant_type is missing")
+        raise OAuthError("unsupported_grant_type", "the grant_type is not supported")
 
-    def _let_in(self, family: Family, nonce: str | None, now: float) -> dict[str, Any]:
-        """Return the first tokens of somebody who signed in on a page."""
+    def _first_tokens(self, family: TokenFamily, nonce: str | None, now: float) -> dict[str, Any]:
+        """Return the tokens for a user who signed in on a page."""
         scopes = family.scope.split(" ")
         offline = not self._offline_access or "offline_access" in scopes
-        answer = self._ledger.sign_in(family, now, offline=offline)
+        response = self._tokens.sign_in(family, now, offline=offline)
         if "openid" in scopes:
-            answer["id_token"] = id_token(
+            response["id_token"] = id_token(
                 issuer=self._issuer,
                 subject=family.subject,
                 client_id=family.client_id,
                 client_secret=self._clients[family.client_id].secret,
                 nonce=nonce,
-                access_token=answer["access_token"],
+                access_token=response["access_token"],
                 now=now,
             )
-        return answer
+        return response
 
     def _authenticate(self, authorization: str | None, params: dict[str, str]) -> str:
-        client = Client.presented(authorization, params)
+        client = Client.from_request(authorization, params)
         if self._clients.get(client.client_id) == client:
             return client.client_id
         basic = {} if authorization is None else {"WWW-Authenticate": 'Basic realm="tokens"'}
-        raise RefusedError("invalid_client", "unknown client", 401, {**NO_STORE, **basic})
+        raise OAuthError("invalid_client", "authentication failed", 401, {**NO_STORE, **basic})
 
 
 def metadata(issuer: str, *, iss_parameter: bool) -> dict[str, Any]:
-    """Return what the server says about itself (RFC 8414, OpenID Connect Discovery 1.0)."""
+    """Return the server metadata (RFC 8414, OpenID Connect Discovery 1.0)."""
     return {
         "issuer": issuer,
         "authorization_endpoint": f"{issuer}/authorize",

@@ -1,4 +1,4 @@
-"""The sockets: HTTP in, answers out, as slowly and as broken as the script wants."""
+"""The HTTP server: reads requests, and sends responses as slowly or broken as scripted."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from socketserver import ThreadingTCPServer
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tokenstore.testing.protocol import Received, decode_form
+from tokenstore.testing.protocol import HTTPRequest, decode_form
 from tokenstore.testing.script import Answer, Drip, Step, Truncate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 POLL = 0.02  # seconds
-Reply: TypeAlias = "tuple[Answer | None, Step | None]"
+ScriptedResponse: TypeAlias = "tuple[Answer | None, Step | None]"
+"""What to send, or None to drop the connection; and the step that says how to send it."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection: HTTP in, answers out, as slowly and as broken as the script wants."""
-
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: Listener
+    server: LoopbackHTTPServer
 
     def do_GET(self) -> None:
         self._serve()
@@ -40,28 +39,28 @@ class _Handler(BaseHTTPRequestHandler):
         if body is None:
             self.close_connection = True
             return
-        answer, step = self.server.respond(
-            Received(self.command, path, query, headers, decode_form(body))
+        response, step = self.server.respond(
+            HTTPRequest(self.command, path, query, headers, decode_form(body))
         )
-        if answer is None:
+        if response is None:
             self.close_connection = True
         else:
-            self._send(answer, step)
+            self._send(response, step)
 
     def _read_body(self, headers: dict[str, str]) -> bytes | None:
-        """Return the body, or None if the client left before its end."""
+        """Return the body, or None if the client disconnected before its end."""
         length = headers.get("content-length", "")
         if not length.isdecimal():
-            # A body of unknown length stays unread, and would be taken for the next request.
+            # A body of unknown length is not read, and would be parsed as the next request.
             self.close_connection |= self.command == "POST"
             return b""
         body = self.rfile.read(int(length))
         return body if len(body) == int(length) else None
 
-    def _send(self, answer: Answer, step: Step | None) -> None:
+    def _send(self, response: Answer, step: Step | None) -> None:
         self.close_connection |= isinstance(step, Truncate)
-        body = answer.encoded()
-        head = self._head(answer, len(body))
+        body = response.encoded()
+        head = self._head(response, len(body))
         match step:
             case Drip(interval=interval, headers=True):
                 self._drip(head + body, interval)
@@ -73,15 +72,15 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 self.wfile.write(head + body)
 
-    def _head(self, answer: Answer, length: int) -> bytes:
-        phrase, _ = self.responses.get(answer.status, ("", ""))
-        headers = {**answer.headers, "Content-Length": str(length)}
-        if answer.content_type is not None:
-            headers["Content-Type"] = answer.content_type
+    def _head(self, response: Answer, length: int) -> bytes:
+        phrase, _ = self.responses.get(response.status, ("", ""))
+        headers = {**response.headers, "Content-Length": str(length)}
+        if response.content_type is not None:
+            headers["Content-Type"] = response.content_type
         if self.close_connection:
             headers["Connection"] = "close"
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        return f"HTTP/1.1 {answer.status} {phrase}\r\n{''.join(lines)}\r\n".encode("latin-1")
+        return f"HTTP/1.1 {response.status} {phrase}\r\n{''.join(lines)}\r\n".encode("latin-1")
 
     def _drip(self, data: bytes, interval: float) -> None:
         for number in data:
@@ -90,15 +89,24 @@ class _Handler(BaseHTTPRequestHandler):
                 break
 
     def log_message(self, *_: Any) -> None:
-        """Write nothing: a test's output is its own."""
+        """Write nothing: the output belongs to the test."""
 
 
-class Listener(ThreadingTCPServer):
-    """The listening socket and its connections. No HTTPServer: that asks DNS for its own name."""
+class LoopbackHTTPServer(ThreadingTCPServer):
+    """An HTTP server on 127.0.0.1, a thread per connection.
+
+    It is not an `http.server.HTTPServer`, which looks up its own host name in DNS.
+
+    Args:
+        respond: Returns the response to a request.
+
+    Attributes:
+        closing: Set when the server closes, so that nothing waits any longer.
+    """
 
     request_queue_size = 256
 
-    def __init__(self, respond: Callable[[Received], Reply]) -> None:
+    def __init__(self, respond: Callable[[HTTPRequest], ScriptedResponse]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.respond = respond
         self.closing = Event()
@@ -107,7 +115,7 @@ class Listener(ThreadingTCPServer):
         self._thread.start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread that `close` knows."""
+        """Serve a connection in a thread that `close` can join."""
         arguments = (request, client_address)
         thread = Thread(target=self.process_request_thread, args=arguments, daemon=True)
         self._open[request] = thread
@@ -119,12 +127,12 @@ class Listener(ThreadingTCPServer):
         self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Pass over clients that went away; show what else fails, such as a Transform."""
+        """Ignore clients that disconnected; print any other error, such as one in a Transform."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
     def close(self) -> None:
-        """Stop listening and cut every connection."""
+        """Stop listening and close every connection."""
         self.closing.set()
         self.shutdown()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""ID tokens (OpenID Connect Core section 2): who signed in."""
+"""ID tokens (OpenID Connect Core section 2)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def id_token(
 ) -> str:
     """Return a signed id_token.
 
-    It is signed by the client secret (HS256). A public client has none: then by a key of this
-    process (RS256), which needs joserfc, a dependency of the extra ``login``.
+    It is signed with the client secret (HS256). For a public client it is signed with a key of
+    this process (RS256), which requires joserfc, a dependency of the extra ``login``.
     """
     claims: dict[str, Any] = {
         "iss": issuer,
@@ -53,7 +53,7 @@ def id_token(
 
 @cache
 def signing_key() -> RSAKey:
-    """Return the key for public clients, made when it is first needed."""
+    """Return the signing key for public clients, generated on first use."""
     from joserfc.jwk import RSAKey
 
     return RSAKey.generate_key(2048)

@@ -1,4 +1,4 @@
-"""What a server is told to answer, and what it tells of the requests it got."""
+"""The steps of a script, and the record of a request. Public through `tokenstore.testing`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Body: TypeAlias = bytes | str | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer given in place of the real one; the request is not handled, nothing is spent.
+    """Send this response; the request is not handled and no token is used.
 
     Attributes:
         status: The HTTP status.
-        body: Bytes as they are, text as UTF-8, a mapping as JSON.
-        headers: Further headers; Content-Length is added.
-        content_type: The Content-Type, or None to send none.
+        body: Bytes are sent unchanged, text as UTF-8, a mapping as JSON.
+        headers: Additional headers; Content-Length is always sent.
+        content_type: The Content-Type, or None to omit it.
     """
 
     status: int = 200
@@ -29,12 +29,12 @@ class Answer:
 
     @classmethod
     def redirect(cls, location: str, status: int = 307) -> Answer:
-        """Return an answer that sends the client to another URL; 307 and 308 keep the body."""
+        """Return a redirect to *location*; with 307 and 308 the client repeats the request."""
         return cls(status, headers={"Location": location}, content_type=None)
 
     @property
     def error(self) -> str | None:
-        """The error code (RFC 6749 section 5.2) of a body that is a mapping, else None."""
+        """The error code (RFC 6749 section 5.2) in a body that is a mapping, or None."""
         code = self.body.get("error") if isinstance(self.body, Mapping) else None
         return code if isinstance(code, str) else None
 
@@ -47,11 +47,11 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Close the connection without a byte of an answer.
+    """Close the connection without sending a response.
 
     Attributes:
-        spent: True handles the request first, so that the tokens are rotated and their answer
-            is lost; False leaves everything as it was.
+        spent: Whether the request is handled first, so that the refresh token is used and its
+            replacement is lost.
     """
 
     spent: bool
@@ -59,11 +59,11 @@ class Drop:
 
 @dataclass(frozen=True)
 class Drip:
-    """Send the real answer one byte at a time, until the client goes away or the server closes.
+    """Send the real response byte by byte, until the client disconnects or the server closes.
 
     Attributes:
         interval: Seconds between two bytes.
-        headers: Whether the status line and the headers drip too, or come at once.
+        headers: Whether the status line and the headers are sent byte by byte, too.
     """
 
     interval: float = 0.05
@@ -72,10 +72,10 @@ class Drip:
 
 @dataclass(frozen=True)
 class Truncate:
-    """Send the real answer without its end, under its full Content-Length, and close.
+    """Send the real response with its full Content-Length but without its end, and close.
 
     Attributes:
-        missing: How many bytes of the body are not sent.
+        missing: Number of bytes of the body that are not sent.
     """
 
     missing: int = 1
@@ -83,11 +83,13 @@ class Truncate:
 
 @dataclass(frozen=True, eq=False)
 class Hold:
-    """Keep the request waiting, then handle it. A server that closes drops it unhandled.
+    """Hold the request until it is released, then handle it.
+
+    If the server closes first, the connection is closed and the request is not handled.
 
     Attributes:
-        release: The server waits for this event, which the test sets.
-        arrived: The server sets this event when it has read the request.
+        release: Set by the test; the server waits for it.
+        arrived: Set by the server when it has read the request.
     """
 
     release: Event = field(default_factory=Event)
@@ -96,11 +98,11 @@ class Hold:
 
 @dataclass(frozen=True)
 class Transform:
-    """Handle the request and change the answer: the token is spent, the status stays.
+    """Handle the request, and change the body of the response; its status stays the same.
 
     Attributes:
-        change: Called with the real answer, decoded; returns the body to send.
-        content_type: The Content-Type to send, or None for none.
+        change: Called with the decoded body of the real response; returns the body to send.
+        content_type: The Content-Type, or None to omit it.
     """
 
     change: Callable[[dict[str, Any]], Body]
@@ -112,16 +114,16 @@ Step: TypeAlias = Answer | Drop | Drip | Truncate | Hold | Transform
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """A request that reached the token endpoint. Its repr shows no header and no parameter.
+    """A request that reached an endpoint. Its repr contains no headers or parameters.
 
     Attributes:
         method: The HTTP method.
         path: The path, without a query.
-        headers: The headers, their names in lower case.
-        params: The form's parameters, decoded; empty if the body is no form.
-        subject: Whose refresh token was sent, or None if that is unknown.
-        status: The HTTP status answered; None until then, and if the connection was dropped.
-        error: The error code answered, or None.
+        headers: The headers by lower-case names.
+        params: The decoded parameters of the form; empty if the body is not form-encoded.
+        subject: The subject of the refresh token in the request, or None if it is unknown.
+        status: The HTTP status of the response, or None if none has been sent.
+        error: The error code of the response, or None.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""The server: its endpoints, its state, its script."""
+"""The authorization server: routes requests, holds the state."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.testing import browser
-from tokenstore.testing.authorize import FrontDoor
+from tokenstore.testing.authorize import AuthorizationPages
 from tokenstore.testing.codes import Codes
 from tokenstore.testing.devices import Devices
 from tokenstore.testing.endpoints import DEFAULT_SCOPE, DEVICE, REVOKE, TOKEN, Endpoints, metadata
-from tokenstore.testing.http import Listener, Reply
-from tokenstore.testing.protocol import REDIRECT_URIS, Client, Family, Ledger, Received
+from tokenstore.testing.http import LoopbackHTTPServer, ScriptedResponse
+from tokenstore.testing.protocol import (
+    REDIRECT_URIS,
+    Client,
+    HTTPRequest,
+    TokenFamily,
+    TokenRegistry,
+)
 from tokenstore.testing.script import Answer, Step, TokenRequest
-from tokenstore.testing.steps import Stage
+from tokenstore.testing.steps import StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from tokenstore.oauth.provider import Provider
 
-_DEFAULT_SECRET = "p+a/b=:%é€"  # noqa: S105 - made up; sloppy encoding breaks every character
+_DEFAULT_SECRET = "p+a/b=:%é€"  # noqa: S105 - made up; wrong encoding breaks every character
 _USERS = {"alice": "wonderland", "bob": "builder", "carol": "christmas"}
-_TOLD = (
+_PROVIDER_SETTINGS = (
     "issuer",
     "authorization_endpoint",
     "device_authorization_endpoint",
@@ -34,36 +40,37 @@ _WELL_KNOWN = ("/.well-known/openid-configuration", "/.well-known/oauth-authoriz
 
 
 class AuthorizationServer:
-    """A strict authorization server on 127.0.0.1, ready as soon as it is made.
+    """A strict authorization server on 127.0.0.1, which listens as soon as it is constructed.
 
     Endpoints: ``POST /token``; the sign-in page ``/authorize`` (PKCE with S256, RFC 7636, and the
     ``iss`` of RFC 9207); ``POST /device_authorization`` with the page ``/device`` (RFC 8628);
     ``POST /revoke`` (RFC 7009); ``GET /userinfo``, a protected resource (RFC 6750); and the
-    metadata of RFC 8414 under both well-known names. All methods may be called by any thread.
+    metadata of RFC 8414 under both well-known names. All methods are thread-safe.
 
     Args:
-        expires_in: Seconds an access token lives; None: for ever, and answers do not say.
-        rotate: Whether a refresh spends the refresh token and gives a new one. False keeps the
-            old one, which the answer then omits.
-        refresh_token_lifetime: Seconds a refresh token lives, from its issue; None: for ever.
-        clock: Returns UTC epoch seconds; all tokens expire by it.
+        expires_in: Lifetime of an access token in seconds. With None it does not expire, and
+            responses have no ``expires_in``.
+        rotate: Whether a refresh uses up the refresh token and returns a new one. With False the
+            refresh token stays valid, and responses to a refresh omit it.
+        refresh_token_lifetime: Lifetime of a refresh token in seconds. Defaults to no expiry.
+        clock: Returns UTC epoch seconds, for every expiry.
         client_id: The default client.
-        client_secret: Its secret; None for a public client.
-        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``;
-            None: post with a secret, none without.
-        users: Passwords by user names, of those who can sign in on the page.
-        offline_access: Whether a sign-in on a page gives a refresh token only if it asks for the
-            scope ``offline_access``.
-        iss_parameter: Whether the browser brings back who sent it (RFC 9207).
-        device_expires_in: Seconds a device code lives.
-        device_interval: Seconds that a device has to leave between two questions.
+        client_secret: Its secret, or None for a public client.
+        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``.
+            Defaults to ``client_secret_post`` with a secret and ``none`` without.
+        users: Passwords by user names, for the sign-in pages.
+        offline_access: Whether a sign-in on a page returns a refresh token only with the scope
+            ``offline_access``.
+        iss_parameter: Whether redirects have the parameter ``iss`` (RFC 9207).
+        device_expires_in: Lifetime of a device code in seconds.
+        device_interval: Minimum seconds between two polls of a device.
 
     Attributes:
-        issuer: The server's URL, its identity in RFC 8414.
+        issuer: The URL of the server, which is its issuer identifier (RFC 8414).
         token_endpoint: The URL of the token endpoint.
 
     Raises:
-        ValueError: The authentication method is unknown or does not go with the secret.
+        ValueError: The authentication method is unknown or does not match the secret.
     """
 
     def __init__(
@@ -85,24 +92,26 @@ class AuthorizationServer:
         client = Client.register(client_id, client_secret, token_endpoint_auth_method)
         self._default = client
         self._clients = {client_id: client}
-        self._ledger = Ledger(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
+        self._tokens = TokenRegistry(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
         self._clock = clock
-        self._lock = Lock()  # around clients and tokens; never while waiting
-        self._listener = Listener(self._respond)
-        self._stage = Stage(self._handle, self._listener.closing)
-        self._script = self._stage.steps
-        self.issuer = f"http://127.0.0.1:{self._listener.server_address[1]}"
+        self._lock = Lock()  # guards clients and tokens; not held while waiting
+        self._http = LoopbackHTTPServer(self._respond)
+        self._runner = StepRunner(self._handle, self._http.closing)
+        self._script = self._runner.steps
+        self.issuer = f"http://127.0.0.1:{self._http.server_address[1]}"
         self.token_endpoint = f"{self.issuer}{TOKEN}"
         self._users = dict(users)
         self._metadata = metadata(self.issuer, iss_parameter=iss_parameter)
         codes = Codes()
         devices = Devices(expires_in=device_expires_in, interval=device_interval)
         iss = self.issuer if iss_parameter else None
-        self._door = FrontDoor(iss, self._clients, self._users, codes, devices, DEFAULT_SCOPE)
+        self._pages = AuthorizationPages(
+            iss, self._clients, self._users, codes, devices, DEFAULT_SCOPE
+        )
         self._endpoints = Endpoints(
             self.issuer,
             self._clients,
-            self._ledger,
+            self._tokens,
             codes,
             devices,
             offline_access=offline_access,
@@ -115,8 +124,8 @@ class AuthorizationServer:
         self.close()
 
     def close(self) -> None:
-        """Stop listening and cut every connection, held and dripping ones too."""
-        self._listener.close()
+        """Stop listening and close every connection, even if it is held or dripping."""
+        self._http.close()
 
     def register(
         self,
@@ -125,13 +134,17 @@ class AuthorizationServer:
         token_endpoint_auth_method: str | None = None,
         redirect_uris: Iterable[str] = REDIRECT_URIS,
     ) -> None:
-        """Add a client, or replace the one of that id; the arguments are the constructor's.
+        """Register a client, or replace the one with that id.
 
-        Its redirect URIs match exactly, but for the port of one on loopback that names none
-        (RFC 8252 section 7.3).
+        Args:
+            client_id: Its id.
+            client_secret: Its secret, or None for a public client.
+            token_endpoint_auth_method: As for the constructor.
+            redirect_uris: Its redirect URIs. They must match exactly, except that a loopback URI
+                without a port matches any port (RFC 8252 section 7.3).
 
         Raises:
-            ValueError: The authentication method is unknown or does not go with the secret.
+            ValueError: The authentication method is unknown or does not match the secret.
         """
         client = Client.register(
             client_id, client_secret, token_endpoint_auth_method, redirect_uris
@@ -144,7 +157,7 @@ class AuthorizationServer:
 
         Args:
             name: The provider's name.
-            **changes: Arguments of ``Provider`` to add or to replace.
+            **changes: Arguments of ``Provider`` to add or replace.
         """
         from tokenstore.oauth.provider import Provider
 
@@ -153,7 +166,7 @@ class AuthorizationServer:
             "client_id": self._default.client_id,
             "client_secret": self._default.secret,
             "token_endpoint_auth_method": self._default.method,
-            **{name: self._metadata[name] for name in _TOLD},
+            **{name: self._metadata[name] for name in _PROVIDER_SETTINGS},
             "sign_in_scope": DEFAULT_SCOPE,
         }
         return Provider(name, **{**settings, **changes})
@@ -161,53 +174,52 @@ class AuthorizationServer:
     def sign_in(
         self, subject: str = "alice", *, scope: str | None = None, client_id: str | None = None
     ) -> dict[str, Any]:
-        """Sign somebody in anew; earlier sign-ins stay as they are.
+        """Sign a user in and return the tokens; earlier sign-ins are not affected.
 
         Args:
-            subject: Who signs in.
-            scope: The scopes granted, with single spaces between them; None: ``openid``.
-            client_id: The client that gets the tokens; None: the default client.
+            subject: The user.
+            scope: The scopes granted, separated by single spaces. Defaults to ``openid``.
+            client_id: The client that gets the tokens. Defaults to the default client.
 
         Returns:
-            The token answer (RFC 6749 section 5.1).
+            The token response (RFC 6749 section 5.1).
 
         Raises:
-            KeyError: No such client is registered.
+            KeyError: The client is not registered.
         """
         now = self._clock()
         with self._lock:
             client = self._clients[client_id or self._default.client_id]
-            family = Family(subject, client.client_id, scope or DEFAULT_SCOPE)
-            return self._ledger.sign_in(family, now)
+            family = TokenFamily(subject, client.client_id, scope or DEFAULT_SCOPE)
+            return self._tokens.sign_in(family, now)
 
     def visit(
         self, url: str, username: str = "alice", *, allow: bool = True, user_code: str = ""
     ) -> browser.Page:
-        """Be the person in front of the browser: open *url*, sign in, decide.
+        """Act as a user with a browser: open *url*, sign in, and allow or refuse access.
 
         Args:
-            url: A sign-in page of this server, or the one where a device's code is entered.
-            username: Who signs in, one of the users.
-            allow: What the person decides.
-            user_code: The code to enter where the page does not have it yet.
+            url: A sign-in page of this server, or the page where the code of a device is entered.
+            username: The user, one of ``users``.
+            allow: Whether the user allows or refuses access.
+            user_code: The code to enter if *url* does not contain it.
 
         Returns:
-            The page on which it ends; after a redirect, that of the application.
+            The last page; after a redirect, that of the application.
         """
         password = self._users[username]
         return browser.visit(url, username, password, allow=allow, user_code=user_code)
 
     def script(self, *steps: Step, subject: str | None = None, path: str = TOKEN) -> None:
-        """Say what happens to the next requests at an endpoint, one step each, in order.
+        """Script the next requests at an endpoint, one step per request, in order.
 
         Args:
-            *steps: What to do; they follow those scripted before. When none is left, requests
-                are handled normally.
-            subject: Keep the steps for requests with a refresh token of this subject; None:
-                for any request.
+            *steps: Steps to add to the script. When none is left, requests are handled normally.
+            subject: Apply the steps only to requests with a refresh token of this subject.
+                Defaults to any request.
             path: The endpoint: ``/token``, ``/revoke`` or ``/device_authorization``.
         """
-        self._stage.script(steps, path=path, subject=subject)
+        self._runner.script(steps, path=path, subject=subject)
 
     def revoke(self, subject: str) -> None:
         """Revoke every token of a subject.
@@ -216,7 +228,7 @@ class AuthorizationServer:
             KeyError: The subject never signed in.
         """
         with self._lock:
-            families = [family for family in self._ledger.families if family.subject == subject]
+            families = [family for family in self._tokens.families if family.subject == subject]
             for family in families:
                 family.revoked = True
         if not families:
@@ -224,63 +236,65 @@ class AuthorizationServer:
 
     @property
     def requests(self) -> list[TokenRequest]:
-        """Every request that reached the token endpoint, in order of arrival."""
-        return self._stage.requests(TOKEN)
+        """Requests that reached the token endpoint, in order of arrival."""
+        return self._runner.requests(TOKEN)
 
     def requests_at(self, path: str) -> list[TokenRequest]:
-        """Return every request that reached an endpoint of `script`, in order of arrival."""
-        return self._stage.requests(path)
+        """Return the requests that reached an endpoint, in order of arrival."""
+        return self._runner.requests(path)
 
     @property
     def reuses(self) -> int:
-        """How many times a client presented a refresh token that it had spent before."""
+        """How often a client presented a refresh token that was used before."""
         with self._lock:
-            return self._ledger.reuses
+            return self._tokens.reuses
 
     def refreshes(self, subject: str | None = None) -> int:
-        """Return how many refreshes were granted, lost answers included; None: to anybody."""
+        """Return the number of refreshes, lost responses included, of a subject or of all."""
         with self._lock:
-            families = self._ledger.families
-            return sum(each.refreshes for each in families if subject in (None, each.subject))
+            families = self._tokens.families
+            return sum(f.refreshes for f in families if subject in (None, f.subject))
 
     def is_live(self, access_token: str) -> bool:
-        """Return whether the protected resource would accept this access token now."""
-        return self._holder(access_token) is not None
+        """Return whether the access token is valid now."""
+        return self._access_token_subject(access_token) is not None
 
-    def _holder(self, access_token: str) -> str | None:
+    def _access_token_subject(self, access_token: str) -> str | None:
         now = self._clock()
         with self._lock:
-            token = self._ledger.access.get(access_token)
+            token = self._tokens.access_tokens.get(access_token)
             return token.family.subject if token is not None and token.is_live(now) else None
 
-    def _respond(self, received: Received) -> Reply:
-        """Return what to send, None for nothing, and the scripted step that says how."""
-        if received.path in {TOKEN, REVOKE, DEVICE}:
-            return self._stage.perform(received, self._subject_of(received))
-        if received.method == "GET" and received.path == "/userinfo":
-            return self._userinfo(received.headers.get("authorization", "")), None
-        if received.method == "GET" and received.path in _WELL_KNOWN:
+    def _respond(self, request: HTTPRequest) -> ScriptedResponse:
+        """Return the response to a request."""
+        if request.path in {TOKEN, REVOKE, DEVICE}:
+            return self._runner.run(request, self._refresh_token_subject(request))
+        if request.method == "GET" and request.path == "/userinfo":
+            return self._userinfo(request.headers.get("authorization", "")), None
+        if request.method == "GET" and request.path in _WELL_KNOWN:
             return Answer(body=self._metadata), None
         now = self._clock()
         with self._lock:
-            page = self._door.respond(received, now)
+            page = self._pages.respond(request, now)
         return page or Answer(404, {"error": "not_found"}), None
 
     def _userinfo(self, authorization: str) -> Answer:
         scheme, _, access_token = authorization.partition(" ")
-        subject = self._holder(access_token) if scheme.lower() == "bearer" else None
+        subject = self._access_token_subject(access_token) if scheme.lower() == "bearer" else None
         if subject is None:
             challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
             return Answer(401, {"error": "invalid_token"}, challenge)
         return Answer(body={"sub": subject})
 
-    def _handle(self, received: Received) -> Answer:
+    def _handle(self, request: HTTPRequest) -> Answer:
         now = self._clock()
         with self._lock:
-            return self._endpoints.answer(received, now)
+            return self._endpoints.respond(request, now)
 
-    def _subject_of(self, received: Received) -> str | None:
-        """Return whose refresh token a request brings."""
+    def _refresh_token_subject(self, request: HTTPRequest) -> str | None:
+        """Return the subject of the refresh token in a request, or None."""
         with self._lock:
-            token = self._ledger.refresh.get(dict(received.form or ()).get("refresh_token", ""))
+            token = self._tokens.refresh_tokens.get(
+                dict(request.form or ()).get("refresh_token", "")
+            )
             return token.family.subject if token else None

@@ -1,4 +1,4 @@
-"""The script: what happens to which request, and what requests there were."""
+"""Runs the script: applies each step to its request, and records the requests."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import replace
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-from tokenstore.testing.http import POLL, Reply
+from tokenstore.testing.http import POLL, ScriptedResponse
 from tokenstore.testing.script import Answer, Drop, Hold, Step, TokenRequest, Transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenstore.testing.protocol import Received
+    from tokenstore.testing.protocol import HTTPRequest
 
 
-class Stage:
-    """Where requests are handled the way the script says.
+class StepRunner:
+    """Handles requests as scripted.
 
     Args:
-        handle: Answers a request by the rules.
-        closing: Is set when nothing is waited for any more.
+        handle: Returns the real response to a request.
+        closing: Set when the server closes, so that no request is held any longer.
 
     Attributes:
-        steps: What is left of the script: path, subject or None, and what to do.
+        steps: The rest of the script: path, subject or None, and step.
     """
 
-    def __init__(self, handle: Callable[[Received], Answer], closing: Event) -> None:
+    def __init__(self, handle: Callable[[HTTPRequest], Answer], closing: Event) -> None:
         self._handle = handle
         self._closing = closing
-        self._lock = Lock()  # around script and requests; never while waiting
+        self._lock = Lock()  # guards steps and requests; not held while waiting
         self.steps: list[tuple[str, str | None, Step]] = []
         self._requests: list[TokenRequest] = []
 
@@ -44,32 +44,32 @@ class Stage:
         with self._lock:
             return [request for request in self._requests if request.path == path]
 
-    def perform(self, received: Received, subject: str | None) -> Reply:
-        """Return what to send, None for nothing, and the scripted step that says how."""
-        index, step = self._arrive(received, subject)
-        answer = self._play(step, received)
-        if answer is not None:
+    def run(self, request: HTTPRequest, subject: str | None) -> ScriptedResponse:
+        """Record a request, and return the response to it."""
+        index, step = self._record(request, subject)
+        response = self._apply(step, request)
+        if response is not None:
             with self._lock:
                 self._requests[index] = replace(
-                    self._requests[index], status=answer.status, error=answer.error
+                    self._requests[index], status=response.status, error=response.error
                 )
-        return answer, step
+        return response, step
 
-    def _arrive(self, received: Received, subject: str | None) -> tuple[int, Step | None]:
-        """Record a request and take the step that is scripted for it."""
-        params = dict(received.form or ())
+    def _record(self, request: HTTPRequest, subject: str | None) -> tuple[int, Step | None]:
+        """Record a request, and take its step from the script."""
+        params = dict(request.form or ())
         with self._lock:
             self._requests.append(
-                TokenRequest(received.method, received.path, received.headers, params, subject)
+                TokenRequest(request.method, request.path, request.headers, params, subject)
             )
             for position, (path, limit, step) in enumerate(self.steps):
-                if path == received.path and limit in (None, subject):
+                if path == request.path and limit in (None, subject):
                     del self.steps[position]
                     return len(self._requests) - 1, step
             return len(self._requests) - 1, None
 
-    def _play(self, step: Step | None, received: Received) -> Answer | None:
-        """Do what the step says; return the answer, or None to drop the connection."""
+    def _apply(self, step: Step | None, request: HTTPRequest) -> Answer | None:
+        """Return the response, or None to drop the connection."""
         match step:
             case Answer():
                 return step
@@ -77,17 +77,17 @@ class Stage:
                 return None
             case Hold() if not self._wait(step):
                 return None
-        answer = self._handle(received)
+        response = self._handle(request)
         match step:
             case Drop():
                 return None
             case Transform(change=change, content_type=content_type):
-                body = change(json.loads(answer.encoded()))
-                return replace(answer, body=body, content_type=content_type)
-        return answer
+                body = change(json.loads(response.encoded()))
+                return replace(response, body=body, content_type=content_type)
+        return response
 
     def _wait(self, hold: Hold) -> bool:
-        """Return whether the request was released, rather than the server closed."""
+        """Return True when the request is released, or False when the server closes."""
         hold.arrived.set()
         while not hold.release.wait(POLL):
             if self._closing.is_set():

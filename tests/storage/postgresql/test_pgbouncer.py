@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 from typing import TYPE_CHECKING
@@ -10,8 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.helpers.postgresql import empty, in_schema, schema_of
+from tests.helpers.postgresql import NOBODY, empty, in_schema, schema_of
 from tests.helpers.refreshes import World, until
+from tests.helpers.requirements import PGBOUNCER, require
+from tests.helpers.temporary import open_directory
 from tests.whole.test_concurrency import race
 from tokenstore import TokenRepository
 
@@ -36,25 +37,23 @@ max_client_conn = 500
 
 
 @pytest.fixture
-def pooled(migrated: str, tmp_path: Path) -> Iterator[str]:
+def pooled(migrated: str) -> Iterator[str]:
     """The URL of the store, through a pgbouncer of its own."""
+    require("pgbouncer")
     (directory,) = parse_qs(urlsplit(migrated).query)["host"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    users = tmp_path / "users"
+    place = open_directory()  # it does not run as root
+    users = place / "users"
     users.write_text('"postgres" ""\n')
-    settings = tmp_path / "pgbouncer.ini"
+    settings = place / "pgbouncer.ini"
     settings.write_text(SETTINGS.format(directory=directory, port=port, users=users))
-    unprivileged = {"user": "pgserver", "extra_groups": []} if os.getuid() == 0 else {}
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(0o755)  # it does not run as root
 
     def listens() -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    command = ["/usr/sbin/pgbouncer", "--quiet", str(settings)]
-    with subprocess.Popen(command, **unprivileged) as pgbouncer:  # type: ignore[call-overload]
+    with subprocess.Popen([PGBOUNCER, "--quiet", settings], **NOBODY) as pgbouncer:
         until(listens)
         address = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres?gssencmode=disable"
         yield in_schema(address, schema_of(migrated))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers.requirements import needs_root
 from tests.helpers.stores import (
     NOBODY,
     Process,
@@ -432,13 +433,13 @@ tell(repository.load("alice") == tokens(1))
     assert names(target.parent) == {"tokens.db"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root writes wherever it wants")
+@needs_root
 def test_an_unwritable_directory_is_told() -> None:
     printed = python(
         """
 import logging, shutil, tempfile
 logging.getLogger("tokenstore").addHandler(logging.NullHandler())
-directory = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own are private
+directory = Path(tempfile.mkdtemp())
 path, target = directory / "tokens.db", directory / "backups" / "tokens.db"
 with TokenRepository(path) as repository:
     repository.save("alice", tokens())

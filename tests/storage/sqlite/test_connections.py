@@ -12,22 +12,9 @@ from tests.helpers.stores import SOON, open_files, python, tokens
 from tokenstore import StorageError, TokenRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 JOURNAL_MODES = ["wal", "delete"]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
-def repository(path: Path) -> Iterator[TokenRepository]:
-    with TokenRepository(path) as repository:
-        repository.save("alice", tokens())
-        yield repository
 
 
 # -- threads --------------------------------------------------------------------------------------

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 PAGE = 4096
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
 def cut_off(path: Path) -> Path:
     """Return a copy of a store as a checkpoint leaves it that ends after its first page."""
     copy = path.parent / "copy" / path.name

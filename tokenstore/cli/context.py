@@ -1,0 +1,115 @@
+"""What all commands share: the database, the exit codes and the checks of an account."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from tokenstore.errors import (
+    InvalidTokenError,
+    ProviderConfigurationError,
+    ReauthorizationRequired,
+    TokenStoreError,
+    TransientRefreshError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy.engine import URL
+
+    from tokenstore.manager import TokenManager
+    from tokenstore.storage.repository import TokenRepository
+
+_T = TypeVar("_T")
+
+DONE, FAILED, USAGE, SIGN_IN, TRY_LATER, NO_ACCOUNT = range(6)
+
+_CODES: tuple[tuple[type[TokenStoreError], int], ...] = (
+    (InvalidTokenError, USAGE),
+    (ProviderConfigurationError, USAGE),
+    (ReauthorizationRequired, SIGN_IN),
+    (TransientRefreshError, TRY_LATER),
+    (TokenStoreError, FAILED),
+)
+
+
+class Store:
+    """The database that a command works on.
+
+    Args:
+        database: The value of ``--database``.
+    """
+
+    def __init__(self, database: str | None) -> None:
+        self.database = database
+
+    def locate(self) -> Path | URL:
+        """Return the path or the URL of the database."""
+        from tokenstore.storage.location import locate
+
+        return _open(locate, self.database)
+
+    def manager(self) -> TokenManager:
+        """Return a manager of the database."""
+        from tokenstore.manager import TokenManager
+
+        return _open(TokenManager, self.database)
+
+    def repository(self) -> TokenRepository:
+        """Return the repository of the database."""
+        from tokenstore.storage.repository import TokenRepository
+
+        return _open(TokenRepository, self.database)
+
+
+pass_store = click.make_pass_decorator(Store)
+
+
+class SignInNeededError(click.ClickException):
+    """The account needs a new sign-in."""
+
+    exit_code = SIGN_IN
+
+
+class _NoAccountError(click.ClickException):
+    exit_code = NO_ACCOUNT
+
+
+def exit_code(error: TokenStoreError) -> int:
+    """Return the exit code for *error*."""
+    return next(code for cls, code in _CODES if isinstance(error, cls))
+
+
+def login_command(account: str, *options: str) -> str:
+    """Return the shell command that signs *account* in, on the same database."""
+    given = click.get_current_context().find_root().params
+    store = [
+        word
+        for name in ("database", "providers")
+        if given.get(name)
+        for word in (f"--{name}", given[name])
+    ]
+    end = ["--"] if account.startswith("-") else []
+    return shlex.join(["tokenstore", *store, "login", *options, *end, account])
+
+
+def require_account(manager: TokenManager, account: str) -> None:
+    """Fail with a hint unless *account* exists."""
+    if manager.load_tokens(account) is not None:
+        return
+    import difflib
+
+    close = difflib.get_close_matches(account, [a.name for a in manager.accounts()], 1)
+    hint = f"; did you mean {close[0]!r}?" if close else "; see: tokenstore status"
+    raise _NoAccountError(f"there is no account {account!r}{hint}")
+
+
+def _open(cls: Callable[[str | None], _T], database: str | None) -> _T:
+    try:
+        return cls(database)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None

@@ -1,0 +1,83 @@
+"""Run a command: report an error in one line on stderr and return the exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tokenstore.cli.context import DONE, FAILED, exit_code
+from tokenstore.errors import TokenStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_INTERRUPTED = 130  # as a shell reports a process that SIGINT ended
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def run_command(command: click.Command, arguments: Sequence[str]) -> int:
+    """Run *command*; report an error and return the exit code."""
+    logging.getLogger("tokenstore").addHandler(_handler)
+    try:
+        code = command.main(list(arguments), prog_name="tokenstore", standalone_mode=False)
+    except click.ClickException as error:
+        return _report(error.format_message(), error.exit_code, error)
+    except click.Abort:
+        return _INTERRUPTED
+    except TokenStoreError as error:
+        return _report(str(error), exit_code(error))
+    except Exception as error:
+        message = _expected(error)
+        if message is None and os.environ.get("TOKENSTORE_TRACEBACK"):
+            raise
+        return _report(message or _bug(error), FAILED)
+    return int(code or DONE)
+
+
+def _report(message: str, code: int, error: click.ClickException | None = None) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f" (see: {context.command_path} --help)" if context is not None else ""
+    click.echo(f"tokenstore: {' '.join(message.split())}{hint}", err=True)
+    return code
+
+
+def _expected(error: Exception) -> str | None:
+    """Return the message for an error of Python that is not a bug; None if it is one."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
+        return str(error)  # it names the extra to install
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        return f"cannot write the output: {error.strerror}"  # files raise a StorageError
+    return None
+
+
+def _bug(error: Exception) -> str:
+    """Describe a bug without the text of *error*, which may contain a secret."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "?"
+    if trace is not None:
+        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+    return (
+        f"this is a bug: {type(error).__name__} in {place}; "
+        "please report it with the output of TOKENSTORE_TRACEBACK=1"
+    )
+
+
+class _WarningHandler(logging.Handler):
+    """Print the library's warnings, except those that the command reports itself.
+
+    These are the outcomes of operations, and errors that are raised as well.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "operation") and not hasattr(record, "raised"):
+            click.echo(f"tokenstore: warning: {record.getMessage()}", err=True)
+
+
+_handler = _WarningHandler(logging.WARNING)

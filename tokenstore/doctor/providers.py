@@ -1,0 +1,38 @@
+"""Check the configuration of the accounts' providers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenstore.doctor.findings import Finding, ok
+from tokenstore.errors import ProviderConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tokenstore.oauth.registry import ProviderRegistry
+
+
+def check_providers(
+    registry: ProviderRegistry, accounts: Mapping[str, list[str]]
+) -> Iterator[Finding]:
+    """Report the providers that cannot be used.
+
+    Args:
+        registry: The configured providers.
+        accounts: The names of the accounts of each provider.
+    """
+    try:
+        registry.names()
+    except ProviderConfigurationError as error:  # in the file: reported once, not per provider
+        yield Finding("providers", "warning", str(error), "correct the file")
+        return
+    usable = True
+    for name in sorted(accounts):
+        try:
+            registry.get(name)
+        except ProviderConfigurationError as error:
+            usable = False
+            yield Finding("providers", "warning", str(error), None, tuple(accounts[name]))
+    if usable and accounts:
+        yield ok("providers", f"usable: {', '.join(sorted(accounts))}")
