@@ -23,9 +23,8 @@ from tokenstore import (
     TokenPersistError,
     TransientRefreshError,
 )
-from tokenstore.aio import _iterate
+from tokenstore.aio import WorkerPool, _iterate
 from tokenstore.testing import Answer
-from tokenstore.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
-    """Run *main* in a loop of its own, which has to end and to complain of nothing."""
+    """Run *main* in its own event loop, which must end and report no problem."""
 
     async def bounded() -> Any:
         asyncio.get_running_loop().set_exception_handler(
@@ -54,7 +53,7 @@ async def arrived(hold: Hold) -> None:
 
 
 async def begun(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Return a task that has come to where it waits for a thread."""
+    """Return a task that is waiting for a thread."""
     task = asyncio.create_task(coroutine)
     await asyncio.sleep(0)
     return task
@@ -62,7 +61,7 @@ async def begun(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 
 @pytest.fixture
 def threads() -> Callable[[], set[str]]:
-    """Return what tells the names of the threads that this test has started for a manager."""
+    """Return a function that returns the names of this test's manager threads."""
 
     def ours() -> set[threading.Thread]:
         kinds = ("tokenstore-store", "tokenstore-wait")
@@ -78,13 +77,13 @@ METHODS = sorted(name for name in vars(TokenManager) if not name.startswith("_")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_of_a_manager_is_there_with_the_same_arguments(name: str) -> None:
+def test_every_manager_method_exists_with_the_same_arguments(name: str) -> None:
     ours, theirs = getattr(AsyncTokenManager, name), getattr(TokenManager, name)
     assert inspect.signature(ours).parameters == inspect.signature(theirs).parameters
     assert inspect.getdoc(ours)
 
 
-def test_a_coroutine_or_an_async_iterator_stands_for_each_method(world: World) -> None:
+def test_each_method_is_a_coroutine_or_an_async_iterator(world: World) -> None:
     async def main() -> None:
         async with AsyncTokenManager(
             world.path, providers={"test": world.server.provider()}, clock=world.clock
@@ -119,7 +118,7 @@ def test_a_coroutine_or_an_async_iterator_stands_for_each_method(world: World) -
     assert (world.posts, world.server.reuses) == (4, 0)  # one of them a sign-in
 
 
-def test_errors_are_those_of_a_manager(world: World) -> None:
+def test_errors_are_the_same_as_those_of_a_manager(world: World) -> None:
     async def main() -> None:
         manager = AsyncTokenManager(world.manager())
         bad: Any = {"a": "mapping"}
@@ -133,7 +132,7 @@ def test_errors_are_those_of_a_manager(world: World) -> None:
         ]
         with pytest.raises(InvalidTokenError):
             await manager.refresh_token(bad, rejected=bad)
-        with pytest.raises(TypeError, match="a name or a Provider is needed"):
+        with pytest.raises(TypeError, match="expected a name or a Provider"):
             await manager.refresh_token("alice", bad)
         with pytest.raises(InvalidTokenError):
             await manager.save_tokens("alice", {"access_token": ""})
@@ -148,20 +147,20 @@ def test_errors_are_those_of_a_manager(world: World) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"jobs": 0}, {"timeout": 0}])
-def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], world: World) -> None:
-    with pytest.raises(ValueError, match=r"a (whole )?number"):
+def test_invalid_arguments_are_refused(arguments: dict[str, Any], world: World) -> None:
+    with pytest.raises(ValueError, match=r"(a|whole) number"):
         AsyncTokenManager(world.path, **arguments)
 
 
-def test_a_manager_that_was_made_takes_no_more_options(world: World) -> None:
-    with pytest.raises(TypeError, match="timeout: for making a manager"):
+def test_an_existing_manager_takes_no_options(world: World) -> None:
+    with pytest.raises(TypeError, match="timeout: not accepted with an existing"):
         AsyncTokenManager(world.manager(), timeout=1)
 
 
 # -- without waiting --------------------------------------------------------------------------
 
 
-def test_a_token_in_memory_costs_no_thread_and_is_logged(
+def test_a_cached_token_needs_no_thread_and_is_logged(
     world: World, threads: Callable[[], set[str]]
 ) -> None:
     world.sign_in()
@@ -188,7 +187,7 @@ def test_a_token_in_memory_costs_no_thread_and_is_logged(
     run(main())
 
 
-def test_what_this_manager_changes_is_seen_at_once(world: World) -> None:
+def test_changes_by_this_manager_are_visible_at_once(world: World) -> None:
     world.sign_in()
     hold = world.hold()
 
@@ -220,7 +219,7 @@ def test_what_this_manager_changes_is_seen_at_once(world: World) -> None:
     ],
     ids=["get", "ensure", "forced", "rejected"],
 )
-def test_many_that_wait_for_one_account_leave_the_threads_to_others(
+def test_many_callers_of_one_account_use_one_thread(
     call: Callable[[AsyncTokenManager], Awaitable[Any]],
     world: World,
     threads: Callable[[], set[str]],
@@ -239,12 +238,12 @@ def test_many_that_wait_for_one_account_leave_the_threads_to_others(
         assert len([name for name in threads() if name.startswith("tokenstore-wait")]) <= 2
 
     run(main())
-    # Those that are forced share the first refresh that begins after their call.
+    # Forced refreshes share the first one that starts after their call.
     assert world.server.refreshes("alice") <= 2
     assert world.server.reuses == 0
 
 
-def test_whoever_needs_no_provider_does_not_wait_for_those_that_do(world: World) -> None:
+def test_calls_without_a_provider_do_not_wait_for_those_with_one(world: World) -> None:
     world.sign_in()
     fresh = world.sign_in("bob", expires_in=3600)
     hold = world.hold("alice")
@@ -265,7 +264,7 @@ def test_whoever_needs_no_provider_does_not_wait_for_those_that_do(world: World)
     run(main())
 
 
-def test_a_forced_refresh_does_not_share_one_that_began_before_it(world: World) -> None:
+def test_a_forced_refresh_does_not_share_an_earlier_one(world: World) -> None:
     world.sign_in()
     hold = world.hold()
 
@@ -284,7 +283,7 @@ def test_a_forced_refresh_does_not_share_one_that_began_before_it(world: World) 
     assert (world.posts, world.server.reuses) == (2, 0)
 
 
-def test_those_who_share_an_answer_do_not_share_the_object(world: World) -> None:
+def test_callers_that_share_a_result_get_separate_objects(world: World) -> None:
     world.sign_in(nested={"a": [1]})
     hold = world.hold()
 
@@ -309,7 +308,7 @@ def test_those_who_share_an_answer_do_not_share_the_object(world: World) -> None
     assert world.posts == 1
 
 
-def test_those_who_wait_share_a_failure(world: World) -> None:
+def test_waiting_callers_share_a_failure(world: World) -> None:
     world.sign_in()
     hold = world.hold()
 
@@ -326,7 +325,7 @@ def test_those_who_wait_share_a_failure(world: World) -> None:
     assert world.posts == 1
 
 
-def test_it_may_be_used_by_several_event_loops(world: World) -> None:
+def test_several_event_loops_may_share_a_manager(world: World) -> None:
     world.sign_in()
     manager = AsyncTokenManager(world.manager())
     together = threading.Barrier(4, timeout=SOON)
@@ -367,10 +366,10 @@ def test_work_has_the_context_of_its_caller(world: World) -> None:
     assert seen == [7]
 
 
-# -- whoever goes away ------------------------------------------------------------------------
+# -- cancellation -----------------------------------------------------------------------------
 
 
-def test_a_cancelled_caller_does_not_lose_the_rotated_token(world: World) -> None:
+def test_cancelling_a_caller_does_not_lose_the_rotated_token(world: World) -> None:
     old = world.sign_in()
     hold = world.hold()
 
@@ -391,7 +390,7 @@ def test_a_cancelled_caller_does_not_lose_the_rotated_token(world: World) -> Non
     assert (world.posts, world.server.reuses) == (2, 0)
 
 
-def test_one_that_is_cancelled_leaves_the_others_what_they_wait_for(world: World) -> None:
+def test_cancelling_some_callers_does_not_affect_the_others(world: World) -> None:
     world.sign_in()
     hold = world.hold()
 
@@ -408,7 +407,7 @@ def test_one_that_is_cancelled_leaves_the_others_what_they_wait_for(world: World
     assert world.posts == 1
 
 
-def test_one_that_is_cancelled_before_its_turn_takes_nobody_elses(world: World) -> None:
+def test_cancelling_a_queued_caller_does_not_affect_the_others(world: World) -> None:
     world.sign_in()
     world.sign_in("bob")
     hold = world.hold("alice")
@@ -428,14 +427,14 @@ def test_one_that_is_cancelled_before_its_turn_takes_nobody_elses(world: World) 
     run(main())
 
 
-def test_a_loop_that_ends_while_the_provider_is_asked_loses_nothing(world: World) -> None:
+def test_a_loop_that_ends_during_a_refresh_loses_nothing(world: World) -> None:
     world.sign_in()
     hold = world.hold()
     manager = AsyncTokenManager(world.manager())
 
     async def main() -> None:
         await begun(manager.get_valid_token("alice"))
-        await arrived(hold)  # and no more: the loop cancels the rest and closes
+        await arrived(hold)  # then the loop cancels the rest and closes
 
     with Told("concurrent.futures") as told, Told("asyncio") as told_by_asyncio:
         run(main())
@@ -447,7 +446,7 @@ def test_a_loop_that_ends_while_the_provider_is_asked_loses_nothing(world: World
     assert (world.posts, world.server.reuses) == (1, 0)
 
 
-def test_a_process_that_ends_while_the_provider_is_asked_stores_the_answer(world: World) -> None:
+def test_a_process_that_ends_during_a_refresh_stores_the_response(world: World) -> None:
     world.sign_in()
     hold = world.hold()
 
@@ -464,7 +463,7 @@ async def main():
     provider = Provider("test", *sys.argv[2:4], client_secret=sys.argv[4])
     manager = AsyncTokenManager(sys.argv[1], providers={"test": provider})
     call = asyncio.create_task(manager.refresh_token("alice"))
-    while not manager._waiting.shared(("refresh_token", "alice", None, None)):
+    while not manager._waiting.running(("refresh_token", "alice", None, None)):
         await asyncio.sleep(0.002)
 
 asyncio.run(main())
@@ -500,7 +499,7 @@ def test_many_accounts_are_listed_in_order(world: World) -> None:
     run(main())
 
 
-def test_a_fleet_yields_each_result_as_it_is_done(world: World) -> None:
+def test_refresh_all_yields_each_result_when_it_is_ready(world: World) -> None:
     world.sign_in("alice")
     world.sign_in("bob")
     hold = world.hold("bob")
@@ -518,7 +517,7 @@ def test_a_fleet_yields_each_result_as_it_is_done(world: World) -> None:
     run(main())
 
 
-def test_a_fleet_that_is_cancelled_stores_what_is_under_way(world: World) -> None:
+def test_cancelling_refresh_all_stores_running_refreshes(world: World) -> None:
     world.sign_in()
     hold = world.hold()
 
@@ -536,7 +535,7 @@ def test_a_fleet_that_is_cancelled_stores_what_is_under_way(world: World) -> Non
     assert world.server.is_live(str(world.tokens()[0]))
 
 
-def test_a_fleet_that_nobody_listens_to_any_more_does_not_block_the_loop(world: World) -> None:
+def test_leaving_refresh_all_does_not_block_the_loop(world: World) -> None:
     world.sign_in("alice")
     world.sign_in("bob")
     hold = world.hold("bob")
@@ -546,13 +545,13 @@ def test_a_fleet_that_nobody_listens_to_any_more_does_not_block_the_loop(world: 
             async with aclosing(manager.refresh_all()) as results:
                 assert (await anext(results)).account_name == "alice"
                 await arrived(hold)
-            hold.release.set()  # which nobody could do if the loop waited for bob's
+            hold.release.set()  # impossible if the loop waited for bob's
 
     run(main())
     assert world.outcomes("bob") == ["refreshed"]
 
 
-def test_an_iterator_is_closed_when_the_thread_that_is_in_it_leaves() -> None:
+def test_an_iterator_is_closed_once_its_thread_leaves_it() -> None:
     inside, leave, closed = threading.Event(), threading.Event(), threading.Event()
 
     def items() -> Iterator[int]:
@@ -566,7 +565,7 @@ def test_an_iterator_is_closed_when_the_thread_that_is_in_it_leaves() -> None:
     generator = items()
 
     async def main() -> None:
-        call = await begun(anext(_iterate(Workers(2, "test"), generator, 1)))
+        call = await begun(anext(_iterate(WorkerPool(2, "test"), generator, 1)))
         await asyncio.to_thread(inside.wait, SOON)
         call.cancel()
         await asyncio.wait([call])
@@ -576,7 +575,7 @@ def test_an_iterator_is_closed_when_the_thread_that_is_in_it_leaves() -> None:
     run(main())
 
 
-def test_an_error_on_the_way_is_raised(world: World) -> None:
+def test_an_error_while_iterating_is_raised(world: World) -> None:
     world.path.write_bytes(b"no database, but long enough to be taken for something" * 10)
 
     async def main() -> None:
@@ -591,7 +590,7 @@ def test_an_error_on_the_way_is_raised(world: World) -> None:
 # -- closing ----------------------------------------------------------------------------------
 
 
-def test_closing_waits_for_what_is_under_way_and_a_later_call_opens_again(
+def test_closing_waits_for_running_work_and_a_later_call_reopens(
     world: World, threads: Callable[[], set[str]]
 ) -> None:
     world.sign_in()
@@ -614,7 +613,7 @@ def test_closing_waits_for_what_is_under_way_and_a_later_call_opens_again(
     run(main())
 
 
-def test_closing_tells_of_tokens_that_could_not_be_stored(world: World) -> None:
+def test_closing_reports_tokens_that_could_not_be_stored(world: World) -> None:
     world.sign_in()
 
     async def main() -> None:
@@ -631,7 +630,7 @@ def test_closing_tells_of_tokens_that_could_not_be_stored(world: World) -> None:
     assert world.outcomes()[-1] == "refreshed"
 
 
-def test_one_that_is_forgotten_leaves_no_thread(
+def test_a_discarded_manager_leaves_no_thread(
     world: World, threads: Callable[[], set[str]]
 ) -> None:
     async def main() -> None:
@@ -641,7 +640,7 @@ def test_one_that_is_forgotten_leaves_no_thread(
     until(lambda: threads() == set())
 
 
-def test_a_child_of_fork_goes_on_using_it(world: World) -> None:
+def test_a_forked_child_can_continue_to_use_it(world: World) -> None:
     world.sign_in()
     hold = world.hold()
     manager = AsyncTokenManager(world.manager())
@@ -656,7 +655,7 @@ def test_a_child_of_fork_goes_on_using_it(world: World) -> None:
 
     def child_works() -> bool:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python warns of a fork beside other threads
+            warnings.simplefilter("ignore")  # Python warns about a fork with threads
             pid = os.fork()
         if not pid:
             signal.alarm(int(SOON))
@@ -671,7 +670,7 @@ def test_a_child_of_fork_goes_on_using_it(world: World) -> None:
     run(main())
 
 
-def test_a_transient_failure_is_raised_and_a_later_call_tries_again(world: World) -> None:
+def test_a_transient_failure_is_raised_and_a_later_call_retries(world: World) -> None:
     world.sign_in()
     world.server.script(Answer(503), Answer(503), denied("slow_down"))
 

@@ -281,8 +281,8 @@ def test_a_read_that_a_save_overtakes_is_not_remembered(
     manager: TokenManager, clock: Clock
 ) -> None:
     manager.save_tokens("alice", token("first"))
-    # The clock is looked at before the read, and again before what was read is remembered.
-    clock.next = [NOTHING, lambda: manager.save_tokens("alice", token("second"))]
+    # The clock is read for the cache, before the read, and again before the token is cached.
+    clock.next = [NOTHING, NOTHING, lambda: manager.save_tokens("alice", token("second"))]
     assert manager.get_valid_token("alice") == "first"
     assert clock.next == []
     assert manager.get_valid_token("alice") == "second"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from copy import deepcopy
 from functools import partial
 from itertools import islice
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from tokenstore import fork
 from tokenstore.errors import TokenStoreError
 from tokenstore.logs import LOGGER, log_operation
 from tokenstore.manager import TokenManager
-from tokenstore.workers import Workers
+from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
     import os
@@ -41,28 +43,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STORE_THREADS = 4
-_PAGE = 500  # accounts or refreshes that are fetched from a thread at once
+_PAGE = 500  # accounts or history entries that a thread fetches at once
 
 
 class AsyncTokenManager:
     """A `TokenManager` for asyncio: the same methods, as coroutines and async iterators.
 
-    The work is done in threads and never blocks the event loop; a token in memory costs no thread.
-    Calls that only need the database have threads of their own and do not wait for a provider.
-    Those that do wait for one share a thread for each account, so that *jobs* accounts can be
-    waited for at a time; more wait for their turn.
+    The work is done in threads and never blocks the event loop. A cached token needs no thread.
+    Calls that only need the database have their own threads and do not wait for a provider. Calls
+    that wait for a provider share one thread per account: *jobs* accounts can wait at the same
+    time, and further ones are queued.
 
-    A caller that is cancelled stops waiting, and its work goes on: tokens that a provider has
-    given are stored all the same. It may be used by several event loops. The manager's hooks run
-    in the threads: they may call `manager`, and must not wait there for a coroutine of this.
+    Cancelling a caller stops its waiting, not the work: tokens that a provider has issued are
+    stored all the same. Several event loops may use one manager. The manager's hooks run in the
+    threads; they may call `manager`, but must not wait there for a coroutine of this class.
 
     Args:
-        database: What `TokenManager` takes, or a `TokenManager` to use; `close` closes it.
+        database: The same as for `TokenManager`, or a `TokenManager` to use; `close` closes it.
         jobs: How many accounts may wait for a provider at the same time.
-        **options: What else `TokenManager` takes, to make one.
+        **options: Further arguments of `TokenManager`, if this creates one.
 
     Attributes:
-        manager: The manager that does the work; it may be used beside this one.
+        manager: The manager that does the work; it may also be used directly.
     """
 
     def __init__(
@@ -73,14 +75,14 @@ class AsyncTokenManager:
         **options: Any,
     ) -> None:
         if jobs < 1:
-            raise ValueError("jobs: a whole number, 1 or more, is needed")
+            raise ValueError("jobs: expected a whole number, 1 or more")
         if not isinstance(database, TokenManager):
             database = TokenManager(database, **options)
         elif options:
-            raise TypeError(f"{', '.join(options)}: for making a manager, and one was given")
+            raise TypeError(f"{', '.join(options)}: not accepted with an existing TokenManager")
         self.manager = database
-        self._store = Workers(_STORE_THREADS, "tokenstore-store")
-        self._waiting = Workers(jobs, "tokenstore-wait")
+        self._store = WorkerPool(_STORE_THREADS, "tokenstore-store")
+        self._waiting = WorkerPool(jobs, "tokenstore-wait")
 
     async def __aenter__(self) -> AsyncTokenManager:
         return self
@@ -89,15 +91,15 @@ class AsyncTokenManager:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for what is under way, then close the database; a later call opens it again.
+        """Wait for the running work, then close the database; a later call opens it again.
 
         Raises:
-            TokenPersistError: There are tokens that it still would not take.
+            TokenPersistError: New tokens could still not be stored.
         """
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """Do what `aclose` does, where no event loop runs."""
+        """Close without an event loop; otherwise the same as `aclose`."""
         self._waiting.close()
         self._store.close()
         self.manager.close()
@@ -111,20 +113,20 @@ class AsyncTokenManager:
     ) -> None:
         """Store *tokens*: see `TokenManager.save_tokens`."""
         save = partial(self.manager.save_tokens, account_name, tokens, provider=provider)
-        await _outcome(self._store.run(save))
+        await _result(self._store.submit(save))
 
     async def load_tokens(self, account_name: str) -> dict[str, Any] | None:
-        """Return every field that was saved: see `TokenManager.load_tokens`."""
-        return await _outcome(self._store.run(partial(self.manager.load_tokens, account_name)))
+        """Return every stored field: see `TokenManager.load_tokens`."""
+        return await _result(self._store.submit(partial(self.manager.load_tokens, account_name)))
 
     async def delete_tokens(self, account_name: str) -> bool:
-        """Remove an account, tell whether there was one: see `TokenManager.delete_tokens`."""
-        return await _outcome(self._store.run(partial(self.manager.delete_tokens, account_name)))
+        """Remove an account, return whether it existed: see `TokenManager.delete_tokens`."""
+        return await _result(self._store.submit(partial(self.manager.delete_tokens, account_name)))
 
     async def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
         """Copy the database, return the path of the copy: see `TokenManager.backup`."""
-        return await _outcome(
-            self._store.run(partial(self.manager.backup, target, replace=replace))
+        return await _result(
+            self._store.submit(partial(self.manager.backup, target, replace=replace))
         )
 
     async def login(
@@ -135,12 +137,12 @@ class AsyncTokenManager:
         scope: str | None = None,
         device: bool = False,
         force: bool = False,
-        timeout: float = 300.0,  # noqa: ASYNC109 - of the person, not of this coroutine
+        timeout: float = 300.0,  # noqa: ASYNC109 - the user's, not the coroutine's
         port: int = 0,
         prompt: Callable[[Prompt], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> dict[str, Any]:
-        """Let a person sign an account in, return its tokens: see `TokenManager.login`.
+        """Sign an account in, return its tokens: see `TokenManager.login`.
 
         *prompt* and *sleep* are called in a thread. A sign-in has a thread of its own, which
         `close` does not wait for.
@@ -158,20 +160,20 @@ class AsyncTokenManager:
             sleep=sleep,
         )
         work: Future[dict[str, Any]] = Future()
-        Thread(target=_fulfil, args=(work, login), daemon=True).start()
-        return await _outcome(work)
+        Thread(target=_run_into, args=(work, login), daemon=True).start()
+        return await _result(work)
 
     async def logout(self, account_name: str, *, keep_account: bool = False) -> bool:
         """Revoke an account's tokens and remove it: see `TokenManager.logout`."""
         logout = partial(self.manager.logout, account_name, keep_account=keep_account)
-        return await _outcome(self._waiting.run(logout))
+        return await _result(self._waiting.submit(logout))
 
     def accounts(self, *, names: Iterable[str] | None = None) -> AsyncGenerator[Account, None]:
-        """Yield every account, without any secret: see `TokenManager.accounts`."""
+        """Yield every account, without secrets: see `TokenManager.accounts`."""
         return _iterate(self._store, self.manager.accounts(names=names), _PAGE)
 
     def history(self, account_name: str | None = None) -> AsyncGenerator[HistoryEntry, None]:
-        """Yield the remembered refreshes: see `TokenManager.history`."""
+        """Yield the recorded refreshes: see `TokenManager.history`."""
         return _iterate(self._store, self.manager.history(account_name), _PAGE)
 
     def refresh_all(
@@ -186,7 +188,7 @@ class AsyncTokenManager:
     ) -> AsyncGenerator[RefreshResult, None]:
         """Refresh every account that is due: see `TokenManager.refresh_all`.
 
-        Whoever stops iterating stops what has not begun; refreshes under way end in the background.
+        Leaving the loop starts no further refresh; those that are running end in the background.
         """
         results = self.manager.refresh_all(
             within=within,
@@ -207,26 +209,26 @@ class AsyncTokenManager:
     ) -> dict[str, Any]:
         """Refresh an account now, return its tokens: see `TokenManager.refresh_token`."""
         refresh = partial(self.manager.refresh_token, account_name, provider, rejected=rejected)
-        call = _call("refresh_token", account_name, provider, rejected)
+        key = _key("refresh_token", account_name, provider, rejected)
         if rejected is None:
-            began_before = self._waiting.shared(call)
-            if began_before is not None:
-                await _ended(began_before)
-        return deepcopy(await _outcome(self._waiting.share(call, refresh)))
+            earlier = self._waiting.running(key)
+            if earlier is not None:
+                await _done(earlier)
+        return deepcopy(await _result(self._waiting.share(key, refresh)))
 
     async def get_valid_token(
         self, account_name: str, provider: str | Provider | None = None
     ) -> str | None:
-        """Return a live access token or None: see `TokenManager.get_valid_token`."""
-        token = self._remembered("get_valid_token", account_name, provider)
+        """Return a valid access token or None: see `TokenManager.get_valid_token`."""
+        token = self._cached("get_valid_token", account_name, provider)
         if token is not None:
             return token
         get = partial(self.manager.get_valid_token, account_name, provider)
-        token = await self._stored(get, account_name, None)
+        token = await self._from_store(get, account_name, None)
         if token is not None:
             return token
-        call = _call("get_valid_token", account_name, provider)
-        return await _outcome(self._waiting.share(call, get))
+        key = _key("get_valid_token", account_name, provider)
+        return await _result(self._waiting.share(key, get))
 
     async def ensure_valid_token(
         self,
@@ -235,92 +237,155 @@ class AsyncTokenManager:
         *,
         min_ttl: float | None = None,
     ) -> str:
-        """Return a live access token or raise why not: see `TokenManager.ensure_valid_token`."""
+        """Return a valid access token or raise an error: see `TokenManager.ensure_valid_token`."""
         if min_ttl is None:
-            token = self._remembered("ensure_valid_token", account_name, provider)
+            token = self._cached("ensure_valid_token", account_name, provider)
             if token is not None:
                 return token
         ensure = partial(self.manager.ensure_valid_token, account_name, provider, min_ttl=min_ttl)
-        token = await self._stored(ensure, account_name, min_ttl)
+        token = await self._from_store(ensure, account_name, min_ttl)
         if token is not None:
             return token
-        call = _call("ensure_valid_token", account_name, provider, min_ttl)
-        return await _outcome(self._waiting.share(call, ensure))
+        key = _key("ensure_valid_token", account_name, provider, min_ttl)
+        return await _result(self._waiting.share(key, ensure))
 
-    def _remembered(
+    def _cached(
         self, operation: str, account_name: str, provider: str | Provider | None
     ) -> str | None:
-        """Return a token from memory, which takes no thread."""
-        token = self.manager._cached(account_name)  # noqa: SLF001 - made for this
+        """Return a cached token, without a thread."""
+        token = self.manager._cached(account_name)  # noqa: SLF001 - it exists for this
         if token is not None and LOGGER.isEnabledFor(logging.DEBUG):
             log_operation(logging.DEBUG, operation, account_name, provider, "cached")
         return token
 
-    async def _stored(
+    async def _from_store(
         self, call: Callable[[], str | None], account_name: str, min_ttl: float | None
     ) -> str | None:
-        """Make the *call* if the store can answer it; None if a provider is to be asked.
+        """Make the *call* if the stored token is valid; return None if a refresh is needed.
 
-        Looked up for each caller before any share a call, so that nobody is given a token that is
-        older than what was saved before.
+        Each caller looks before it shares a call, so that none gets a token that is older than
+        one saved before.
         """
 
         def look() -> str | None:
             fresh = False
-            with suppress(TokenStoreError):  # the call itself will say it, and log it
-                fresh = self.manager._is_fresh(account_name, min_ttl)  # noqa: SLF001 - likewise
+            with suppress(TokenStoreError):  # the call itself raises and logs it
+                fresh = self.manager._is_fresh(account_name, min_ttl)  # noqa: SLF001 - as above
             return call() if fresh else None
 
-        return await _outcome(self._store.run(look))
+        return await _result(self._store.submit(look))
 
 
-def _call(operation: str, *arguments: object) -> Hashable:
-    """Return what is equal for calls that may share their outcome."""
+class WorkerPool(fork.ForkParticipant):
+    """Threads that are started when needed, up to a number; further work is queued.
+
+    Work runs in the context (`contextvars`) of the caller that submitted it.
+
+    Args:
+        threads: The maximum number of threads.
+        name: The prefix of their names.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = threads
+        self._name = name
+        self.after_fork_in_child()
+        fork.register(fork.Stage.THREADS, self)
+
+    def after_fork_in_child(self) -> None:
+        """Start without threads and work: those of the parent are not in the child."""
+        self._lock = Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._shared: dict[Hashable, Future[Any]] = {}
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Submit work."""
+        with self._lock:
+            return self._submit(work)
+
+    def share(self, key: Hashable, work: Callable[[], T]) -> Future[T]:
+        """Submit work, or return the future already running under the key."""
+
+        def run() -> T:
+            try:
+                return work()
+            finally:
+                with self._lock:  # before any caller gets the result
+                    self._shared.pop(key, None)
+
+        with self._lock:
+            if key not in self._shared:
+                self._shared[key] = self._submit(run)
+            return self._shared[key]
+
+    def running(self, key: Hashable) -> Future[Any] | None:
+        """Return the future running under the key, or None."""
+        return self._shared.get(key)
+
+    def close(self) -> None:
+        """Wait for all work and end the threads; later work starts new ones."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, self._name)
+        return self._pool.submit(copy_context().run, work)
+
+
+def _key(operation: str, *arguments: object) -> Hashable:
+    """Return the key of a call; calls with equal keys may share their result."""
     plain = (str, float, int, type(None))
     return operation, *(a if isinstance(a, plain) else id(a) for a in arguments)
 
 
-async def _ended(work: Future[Any]) -> None:
-    """Wait for the end of *work*. A caller that is cancelled meanwhile does not touch it."""
+async def _done(work: Future[Any]) -> None:
+    """Wait until *work* is done; cancelling the caller does not cancel the work."""
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
+    done = asyncio.Event()
 
-    def tell_loop(_: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(ended.set)
+    def notify(_: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the caller no longer waits
+            loop.call_soon_threadsafe(done.set)
 
-    work.add_done_callback(tell_loop)
-    await ended.wait()
+    work.add_done_callback(notify)
+    await done.wait()
 
 
-def _fulfil(work: Future[T], call: Callable[[], T]) -> None:
+def _run_into(work: Future[T], call: Callable[[], T]) -> None:
+    """Make the *call* and put its result or error into *work*."""
     try:
         work.set_result(call())
-    except BaseException as error:  # noqa: BLE001 - it is raised where the outcome is awaited
+    except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
         work.set_exception(error)
 
 
-async def _outcome(work: Future[T]) -> T:
-    await _ended(work)
+async def _result(work: Future[T]) -> T:
+    await _done(work)
     return work.result()
 
 
-async def _iterate(workers: Workers, items: Iterator[T], size: int) -> AsyncGenerator[T, None]:
-    """Yield *items*, of which so many at a time are made in a thread."""
+async def _iterate(pool: WorkerPool, items: Iterator[T], size: int) -> AsyncGenerator[T, None]:
+    """Yield *items*; a thread fetches *size* of them at a time."""
     generator = cast("Generator[T, None, None]", items)
-    turn = Lock()  # whoever is cancelled leaves a thread behind in the generator
+    lock = Lock()  # a cancelled caller leaves a thread running in the generator
 
     def page() -> list[T]:
-        with turn:
+        with lock:
             return list(islice(generator, size))
 
     def close() -> None:
-        with turn:
+        with lock:
             generator.close()
 
     try:
-        while some := await _outcome(workers.run(page)):
+        while some := await _result(pool.submit(page)):
             for item in some:
                 yield item
     finally:
-        workers.run(close)
+        pool.submit(close)
+
+
+protect(__name__)

@@ -27,7 +27,7 @@ from tokenstore.importers.formats import (
     file_stem,
 )
 from tokenstore.logs import is_enabled, log_operation
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect
 from tokenstore.storage.rows import CorruptRowError
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
     return found
 
 
-@sealed
 def import_accounts(
     repository: TokenRepository,
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -116,7 +115,6 @@ def import_accounts(
     return _import(repository, iter(find_files(paths)), provider, existing)
 
 
-@sealed
 def export_accounts(
     repository: TokenRepository, directory: str | os.PathLike[str]
 ) -> Iterator[FileResult]:
@@ -146,7 +144,6 @@ def export_accounts(
         raise file_error(error, target) from None
 
 
-@sealed
 def _import(
     repository: TokenRepository,
     files: Iterator[Path],
@@ -221,3 +218,6 @@ def _logged(operation: str, result: FileResult, provider: str | None) -> FileRes
         details = "" if result.reason is None else f" ({str(result.path)!r}: {result.reason})"
         log_operation(level, operation, result.account_name, provider, result.outcome, details)
     return result
+
+
+protect(__name__)

@@ -16,7 +16,7 @@ from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
 from tokenstore.models.tokens import normalize_account_name
 from tokenstore.oauth.registry import ProviderRegistry
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect, protected, unprotected
 from tokenstore.storage.location import providers_file
 from tokenstore.storage.repository import TokenRepository
 
@@ -121,7 +121,6 @@ class TokenManager:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @sealed
     def close(self) -> None:
         """Close the database; a later call opens it again.
 
@@ -133,7 +132,6 @@ class TokenManager:
         finally:
             self._repository.close()
 
-    @sealed
     def save_tokens(
         self,
         account_name: str,
@@ -167,7 +165,6 @@ class TokenManager:
         if before is not None and before.needs_sign_in:
             self._hooks.recovered(name)
 
-    @sealed
     def load_tokens(self, account_name: str) -> dict[str, Any] | None:
         """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
 
@@ -178,7 +175,6 @@ class TokenManager:
             operation.outcome = "missing" if tokens is None else "loaded"
             return tokens
 
-    @sealed
     def delete_tokens(self, account_name: str) -> bool:
         """Remove an account, its secrets' bytes too; tell whether there was one."""
         with Operation("delete_tokens", account_name) as operation:
@@ -188,7 +184,6 @@ class TokenManager:
             operation.outcome = "deleted" if deleted else "missing"
             return deleted
 
-    @sealed
     def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
         """Copy the database to a file, 0600, while others go on writing.
 
@@ -208,7 +203,6 @@ class TokenManager:
             operation.outcome = "backed up"
             return path
 
-    @sealed
     def login(
         self,
         account_name: str,
@@ -281,7 +275,6 @@ class TokenManager:
             self._hooks.recovered(name)
         return stored.tokens.to_dict()
 
-    @sealed
     def logout(self, account_name: str, *, keep_account: bool = False) -> bool:
         """Revoke an account's tokens at its provider (RFC 7009), then remove the account.
 
@@ -312,7 +305,6 @@ class TokenManager:
             operation.outcome = "signed_out" if revoked else "removed"
             return revoked
 
-    @sealed
     def accounts(self, *, names: Iterable[str] | None = None) -> Iterator[Account]:
         """Yield every account in the order of names, without any secret.
 
@@ -329,7 +321,6 @@ class TokenManager:
                 yield outlook.forecast(account)
             operation.outcome = "listed"
 
-    @sealed
     def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
         """Yield the remembered refreshes, of one account or of all, the newest first.
 
@@ -339,7 +330,6 @@ class TokenManager:
             yield from self._repository.journal.history(account_name)
             operation.outcome = "listed"
 
-    @sealed
     def refresh_all(
         self,
         *,
@@ -391,7 +381,6 @@ class TokenManager:
 
         return BulkRefresher(refresh, self._providers, jobs=jobs, stop=stop or _never).run(chosen)
 
-    @sealed
     def refresh_token(
         self,
         account_name: str,
@@ -427,6 +416,7 @@ class TokenManager:
             operation.outcome = "refreshed" if refreshed else "shared"
             return record.tokens.to_dict()
 
+    @unprotected("a dict lookup; no variable is left when an error passes")
     def get_valid_token(
         self, account_name: str, provider: str | Provider | None = None
     ) -> str | None:
@@ -443,22 +433,25 @@ class TokenManager:
         Raises:
             TokenPersistError: There are new tokens and the store would not take them.
         """
-        token = self._cache.get(account_name)
-        if token is not None:
+        try:
             if is_enabled(DEBUG):
-                log_operation(DEBUG, "get_valid_token", account_name, provider, "cached")
-            return token
-        return self._get_valid_token(account_name, provider)
+                return self._get_valid_token(account_name, provider)
+            return self._cache.get(account_name) or self._get_valid_token(account_name, provider)
+        except BaseException:
+            del account_name, provider
+            raise
 
-    @sealed
+    @protected
     def _get_valid_token(self, account_name: str, provider: str | Provider | None) -> str | None:
+        if is_enabled(DEBUG) and (token := self._cache.get(account_name)) is not None:
+            log_operation(DEBUG, "get_valid_token", account_name, provider, "cached")
+            return token
         try:
             with Operation("get_valid_token", account_name, provider) as operation:
                 return self._ensure(account_name, provider, None, operation)
         except TokenRefreshError:
             return None
 
-    @sealed
     def ensure_valid_token(
         self,
         account_name: str,
@@ -483,7 +476,7 @@ class TokenManager:
         with Operation("ensure_valid_token", account_name, provider) as operation:
             return self._ensure(account_name, provider, min_ttl, operation)
 
-    @sealed
+    @protected
     def _is_token_expired(self, tokens: Mapping[str, Any]) -> bool:
         """Tell whether *tokens* expire within the buffer, or nobody knows when.
 
@@ -553,3 +546,6 @@ def _require_seconds(**arguments: float) -> None:
     for name, value in arguments.items():
         if not value >= 0:
             raise ValueError(f"{name}: a number of seconds, not negative, is needed")
+
+
+protect(__name__)

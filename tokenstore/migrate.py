@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tokenstore.redaction import protect
 from tokenstore.storage import migrations
 from tokenstore.storage.factory import database_for
 
@@ -130,3 +131,6 @@ def _inspect(
         migrations.run(
             found.name, command, connection, stdout=stdout, options={"dont_mutate": True}
         )
+
+
+protect(__name__)

@@ -1,6 +1,6 @@
-"""Fixtures for the tests of applications; pytest finds them by itself.
+"""Fixtures for testing applications; pytest discovers them automatically.
 
-What they need is imported when one of them is used.
+Their imports happen when a fixture is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def tokenstore_server() -> Iterator[AuthorizationServer]:
 def tokenstore_manager(
     tokenstore_server: AuthorizationServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TokenManager]:
-    """A `TokenManager` with an empty store; its provider ``test`` is `tokenstore_server`."""
+    """A `TokenManager` with an empty store; `tokenstore_server` is its provider ``test``."""
     from tokenstore.manager import TokenManager
 
     database = tmp_path_factory.mktemp("tokenstore") / "tokens.db"

@@ -15,7 +15,7 @@ import tokenstore.integrations.mail, tokenstore.integrations.requests
 """
 
 
-def test_without_an_extra_one_line_says_what_to_install() -> None:
+def test_a_missing_extra_raises_the_install_command() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT], check=True, capture_output=True, text=True, timeout=60
     )

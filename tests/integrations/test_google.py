@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with World(tmp_path) as world:
-        world.clock.now = time.time()  # google-auth has no other
+        world.clock.now = time.time()  # google-auth uses the system clock
         yield world
 
 
@@ -40,7 +40,7 @@ def session(credentials: Credentials) -> Iterator[AuthorizedSession]:
         yield session
 
 
-def test_every_request_carries_the_live_token(
+def test_every_request_carries_the_valid_token(
     world: World, resource: Resource, session: AuthorizedSession
 ) -> None:
     world.sign_in()
@@ -50,7 +50,7 @@ def test_every_request_carries_the_live_token(
     assert world.posts == 1  # it had expired
 
 
-def test_a_refused_token_is_refreshed_and_the_request_sent_again(
+def test_a_refused_token_is_refreshed_and_the_request_is_retried(
     world: World, resource: Resource, session: AuthorizedSession, credentials: Credentials
 ) -> None:
     old = refused(world)
@@ -61,7 +61,7 @@ def test_a_refused_token_is_refreshed_and_the_request_sent_again(
     assert world.posts == 1
 
 
-def test_a_token_that_somebody_has_replaced_costs_no_request(
+def test_a_token_that_was_replaced_needs_no_request(
     world: World, resource: Resource, session: AuthorizedSession, credentials: Credentials
 ) -> None:
     old = refused(world)
@@ -72,7 +72,7 @@ def test_a_token_that_somebody_has_replaced_costs_no_request(
     assert world.posts == 0
 
 
-def test_a_refused_token_that_is_about_to_expire_is_refreshed_all_the_same(
+def test_a_refused_token_that_is_about_to_expire_is_refreshed(
     world: World, resource: Resource
 ) -> None:
     old = refused(world, expires_in=100)
@@ -83,7 +83,7 @@ def test_a_refused_token_that_is_about_to_expire_is_refreshed_all_the_same(
     assert world.posts == 1
 
 
-def test_tokens_that_live_shorter_than_google_likes_are_not_refreshed_each_time(
+def test_tokens_with_a_short_lifetime_are_not_refreshed_each_time(
     resource: Resource, tmp_path: Path
 ) -> None:
     with World(tmp_path / "short", expires_in=120) as world:
@@ -99,7 +99,7 @@ def test_tokens_that_live_shorter_than_google_likes_are_not_refreshed_each_time(
         assert world.posts == 1
 
 
-def test_twenty_threads_whose_token_is_refused_cause_one_refresh(
+def test_twenty_threads_with_a_refused_token_cause_one_refresh(
     world: World, resource: Resource, credentials: Credentials
 ) -> None:
     old = refused(world)
@@ -115,9 +115,7 @@ def test_twenty_threads_whose_token_is_refused_cause_one_refresh(
     assert (world.posts, world.server.reuses) == (1, 0)
 
 
-def test_a_thread_that_reports_late_gets_what_another_has_got(
-    world: World, credentials: Credentials
-) -> None:
+def test_a_late_thread_gets_the_token_of_another(world: World, credentials: Credentials) -> None:
     refused(world)
     sent, reported = threading.Event(), threading.Event()
 
@@ -137,26 +135,24 @@ def test_a_thread_that_reports_late_gets_what_another_has_got(
     assert world.posts == 1
 
 
-def test_before_anything_is_asked_there_is_no_token(world: World, credentials: Credentials) -> None:
+def test_there_is_no_token_before_the_first_request(world: World, credentials: Credentials) -> None:
     world.sign_in()
     assert (credentials.token, credentials.expiry, credentials.valid) == (None, None, False)
     assert world.posts == 0
 
 
-def test_a_refresh_by_hand_takes_what_is_stored_then_what_is_new(
+def test_an_explicit_refresh_takes_the_stored_token_then_a_new_one(
     world: World, credentials: Credentials
 ) -> None:
     first = world.sign_in(expires_in=3600)
     credentials.refresh(None)
     assert (credentials.token, world.posts) == (first["access_token"], 0)
     for posts in (1, 2):
-        credentials.refresh(None)  # as whoever has seen it refused would
+        credentials.refresh(None)  # as a client does after a 401
         assert (credentials.token, world.posts) == (world.tokens()[0], posts)
 
 
-def test_each_refusal_that_a_thread_reports_is_of_the_newest_token(
-    world: World, credentials: Credentials
-) -> None:
+def test_each_refusal_concerns_the_newest_token(world: World, credentials: Credentials) -> None:
     refused(world)
     credentials.before_request(None, "GET", "https://resource.example", {})
     for posts in (1, 2):
@@ -164,7 +160,7 @@ def test_each_refusal_that_a_thread_reports_is_of_the_newest_token(
         assert (credentials.token, world.posts) == (world.tokens()[0], posts)
 
 
-def test_the_expiry_is_a_naive_moment_in_utc(world: World, credentials: Credentials) -> None:
+def test_the_expiry_is_a_naive_datetime_in_utc(world: World, credentials: Credentials) -> None:
     world.sign_in(expires_in=3600)
     credentials.refresh(None)
     moment = datetime.fromtimestamp(world.clock.now, UTC) + timedelta(hours=1)
@@ -180,7 +176,7 @@ def test_a_token_that_never_expires_is_valid(world: World, credentials: Credenti
     assert credentials.valid
 
 
-def test_they_are_good_for_a_refresh_in_the_background(
+def test_they_support_refresh_in_the_background(
     world: World, resource: Resource, session: AuthorizedSession, credentials: Credentials
 ) -> None:
     credentials.with_non_blocking_refresh()  # type: ignore[no-untyped-call]
@@ -209,13 +205,13 @@ def test_a_quota_project_is_named_in_each_request(
     assert (counted.quota_project_id, credentials.quota_project_id) == ("project-1", None)
 
 
-def test_what_google_clients_do_to_credentials_leaves_them_as_they_are(
+def test_google_clients_do_not_replace_the_credentials(
     credentials: Credentials,
 ) -> None:
     assert with_scopes_if_required(credentials, ["a"]) is credentials  # type: ignore[no-untyped-call]
 
 
-def test_the_refresh_token_is_not_in_them(
+def test_they_do_not_hold_the_refresh_token(
     world: World, resource: Resource, session: AuthorizedSession, credentials: Credentials
 ) -> None:
     old = refused(world, refresh_token=world.server.sign_in("alice")["refresh_token"])
@@ -257,7 +253,7 @@ class _all_logs(logging.Handler):  # noqa: N801 - used like a function
     ids=["dead", "transient"],
 )
 @pytest.mark.parametrize("when", ["due", "refused"])
-def test_a_refresh_that_fails_is_the_error_that_google_knows(
+def test_a_failed_refresh_raises_the_error_of_google_auth(
     when: str,
     answers: list[Answer],
     cause: type[Exception],
@@ -275,16 +271,16 @@ def test_a_refresh_that_fails_is_the_error_that_google_knows(
 
 
 @pytest.mark.parametrize("kind", ["mac", "DPoP"])
-def test_another_type_is_refused_and_not_sent(
+def test_a_token_that_is_not_bearer_is_refused_and_not_sent(
     kind: Any, world: World, resource: Resource, session: AuthorizedSession
 ) -> None:
     world.sign_in(expires_in=3600, token_type=kind)
-    with pytest.raises(InvalidTokenError, match=f"'{kind}', which are not sent as Bearer"):
+    with pytest.raises(InvalidTokenError, match=f"'{kind}', which cannot be sent as Bearer"):
         session.get(resource.url, timeout=SOON)
     assert resource.seen == []
 
 
-def test_a_provider_may_be_named(world: World, resource: Resource) -> None:
+def test_a_provider_can_be_given(world: World, resource: Resource) -> None:
     world.sign_in(provider=None)
     credentials = Credentials(world.manager(), "alice", "test").with_quota_project(None)
     with AuthorizedSession(credentials) as session:  # type: ignore[no-untyped-call]

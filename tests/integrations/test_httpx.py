@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 
-# A context of one's own is loaded for each client, which takes long.
+# Each client would load its own context, which is slow.
 SETTINGS: dict[str, Any] = {"timeout": SOON, "verify": ssl.create_default_context()}
 
 
@@ -59,7 +59,7 @@ def fetch(request: pytest.FixtureRequest, world: World) -> Fetch:
     return sync if request.param == "sync" else run
 
 
-def test_every_request_carries_the_live_token(
+def test_every_request_carries_the_valid_token(
     world: World, resource: Resource, fetch: Fetch
 ) -> None:
     world.sign_in()
@@ -70,7 +70,7 @@ def test_every_request_carries_the_live_token(
     assert world.posts == 1  # it had expired
 
 
-def test_a_refused_token_is_refreshed_and_the_request_sent_again(
+def test_a_refused_token_is_refreshed_and_the_request_is_retried(
     world: World, resource: Resource, fetch: Fetch
 ) -> None:
     old = refused(world)
@@ -84,9 +84,7 @@ def test_a_refused_token_is_refreshed_and_the_request_sent_again(
     assert world.posts == 1
 
 
-def test_a_token_that_is_refused_again_ends_it(
-    world: World, resource: Resource, fetch: Fetch
-) -> None:
+def test_a_second_refusal_is_returned(world: World, resource: Resource, fetch: Fetch) -> None:
     old = refused(world)
     resource.accepts = lambda _: False
     assert fetch(resource.url).status_code == 401
@@ -94,16 +92,14 @@ def test_a_token_that_is_refused_again_ends_it(
     assert world.posts == 1
 
 
-def test_another_answer_than_401_is_left_alone(
-    world: World, resource: Resource, fetch: Fetch
-) -> None:
+def test_only_a_401_is_handled(world: World, resource: Resource, fetch: Fetch) -> None:
     world.sign_in(expires_in=3600)
     resource.script = [(403, {})]
     assert fetch(resource.url).status_code == 403
     assert (len(resource.seen), world.posts) == (1, 0)
 
 
-def test_twenty_threads_whose_token_is_refused_cause_one_refresh(
+def test_twenty_threads_with_a_refused_token_cause_one_refresh(
     world: World, resource: Resource
 ) -> None:
     old = refused(world)
@@ -116,7 +112,7 @@ def test_twenty_threads_whose_token_is_refused_cause_one_refresh(
     assert (world.posts, world.server.reuses) == (1, 0)
 
 
-def test_twenty_coroutines_whose_token_is_refused_cause_one_refresh(
+def test_twenty_coroutines_with_a_refused_token_cause_one_refresh(
     world: World, resource: Resource
 ) -> None:
     old = refused(world)
@@ -134,7 +130,7 @@ def test_twenty_coroutines_whose_token_is_refused_cause_one_refresh(
 
 
 @pytest.mark.parametrize("when", ["due", "refused"])
-def test_the_event_loop_is_free_while_the_token_is_refreshed(
+def test_a_refresh_does_not_block_the_event_loop(
     when: str, world: World, resource: Resource
 ) -> None:
     world.sign_in() if when == "due" else refused(world)
@@ -145,7 +141,7 @@ def test_the_event_loop_is_free_while_the_token_is_refreshed(
         async with httpx.AsyncClient(auth=auth, **SETTINGS) as client:
             request = asyncio.create_task(client.get(resource.url))
             assert await asyncio.to_thread(hold.arrived.wait, SOON)
-            hold.release.set()  # which nobody could do if the refresh blocked the loop
+            hold.release.set()  # impossible if the refresh blocked the loop
             return (await request).status_code
 
     assert asyncio.run(main()) == 200
@@ -215,7 +211,7 @@ def test_an_async_stream_is_sent_once(world: World, resource: Resource) -> None:
     assert world.posts == 1
 
 
-def test_a_stream_that_was_read_before_is_sent_again(world: World, resource: Resource) -> None:
+def test_a_stream_that_was_read_into_memory_is_sent_again(world: World, resource: Resource) -> None:
     refused(world)
     with httpx.Client(auth=TokenAuth(world.manager(), "alice"), **SETTINGS) as client:
         request = client.build_request("POST", resource.url, content=a_generator())
@@ -227,7 +223,7 @@ def test_a_stream_that_was_read_before_is_sent_again(world: World, resource: Res
 # -- redirects --------------------------------------------------------------------------------
 
 
-def test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothing(
+def test_another_origin_gets_no_token_and_its_401_refreshes_nothing(
     world: World, resource: Resource, fetch: Fetch
 ) -> None:
     world.sign_in(expires_in=3600)
@@ -240,7 +236,7 @@ def test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothin
     assert world.posts == 0
 
 
-def test_only_the_request_that_was_refused_is_sent_again(
+def test_only_the_refused_request_is_sent_again(
     world: World, resource: Resource, fetch: Fetch
 ) -> None:
     old = refused(world)
@@ -255,7 +251,7 @@ def test_only_the_request_that_was_refused_is_sent_again(
     assert world.posts == 1
 
 
-def test_a_redirect_after_a_refresh_gets_no_token_at_another_origin(
+def test_after_a_refresh_another_origin_gets_no_token(
     world: World, resource: Resource, fetch: Fetch
 ) -> None:
     old = refused(world)
@@ -267,16 +263,18 @@ def test_a_redirect_after_a_refresh_gets_no_token_at_another_origin(
     assert world.posts == 1
 
 
-# -- what fails -------------------------------------------------------------------------------
+# -- failures ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["mac", "DPoP", 1])
-def test_another_type_is_refused_and_not_sent(
+def test_a_token_that_is_not_bearer_is_refused_and_not_sent(
     kind: Any, world: World, resource: Resource, fetch: Fetch
 ) -> None:
     world.sign_in(expires_in=3600, token_type=kind)
     for _ in range(2):
-        with pytest.raises(InvalidTokenError, match=r"alice has tokens of .* not sent as Bearer"):
+        with pytest.raises(
+            InvalidTokenError, match=r"alice has tokens of .* cannot be sent as Bearer"
+        ):
             fetch(resource.url)
     assert resource.seen == []
 
@@ -294,7 +292,7 @@ def test_without_a_token_nothing_is_sent_and_the_reason_is_raised(
     [(denied(), ReauthorizationRequired), (Answer(503), TransientRefreshError)],
     ids=["dead", "transient"],
 )
-def test_a_refresh_that_fails_is_raised_in_place_of_the_401(
+def test_a_failed_refresh_is_raised_instead_of_the_401(
     answer: Answer, error: type[Exception], world: World, resource: Resource, fetch: Fetch
 ) -> None:
     old = refused(world)
@@ -304,7 +302,7 @@ def test_a_refresh_that_fails_is_raised_in_place_of_the_401(
     assert resource.tokens == [old]
 
 
-def test_a_provider_may_be_named(world: World, resource: Resource, fetch: Fetch) -> None:
+def test_a_provider_can_be_given(world: World, resource: Resource, fetch: Fetch) -> None:
     world.sign_in(provider=None)
     auth = TokenAuth(world.manager(), "alice", "test")
     assert fetch(resource.url, auth=auth).status_code == 200

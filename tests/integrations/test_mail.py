@@ -23,10 +23,10 @@ REASON = b'{"status":"401","schemes":"bearer"}'
 
 
 class Mail(ThreadingTCPServer):
-    """A mail server that lets in whoever answers the challenge with `GOOD`.
+    """A mail server that accepts the response `GOOD`.
 
     Attributes:
-        answers: What the clients have answered, out of base64.
+        answers: The clients' responses, base64-decoded.
     """
 
     daemon_threads = True
@@ -109,7 +109,7 @@ def smtp(server: Mail) -> smtplib.SMTP:
 
 
 def the_ways_of(document: str | None) -> dict[str, str]:
-    """Return how the docstring signs in, by the client that does."""
+    """Return the sign-in examples of the docstring, by client."""
     lines = re.findall(r"^ +((\w+)\.auth\w*\(.*\))$", document or "", re.MULTILINE)
     return {client: line for line, client in lines}
 
@@ -129,7 +129,7 @@ def test_imaplib_signs_in() -> None:
     assert server.answers == [GOOD]
 
 
-def test_imaplib_is_told_that_a_token_is_refused() -> None:
+def test_imaplib_reports_a_refused_token() -> None:
     refusal = pytest.raises(imaplib.IMAP4.error, match="invalid credentials")
     with serving(Imap) as server, imap(server) as client, refusal:
         sign_in(client, "imap", "ya29.bad")
@@ -142,20 +142,20 @@ def test_smtplib_signs_in() -> None:
     assert server.answers == [GOOD]
 
 
-def test_smtplib_is_told_that_a_token_is_refused() -> None:
+def test_smtplib_reports_a_refused_token() -> None:
     refusal = pytest.raises(smtplib.SMTPAuthenticationError, match="invalid credentials")
     with serving(Smtp) as server, smtp(server) as client, refusal:
         sign_in(client, "smtp", "ya29.bad")
     assert server.answers == [GOOD.replace(b"good", b"bad"), b""]
 
 
-def test_a_client_may_encode_it_by_itself() -> None:
+def test_a_client_can_encode_it_itself() -> None:
     with serving(Smtp) as server, smtp(server) as client:
         answer = base64.b64encode(xoauth2("alice@example.com", "ya29.good")).decode()
         assert client.docmd("AUTH", f"XOAUTH2 {answer}")[0] == 235
 
 
-def test_a_name_beyond_ascii_is_utf_8() -> None:
+def test_a_name_that_is_not_ascii_is_utf_8() -> None:
     assert (
         xoauth2("zoë@exämple.org", "t") == "user=zoë@exämple.org\x01auth=Bearer t\x01\x01".encode()
     )
@@ -165,7 +165,7 @@ def test_a_name_beyond_ascii_is_utf_8() -> None:
     "bad", ["a\x01auth=Bearer other", "a\r\nb", "a\x00", "a\x7f", "", None, b"a"]
 )
 @pytest.mark.parametrize("field", ["user", "access_token"])
-def test_what_could_pass_for_more_is_refused_and_not_shown(field: str, bad: Any) -> None:
+def test_injection_is_refused_and_not_shown(field: str, bad: Any) -> None:
     with pytest.raises(InvalidTokenError) as caught:
         xoauth2(**{"user": "secret-user", "access_token": "secret-token", field: bad})
     assert caught.value.field == field

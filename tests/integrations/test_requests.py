@@ -28,7 +28,7 @@ def session(world: World) -> Iterator[requests.Session]:
         yield session
 
 
-def test_every_request_carries_the_live_token(
+def test_every_request_carries_the_valid_token(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     world.sign_in()
@@ -39,7 +39,7 @@ def test_every_request_carries_the_live_token(
     assert world.posts == 1  # it had expired
 
 
-def test_the_type_of_a_token_is_looked_up_once(
+def test_the_type_of_a_token_is_checked_once(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     world.sign_in(expires_in=3600)
@@ -50,7 +50,7 @@ def test_the_type_of_a_token_is_looked_up_once(
     assert operations == ["ensure_valid_token", "load_tokens", *["ensure_valid_token"] * 2]
 
 
-def test_a_refused_token_is_refreshed_and_the_request_sent_again(
+def test_a_refused_token_is_refreshed_and_the_request_is_retried(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     old = refused(world)
@@ -65,7 +65,7 @@ def test_a_refused_token_is_refreshed_and_the_request_sent_again(
     assert world.posts == 1
 
 
-def test_a_token_that_is_refused_again_ends_it(
+def test_a_second_refusal_is_returned(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     old = refused(world)
@@ -75,7 +75,7 @@ def test_a_token_that_is_refused_again_ends_it(
     assert world.posts == 1
 
 
-def test_twenty_threads_whose_token_is_refused_cause_one_refresh(
+def test_twenty_threads_with_a_refused_token_cause_one_refresh(
     world: World, resource: Resource
 ) -> None:
     old = refused(world)
@@ -87,7 +87,7 @@ def test_twenty_threads_whose_token_is_refused_cause_one_refresh(
     assert (world.posts, world.server.reuses) == (1, 0)
 
 
-def test_another_answer_than_401_is_left_alone(world: World, session: requests.Session) -> None:
+def test_only_a_401_is_handled(world: World, session: requests.Session) -> None:
     world.sign_in(expires_in=3600)
     with Resource(lambda _: True) as resource:
         resource.script = [(403, {})]
@@ -95,7 +95,7 @@ def test_another_answer_than_401_is_left_alone(world: World, session: requests.S
     assert (len(resource.seen), world.posts) == (1, 0)
 
 
-def test_it_is_sent_again_with_the_same_settings(
+def test_a_retry_uses_the_same_settings(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     refused(world)
@@ -128,7 +128,7 @@ def test_it_is_sent_again_with_the_same_settings(
     ],
     ids=["text", "form", "json", "file", "none"],
 )
-def test_a_body_is_sent_again_as_a_whole(
+def test_a_whole_body_is_sent_again(
     arguments: dict[str, Any],
     body: bytes,
     world: World,
@@ -140,7 +140,7 @@ def test_a_body_is_sent_again_as_a_whole(
     assert [seen.body for seen in resource.seen] == [body, body]
 
 
-def test_a_file_is_sent_again_from_where_it_began(
+def test_a_file_is_sent_again_from_its_start_position(
     world: World, resource: Resource, session: requests.Session, tmp_path: Path
 ) -> None:
     refused(world)
@@ -174,7 +174,7 @@ def of_a_pipe() -> Any:
 
 
 class OneWay(io.BytesIO):
-    """A stream that knows where it is and cannot go back."""
+    """A stream that can tell its position but cannot seek."""
 
     def seek(self, *_: int) -> int:
         raise io.UnsupportedOperation
@@ -197,7 +197,7 @@ def test_a_stream_that_cannot_be_rewound_is_sent_once(
 # -- redirects --------------------------------------------------------------------------------
 
 
-def test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothing(
+def test_another_origin_gets_no_token_and_its_401_refreshes_nothing(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     world.sign_in(expires_in=3600)
@@ -210,7 +210,7 @@ def test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothin
     assert world.posts == 0
 
 
-def test_a_password_from_netrc_for_another_origin_is_not_taken_for_our_token(
+def test_a_netrc_password_for_another_origin_is_not_mistaken_for_a_token(
     world: World,
     resource: Resource,
     session: requests.Session,
@@ -223,7 +223,7 @@ def test_a_password_from_netrc_for_another_origin_is_not_taken_for_our_token(
     with Resource(lambda _: False) as elsewhere:
         resource.moved["/away"] = (302, elsewhere.url)
         assert session.get(f"{resource.url}/away", timeout=SOON).status_code == 401
-    assert resource.tokens == [stored(world)]  # and not what netrc has for this host
+    assert resource.tokens == [stored(world)]  # not the netrc entry of this host
     assert [str(sent).partition(" ")[0] for sent in elsewhere.tokens] == ["Basic"]
     assert world.posts == 0
 
@@ -244,7 +244,7 @@ def test_a_redirect_on_the_same_origin_keeps_the_token_and_is_refreshed_there(
     assert world.posts == 1
 
 
-def test_a_redirect_after_a_refresh_gets_no_token_at_another_origin(
+def test_after_a_refresh_another_origin_gets_no_token(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     old = refused(world)
@@ -256,7 +256,7 @@ def test_a_redirect_after_a_refresh_gets_no_token_at_another_origin(
     assert world.posts == 1
 
 
-def test_redirects_in_a_circle_refresh_once(
+def test_a_redirect_loop_refreshes_once(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     refused(world)
@@ -268,11 +268,11 @@ def test_redirects_in_a_circle_refresh_once(
     assert world.posts == 1
 
 
-# -- what is not a bearer token ---------------------------------------------------------------
+# -- token types ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["bearer", "Bearer", "BEARER", None, ""])
-def test_a_bearer_token_is_known_in_any_case(
+def test_the_type_bearer_is_case_insensitive(
     kind: str | None, world: World, resource: Resource, session: requests.Session
 ) -> None:
     world.sign_in(expires_in=3600, token_type=kind)
@@ -281,17 +281,19 @@ def test_a_bearer_token_is_known_in_any_case(
 
 
 @pytest.mark.parametrize("kind", ["mac", "DPoP", "bearer ", 1, ["bearer"]])
-def test_another_type_is_refused_and_not_sent(
+def test_a_token_that_is_not_bearer_is_refused_and_not_sent(
     kind: Any, world: World, resource: Resource, session: requests.Session
 ) -> None:
     world.sign_in(expires_in=3600, token_type=kind)
     for _ in range(2):
-        with pytest.raises(InvalidTokenError, match=r"alice has tokens of .* not sent as Bearer"):
+        with pytest.raises(
+            InvalidTokenError, match=r"alice has tokens of .* cannot be sent as Bearer"
+        ):
             session.get(resource.url, timeout=SOON)
     assert resource.seen == []
 
 
-def test_a_type_that_changes_with_a_refresh_is_refused(
+def test_a_refresh_that_changes_the_type_is_refused(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     old = refused(world)
@@ -305,24 +307,24 @@ def test_a_type_that_changes_with_a_refresh_is_refused(
     assert world.posts == 1
 
 
-def test_a_type_that_is_no_name_is_not_shown(world: World, session: requests.Session) -> None:
+def test_a_type_that_is_not_a_name_is_not_shown(world: World, session: requests.Session) -> None:
     world.sign_in(expires_in=3600, token_type="secret " * 20)
     with pytest.raises(InvalidTokenError) as caught:
         session.get("http://127.0.0.1:9/", timeout=SOON)
     assert "secret" not in str(caught.value)
 
 
-def test_a_token_that_no_header_can_hold_is_refused_without_being_shown(
+def test_a_token_that_does_not_fit_a_header_is_refused_and_not_shown(
     world: World, resource: Resource, session: requests.Session
 ) -> None:
     world.sign_in(expires_in=3600, access_token="tökén€")
-    with pytest.raises(InvalidTokenError, match="no HTTP header can hold") as caught:
+    with pytest.raises(InvalidTokenError, match="HTTP headers cannot hold") as caught:
         session.get(resource.url, timeout=SOON)
     assert "tök" not in str(caught.value)
     assert resource.seen == []
 
 
-# -- what fails -------------------------------------------------------------------------------
+# -- failures ---------------------------------------------------------------------------------
 
 
 def test_without_a_token_nothing_is_sent_and_the_reason_is_raised(
@@ -338,7 +340,7 @@ def test_without_a_token_nothing_is_sent_and_the_reason_is_raised(
     [(denied(), ReauthorizationRequired), (Answer(503), TransientRefreshError)],
     ids=["dead", "transient"],
 )
-def test_a_refresh_that_fails_is_raised_in_place_of_the_401(
+def test_a_failed_refresh_is_raised_instead_of_the_401(
     answer: Answer,
     error: type[Exception],
     world: World,
@@ -364,7 +366,7 @@ def test_a_refresh_that_fails_is_raised_in_place_of_the_401(
     assert closed == [None]
 
 
-def test_a_provider_may_be_named(world: World, resource: Resource) -> None:
+def test_a_provider_can_be_given(world: World, resource: Resource) -> None:
     world.sign_in(provider=None)
     auth = TokenAuth(world.manager(), "alice", "test")
     assert requests.get(resource.url, auth=auth, timeout=SOON).status_code == 200

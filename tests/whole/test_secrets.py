@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import pickle
+import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
+import httpx
 import pytest
 import requests
+from google.auth.exceptions import RefreshError
 from requests.adapters import BaseAdapter
 from sqlalchemy.exc import DBAPIError
 
 from tests.helpers.canary import NEW, OLD, SECRET, STEPS, Watch, chain, variables, watching
 from tests.helpers.refreshes import SOON, Call, Told, World
+from tests.helpers.resource_server import Resource
 from tokenstore import (
+    AsyncTokenManager,
     InvalidTokenError,
     Provider,
     TokenManager,
     TokenPersistError,
     TokenRepository,
+    TokenStoreError,
     migrate,
 )
+from tokenstore.integrations import google
+from tokenstore.integrations import httpx as for_httpx
+from tokenstore.integrations import requests as for_requests
 from tokenstore.jsonfiles import export_accounts, import_accounts
 from tokenstore.models.tokens import TokenSet
 from tokenstore.oauth.http import exchange
@@ -333,6 +343,88 @@ def test_no_error_of_the_repository_shows_a_secret(world: World, watch: Watch) -
         world.sql("ALTER TABLE accounts RENAME TO elsewhere")
         for call in (repository.load, repository.delete):
             watch.catch(call, "alice")
+
+
+def test_no_error_of_an_async_manager_shows_a_secret(world: World, watch: Watch) -> None:
+    manager = AsyncTokenManager(world.manager())
+
+    async def fail() -> None:
+        for call in (
+            manager.save_tokens("alice", {**OLD, "expires_in": "CANARY"}),
+            manager.refresh_token("alice", rejected=OLD["access_token"]),
+            manager.refresh_token("alice"),
+            manager.ensure_valid_token("alice", min_ttl=60),
+            manager.save_tokens("\n", OLD),
+        ):
+            with pytest.raises(TokenStoreError) as caught:
+                await call
+            watch.show_error(caught.value)
+        world.sql("ALTER TABLE accounts RENAME TO elsewhere")
+        for items in (manager.accounts(), manager.refresh_all()):
+            with pytest.raises(TokenStoreError) as caught:
+                await anext(items)
+            watch.show_error(caught.value)
+
+    manager.manager.save_tokens("alice", OLD, provider="test")
+    world.server.script(*[STEPS["invalid_grant"]] * 2)
+    asyncio.run(fail())
+
+
+def by_requests(manager: TokenManager, url: str) -> None:
+    requests.get(url, auth=for_requests.TokenAuth(manager, "alice"), timeout=SOON)
+
+
+def by_httpx(manager: TokenManager, url: str) -> None:
+    settings: Any = {"timeout": SOON, "verify": ssl.create_default_context()}
+    with httpx.Client(auth=for_httpx.TokenAuth(manager, "alice"), **settings) as client:
+        client.get(url)
+
+
+def by_httpx_async(manager: TokenManager, url: str) -> None:
+    async def main() -> None:
+        settings: Any = {"timeout": SOON, "verify": ssl.create_default_context()}
+        async with httpx.AsyncClient(auth=for_httpx.TokenAuth(manager, "alice"), **settings) as c:
+            await c.get(url)
+
+    asyncio.run(main())
+
+
+def by_google(manager: TokenManager, url: str) -> None:
+    credentials = google.Credentials(manager, "alice")
+    headers: dict[str, str] = {}
+    for _ in range(2):  # the second time, the token was refused
+        credentials.refresh(None)
+        credentials.apply(headers)
+    assert not url
+
+
+@pytest.mark.parametrize("send", [by_requests, by_httpx, by_httpx_async, by_google])
+@pytest.mark.parametrize("kind", ["bearer", "mac"])
+def test_no_error_of_an_integration_shows_a_secret(
+    world: World, watch: Watch, send: Callable[[TokenManager, str], None], kind: str
+) -> None:
+    manager = world.manager()
+    alive = {**OLD, "expires_in": 3600, "token_type": kind}
+    manager.save_tokens("alice", alive, provider="test")
+    world.server.script(STEPS["invalid_grant"])
+    with (
+        Resource(lambda _: False) as resource,
+        pytest.raises((TokenStoreError, RefreshError)) as caught,
+    ):
+        send(manager, resource.url)
+    watch.show_error(caught.value)
+
+
+@pytest.mark.parametrize("make", [TokenManager, AsyncTokenManager, TokenRepository])
+@pytest.mark.parametrize(
+    "database", ["postgresql://u:CANARY@h/db?schema=Bad", "mysql://u:CANARY@h/db"]
+)
+def test_no_error_of_a_constructor_shows_a_password(
+    watch: Watch, make: Callable[[str], object], database: str
+) -> None:
+    with pytest.raises(ValueError, match=r"schema|database") as caught:
+        make(database)
+    watch.show_error(caught.value)
 
 
 def test_no_error_of_files_shows_a_secret(world: World, watch: Watch, tmp_path: Path) -> None:

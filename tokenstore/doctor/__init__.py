@@ -15,7 +15,7 @@ from tokenstore.doctor.sqlite import SQLiteStore
 from tokenstore.errors import StorageError
 from tokenstore.manager import TokenManager
 from tokenstore.oauth.registry import ProviderRegistry
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect
 from tokenstore.storage.location import locate, providers_file
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Severity", "examine"]
 
 
-@sealed
 def examine(
     database: str | os.PathLike[str] | URL | None = None,
     *,
@@ -110,3 +109,6 @@ def _examine_accounts(
     yield from accounts.clock()
     if online:
         yield from compare_clocks(registry, sorted(accounts.by_provider), clock)
+
+
+protect(__name__)

@@ -1,1 +1,1 @@
-"""Accounts of the store in other libraries, one module for each; see the modules."""
+"""Use stored accounts in other libraries: one module per library."""

@@ -1,4 +1,4 @@
-"""An account's access token as a bearer token (RFC 6750): what the HTTP libraries are given."""
+"""Bearer tokens (RFC 6750) of an account, for the HTTP libraries."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InvalidTokenError
+from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,33 +19,33 @@ _NAME = re.compile(r"[\w.-]{1,32}", re.ASCII)
 
 
 def bearer_token(account_name: str, tokens: Mapping[str, Any]) -> str:
-    """Return the access token of *tokens*, if it is one to be sent as ``Bearer``.
+    """Return the access token of *tokens*, if it may be sent as ``Bearer``.
 
-    A token whose type is not understood must not be sent at all (RFC 6749 section 7.1). A set that
-    does not say its type is taken for bearer tokens.
+    A token of an unknown type must not be sent at all (RFC 6749 section 7.1). Tokens without a
+    type count as bearer tokens.
 
     Raises:
-        InvalidTokenError: It is of another type, or nothing that an HTTP header can hold.
+        InvalidTokenError: The token has another type, or does not fit into an HTTP header.
     """
     kind = tokens.get("token_type") or "bearer"
     if not isinstance(kind, str) or kind.lower() != "bearer":
         shown = repr(kind) if isinstance(kind, str) and _NAME.fullmatch(kind) else "another"
         raise InvalidTokenError(
             "token_type",
-            f"{account_name} has tokens of the type {shown}, which are not sent as Bearer; take "
-            "the token from the manager and send it the way that its type asks for",
+            f"{account_name} has tokens of the type {shown}, which cannot be sent as Bearer; get "
+            "the token from the manager and send it as its type requires",
         )
     token: str = tokens["access_token"]
     if not token.isascii():
         raise InvalidTokenError(
             "access_token",
-            f"that of {account_name} has characters which no HTTP header can hold; sign in anew",
+            f"{account_name} has one with characters that HTTP headers cannot hold; sign in again",
         )
     return token
 
 
 def sent_token(headers: Mapping[str, str]) -> str | None:
-    """Return the token that went out in the ``Authorization`` header, if it was a bearer token."""
+    """Return the bearer token in the ``Authorization`` header, or None."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     return token if scheme == "Bearer" and token else None
 
@@ -53,9 +54,9 @@ class Bearer:
     """The bearer token of one account.
 
     Args:
-        manager: Whose account it is.
+        manager: The account's manager.
         account_name: The account.
-        provider: Whom to ask for a new one; None: whom the account is bound to.
+        provider: The provider to use. Defaults to the account's provider.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class Bearer:
         self._manager = manager
         self._account_name = account_name
         self._provider = provider
-        self._known: str | None = None  # a token whose type was looked up
+        self._known: str | None = None  # a token whose type has been checked
 
     def token(self) -> str:
-        """Return a live one."""
+        """Return a valid token."""
         token = self._manager.ensure_valid_token(self._account_name, self._provider)
         if token != self._known:
             tokens = self._manager.load_tokens(self._account_name) or {}
@@ -76,13 +77,13 @@ class Bearer:
         return token
 
     def renewed(self, rejected: str) -> str:
-        """Return another one than *rejected*, which a resource server has refused."""
+        """Return a token other than *rejected*, which a resource server refused."""
         tokens = self._manager.refresh_token(self._account_name, self._provider, rejected=rejected)
         return bearer_token(self._account_name, tokens)
 
 
 class AsyncBearer:
-    """What `Bearer` is, for asyncio."""
+    """`Bearer` for asyncio."""
 
     def __init__(
         self, manager: AsyncTokenManager, account_name: str, provider: str | Provider | None
@@ -93,7 +94,7 @@ class AsyncBearer:
         self._known: str | None = None
 
     async def token(self) -> str:
-        """Return a live one."""
+        """Return a valid token."""
         token = await self._manager.ensure_valid_token(self._account_name, self._provider)
         if token != self._known:
             tokens = await self._manager.load_tokens(self._account_name) or {}
@@ -102,8 +103,11 @@ class AsyncBearer:
         return token
 
     async def renewed(self, rejected: str) -> str:
-        """Return another one than *rejected*, which a resource server has refused."""
+        """Return a token other than *rejected*, which a resource server refused."""
         tokens = await self._manager.refresh_token(
             self._account_name, self._provider, rejected=rejected
         )
         return bearer_token(self._account_name, tokens)
+
+
+protect(__name__)

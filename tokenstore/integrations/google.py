@@ -1,4 +1,4 @@
-"""`Credentials`: an account of the store for Google's own client libraries (google-auth)."""
+"""`Credentials`: a stored account for Google's client libraries (google-auth)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
 from tokenstore.integrations.bearer import bearer_token
+from tokenstore.redaction import protect
 
 try:
     from google.auth.credentials import CredentialsWithQuotaProject
@@ -32,15 +33,14 @@ class Credentials(CredentialsWithQuotaProject):
 
         service = build("gmail", "v1", credentials=Credentials(manager, "alice@example.com"))
 
-    They have the account's access token and never its refresh token: each refresh goes through
-    the manager, so that it is the only one and is stored. The store is asked when the first
-    request is made, not before.
+    They hold the account's access token and never its refresh token: the manager makes and stores
+    each refresh, once for all callers. The store is read at the first request, not before.
 
     Args:
-        manager: The manager that keeps the account. It may be shared by threads, and so may this.
+        manager: The account's manager. Threads may share it, and this object as well.
         account_name: The account.
-        provider: Whom to ask for a new token; None: whom the account is bound to.
-        quota_project_id: The project that usage is counted for, or None.
+        provider: The provider to use. Defaults to the account's provider.
+        quota_project_id: The project that usage is billed to, or None.
 
     Attributes:
         token: The access token (secret!), or None before the first refresh.
@@ -66,25 +66,25 @@ class Credentials(CredentialsWithQuotaProject):
         self._thread = threading.local()
 
     def with_quota_project(self, quota_project_id: str | None) -> Credentials:
-        """Return credentials of the same account whose usage is counted for another project."""
+        """Return credentials of the same account that bill usage to another project."""
         return type(self)(
             self._manager, self._account_name, self._provider, quota_project_id=quota_project_id
         )
 
     def refresh(self, request: object) -> None:  # noqa: ARG002 - google-auth's transport
-        """Take a live token from the store, and another one if that was refused.
+        """Get a valid token from the store, or a new one if a resource server refused this one.
 
-        A resource server has refused it if this thread has just sent it, or if it looks alive.
-        Threads that report the same token cause one request.
+        It was refused if this thread has just sent it, or if it has not expired. Threads that
+        report the same token cause one token request.
 
         Args:
-            request: Not used: the manager sends its own requests.
+            request: Ignored; the manager sends its own requests.
 
         Raises:
-            google.auth.exceptions.RefreshError: There is no token; its ``__cause__`` is the
-                `TokenRefreshError` that says why.
-            InvalidTokenError: The account's tokens are of another type than bearer.
-            StorageError: The store cannot be used.
+            google.auth.exceptions.RefreshError: No token could be obtained; ``__cause__`` is the
+                `TokenRefreshError` with the reason.
+            InvalidTokenError: The account's tokens are not bearer tokens.
+            StorageError: The database operation failed.
         """
         rejected = self._sent or (self.token if self.valid else None)
         try:
@@ -98,19 +98,19 @@ class Credentials(CredentialsWithQuotaProject):
     def before_request(
         self, request: object, method: str, url: str, headers: MutableMapping[str, str]
     ) -> None:
-        """Put a live token into *headers*; google-auth calls this before each request."""
+        """Put a valid token into *headers*; google-auth calls this before each request."""
         self._sent = None
         super().before_request(request, method, url, headers)  # type: ignore[no-untyped-call]
 
     def apply(self, headers: MutableMapping[str, str], token: str | None = None) -> None:
-        """Put the token into *headers*, or the one that is given."""
+        """Put *token*, or the current token, into *headers*."""
         token = token or self.token
         super().apply(headers, token)  # type: ignore[no-untyped-call]
         self._sent = token
 
     @property
     def _sent(self) -> str | None:
-        """The token that this thread has sent last; another thread may have a new one by now."""
+        """The token that this thread sent last; another thread may have a newer one."""
         return getattr(self._thread, "sent", None)
 
     @_sent.setter
@@ -127,3 +127,6 @@ class Credentials(CredentialsWithQuotaProject):
 
 def _naive_utc(moment: float | None) -> datetime | None:
     return None if moment is None else datetime.fromtimestamp(moment, UTC).replace(tzinfo=None)
+
+
+protect(__name__)

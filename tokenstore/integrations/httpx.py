@@ -1,4 +1,4 @@
-"""`TokenAuth`: an account's live token in every request of the httpx library."""
+"""`TokenAuth`: an account's valid token in every httpx request."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenstore.aio import AsyncTokenManager
 from tokenstore.integrations.bearer import AsyncBearer, Bearer, sent_token
+from tokenstore.redaction import protect
 
 try:
     import httpx
@@ -25,28 +26,27 @@ if TYPE_CHECKING:
 
 
 class TokenAuth(httpx.Auth):
-    """Sends ``Authorization: Bearer`` with the live access token of an account (RFC 6750).
+    """Sends ``Authorization: Bearer`` with an account's valid access token (RFC 6750).
 
         client = httpx.Client(auth=TokenAuth(manager, "alice@example.com"))
 
     Works with ``Client`` and, on asyncio, with ``AsyncClient``, whose event loop it never blocks.
 
-    If the answer is a 401, the token is refreshed and the refused request sent again, once;
-    requests that are refused together cause one refresh. A body that httpx does not hold in memory
-    (a file, a generator, a multipart upload) is not sent again: its 401 is returned, and the next
-    request has the new token; ``request.read()`` before it is sent makes it one that is. Where
-    httpx leaves out the header, on a redirect to another origin, nothing is refreshed or sent
-    again.
+    If the response is a 401, the token is refreshed and the request is sent again, once;
+    concurrent 401s cause one refresh. A body that httpx does not hold in memory (a file, a
+    generator, a multipart upload) is not sent again: its 401 is returned, and the next request has
+    the new token. Call ``request.read()`` before sending to hold the body in memory. On a redirect
+    to another origin httpx drops the header; then nothing is refreshed or sent again.
 
-    What goes wrong with the token is raised, rather than a 401 returned that does not say why: a
-    `TokenRefreshError`, a `StorageError`, or an `InvalidTokenError` for tokens of another type
-    than bearer, which are never sent.
+    If no token can be obtained, the request raises the reason instead of returning the 401: a
+    `TokenRefreshError`, a `StorageError`, or an `InvalidTokenError` for tokens that are not bearer
+    tokens, which are never sent.
 
     Args:
-        manager: The manager that keeps the account, of either kind, for either kind of client. An
-            `AsyncClient` is served best by an `AsyncTokenManager`, which all accounts share.
+        manager: The account's manager, of either kind, for either kind of client. For an
+            `AsyncClient`, prefer one `AsyncTokenManager` that all accounts share.
         account_name: The account.
-        provider: Whom to ask for a new token; None: whom the account is bound to.
+        provider: The provider to use. Defaults to the account's provider.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class TokenAuth(httpx.Auth):
         provider: str | Provider | None = None,
     ) -> None:
         if not isinstance(manager, AsyncTokenManager):
-            manager = AsyncTokenManager(manager)  # costs nothing until a coroutine uses it
+            manager = AsyncTokenManager(manager)  # no threads until a coroutine needs one
         self._bearer = Bearer(manager.manager, account_name, provider)
         self._async_bearer = AsyncBearer(manager, account_name, provider)
 
     def sync_auth_flow(
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request, and once more if it is refused."""
+        """Send the request, and again if the token is refused."""
         _authorize(request, self._bearer.token())
         response = yield request
         rejected = _rejected(response)
@@ -75,7 +75,7 @@ class TokenAuth(httpx.Auth):
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Send the request, and once more if it is refused."""
+        """Send the request, and again if the token is refused."""
         _authorize(request, await self._async_bearer.token())
         response = yield request
         rejected = _rejected(response)
@@ -91,10 +91,10 @@ def _authorize(request: httpx.Request, token: str) -> httpx.Request:
 
 
 def _rejected(response: httpx.Response) -> str | None:
-    """Return the token that was refused, if one was.
+    """Return the refused token, or None.
 
-    After redirects, *response* is that of the last request, and the header of that tells what was
-    sent: httpx drops it on its way to another origin.
+    After redirects, *response* belongs to the last request, and its header shows what was sent:
+    httpx drops the header on a redirect to another origin.
     """
     if response.status_code != httpx.codes.UNAUTHORIZED:
         return None
@@ -102,5 +102,8 @@ def _rejected(response: httpx.Response) -> str | None:
 
 
 def _is_in_memory(request: httpx.Request) -> bool:
-    """Tell whether the body can be sent once more: httpx can rewind nothing else for sure."""
+    """Return whether the body can be sent again; httpx cannot reliably rewind another kind."""
     return isinstance(request.stream, httpx.ByteStream)
+
+
+protect(__name__)

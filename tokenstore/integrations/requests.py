@@ -1,4 +1,4 @@
-"""`TokenAuth`: an account's live token in every request of the requests library."""
+"""`TokenAuth`: an account's valid token in every request of the requests library."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from requests.auth import AuthBase
 
 from tokenstore.integrations.bearer import Bearer, sent_token
+from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -19,25 +20,24 @@ _UNAUTHORIZED = 401
 
 
 class TokenAuth(AuthBase):
-    """Sends ``Authorization: Bearer`` with the live access token of an account (RFC 6750).
+    """Sends ``Authorization: Bearer`` with an account's valid access token (RFC 6750).
 
         session.auth = TokenAuth(manager, "alice@example.com")
 
-    If the answer is a 401, the token is refreshed and the request sent again, once; requests that
-    are refused together cause one refresh. A body that cannot be rewound, such as a generator, is
-    not sent again: its 401 is returned, and the next request has the new token. Where requests
-    leaves out the header, on a redirect to another origin, nothing is refreshed or sent again. (On
-    any redirect requests prefers what ~/.netrc has for the host, if the session's ``trust_env`` is
-    set.)
+    If the response is a 401, the token is refreshed and the request is sent again, once;
+    concurrent 401s cause one refresh. A body that cannot be rewound, such as a generator, is not
+    sent again: its 401 is returned, and the next request has the new token. On a redirect to
+    another origin requests drops the header; then nothing is refreshed or sent again. (On any
+    redirect requests prefers the credentials in ~/.netrc, if the session's ``trust_env`` is set.)
 
-    What goes wrong with the token is raised, rather than a 401 returned that does not say why: a
-    `TokenRefreshError`, a `StorageError`, or an `InvalidTokenError` for tokens of another type
-    than bearer, which are never sent.
+    If no token can be obtained, the request raises the reason instead of returning the 401: a
+    `TokenRefreshError`, a `StorageError`, or an `InvalidTokenError` for tokens that are not bearer
+    tokens, which are never sent.
 
     Args:
-        manager: The manager that keeps the account. It may be shared by threads, and so may this.
+        manager: The account's manager. Threads may share it, and this object as well.
         account_name: The account.
-        provider: Whom to ask for a new token; None: whom the account is bound to.
+        provider: The provider to use. Defaults to the account's provider.
     """
 
     def __init__(
@@ -48,11 +48,18 @@ class TokenAuth(AuthBase):
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
         """Put the token into *request*."""
         request.headers["Authorization"] = f"Bearer {self._bearer.token()}"
-        request.register_hook("response", partial(self._answered, start=_position(request.body)))  # type: ignore[no-untyped-call]
+        request.register_hook("response", partial(self.handle_401, start=_position(request.body)))  # type: ignore[no-untyped-call]
         return request
 
-    def _answered(self, response: Response, *, start: int | None, **settings: Any) -> Response:
-        # The header itself tells what was sent: requests drops it on its way to another origin.
+    def handle_401(self, response: Response, *, start: int | None, **settings: Any) -> Response:
+        """Refresh a refused token and send the request again; requests calls this.
+
+        Args:
+            response: Any response; only a 401 is handled.
+            start: Where the request's body starts, if it is a file.
+            **settings: How requests sent the request.
+        """
+        # The header shows what was sent: requests drops it on a redirect to another origin.
         rejected = sent_token(response.request.headers)
         if response.status_code != _UNAUTHORIZED or rejected is None:
             return response
@@ -63,17 +70,17 @@ class TokenAuth(AuthBase):
             raise
         if not _rewound(response.request.body, start):
             return response
-        _ = response.content  # so that its connection can be used again
+        _ = response.content  # so that the connection can be reused
         response.close()
         request = response.request.copy()
         request.headers["Authorization"] = f"Bearer {token}"
-        answer = response.connection.send(request, **settings)
-        answer.history.append(response)
-        return answer
+        second = response.connection.send(request, **settings)
+        second.history.append(response)
+        return second
 
 
 def _position(body: Any) -> int | None:
-    """Return where a file begins that is to be sent, or None."""
+    """Return where the body starts, if it is a file, else None."""
     try:
         position = body.tell()
     except (AttributeError, OSError, ValueError):
@@ -82,7 +89,7 @@ def _position(body: Any) -> int | None:
 
 
 def _rewound(body: Any, start: int | None) -> bool:
-    """Tell whether *body* can be sent once more, a file from where it began."""
+    """Return whether *body* can be sent again, and rewind a file to *start*."""
     if body is None or isinstance(body, (str, bytes)):
         return True
     if start is None:
@@ -92,3 +99,6 @@ def _rewound(body: Any, start: int | None) -> bool:
     except (AttributeError, OSError, ValueError):
         return False
     return True
+
+
+protect(__name__)

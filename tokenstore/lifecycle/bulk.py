@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from tokenstore.errors import ProviderConfigurationError, TokenStoreError
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.models.expiry import clock_moved_back
-from tokenstore.redaction import seal
+from tokenstore.redaction import clear_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -123,7 +123,7 @@ class BulkRefresher:
         try:
             refreshed = self._refresh(account)
         except TokenStoreError as error:
-            seal(error)
+            clear_frames(error)
             return RefreshResult(account.name, "failed", str(error), error)
         if refreshed:
             return RefreshResult(account.name, "refreshed")

@@ -30,11 +30,12 @@ class TokenCache(fork.ForkParticipant):
 
     def get(self, name: str) -> str | None:
         """Return the token of *name*; a clock that was set back finds none."""
+        now = self._clock()  # first: if it raises, no token is in this frame
         try:
             token, since, until = self._entries[name]
         except (KeyError, TypeError):  # the latter is no name: whoever looks it up says so
             return None
-        return token if since <= self._clock() < until else None
+        return token if since <= now < until else None
 
     def put(self, name: str, token: str, *, until: float, epoch: int) -> None:
         """Remember what was read in *epoch*, until it is due."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlsplit
 
 from tokenstore.errors import ProviderConfigurationError
+from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -213,3 +214,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+protect(__name__)

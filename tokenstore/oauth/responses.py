@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import re
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC
@@ -13,7 +11,7 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, quote_plus, unquote, urljoin
+from urllib.parse import parse_qsl, urljoin
 
 from tokenstore.errors import (
     ClientRejectedError,
@@ -25,6 +23,7 @@ from tokenstore.models.failures import MAX_RETRY_AFTER
 from tokenstore.models.timestamps import parse_seconds
 from tokenstore.models.tokens import is_token
 from tokenstore.oauth.http import HTTPResponse, TransportFailure, host_of
+from tokenstore.redaction import MIN_SECRET, Redactor
 
 if TYPE_CHECKING:
     from tokenstore.oauth.provider import Provider
@@ -61,7 +60,6 @@ _TRANSIENT = {
 }
 _KNOWN = _REAUTHORIZE | _REJECTED | _TRANSIENT
 _TRANSIENT_STATUS = {408, 425, 429}
-_MIN_SECRET = 8  # characters; an extra parameter that is shorter is a word, not a secret
 
 
 class TokenResponseParser:
@@ -93,12 +91,8 @@ class TokenResponseParser:
         self._sent = tuple(sent)
 
     @cached_property
-    def _secrets(self) -> list[str]:
-        return _spellings(self._provider, self._sent)
-
-    @cached_property
-    def _bare_secrets(self) -> list[str]:
-        return [bare for secret in self._secrets if len(bare := _bare(secret)) >= _MIN_SECRET]
+    def _redactor(self) -> Redactor:
+        return Redactor(_secrets(self._provider, self._sent))
 
     def silence(self, nothing: TransportFailure) -> TokenRefreshError:
         """Return the error of a request without an answer."""
@@ -131,17 +125,6 @@ class TokenResponseParser:
         error, description = self._error_of(body or {})
         return self._refused(answer, error, description)
 
-    def shown(self, text: object, limit: int) -> str | None:
-        """Return what may be shown of a provider's words: not what was sent to it."""
-        if not isinstance(text, str) or not text:
-            return None
-        for secret in self._secrets:
-            text = re.sub(re.escape(secret), "[redacted]", text, flags=re.IGNORECASE)
-        if any(secret in _bare(text) for secret in self._bare_secrets):
-            return "[redacted]"
-        text = "".join(c if c.isprintable() else " " for c in text)
-        return " ".join(text.split())[:limit] or None
-
     def _refused(
         self, answer: HTTPResponse, error: str | None, description: str | None
     ) -> TokenRefreshError:
@@ -160,7 +143,7 @@ class TokenResponseParser:
             )
         if 200 <= answer.status < 300:  # noqa: PLR2004
             kind = answer.headers.get("Content-Type", "").split(";")[0]
-            kind = self.shown(kind, 80) or "no content type"
+            kind = self._redactor.redact(kind, 80) or "no content type"
             return TransientRefreshError(
                 f"{said} without a usable token ({kind} from {self._host}); {self._unsure}",
                 retry_after=retry_after,
@@ -180,14 +163,15 @@ class TokenResponseParser:
             codes = [error.get(key) for key in ("status", "code", "type", "errorType")]
             error = next((code for code in codes if isinstance(code, str)), None)
         known = isinstance(error, str) and error in _KNOWN  # even if a secret is part of it
-        return error if known else self.shown(error, 100), self.shown(description, 500)
+        redact = self._redactor.redact
+        return error if known else redact(error, 100), redact(description, 500)
 
     def _target(self, redirect: HTTPResponse) -> str:
         try:
             url = urljoin(self._url, redirect.headers.get("Location", ""))
         except ValueError:
             return "?"
-        return self.shown(host_of(url), 100) or "?"
+        return self._redactor.redact(host_of(url), 100) or "?"
 
     def _who(self) -> str:
         return f"{self._account_name}: provider {self._provider.name!r}"
@@ -204,23 +188,13 @@ class TokenResponseParser:
         }
 
 
-def _bare(text: str) -> str:
-    """Return the letters and digits of *text*, whatever it was encoded as, and how often."""
-    for _ in range(3):
-        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
-        text = re.sub(r"\\x([0-9a-fA-F]{2})", lambda code: chr(int(code[1], 16)), text)
-        text = html.unescape(unquote(text))
-    return re.sub(r"[\W_]", "", text).casefold()
-
-
-def _spellings(provider: Provider, sent: Iterable[str]) -> list[str]:
-    """Return all that was sent and is secret, as a provider may echo it, the longest first."""
-    sent = [*sent, provider.client_secret or ""]
-    sent += [str(v) for v in provider.extra_params.values() if len(str(v)) >= _MIN_SECRET]
+def _secrets(provider: Provider, sent: Iterable[str]) -> list[str]:
+    """Return all that was sent and is secret; a short extra parameter is an ordinary word."""
+    secrets = [*sent, provider.client_secret or ""]
+    secrets += [str(v) for v in provider.extra_params.values() if len(str(v)) >= MIN_SECRET]
     if provider.auth_method == "client_secret_basic":
-        sent.append(provider.basic_credentials)
-    spellings = {spell(secret) for secret in sent for spell in (str, quote, quote_plus)}
-    return sorted(spellings - {""}, key=len, reverse=True)
+        secrets.append(provider.basic_credentials)
+    return secrets
 
 
 def is_transient(status: int) -> bool:

@@ -6,7 +6,6 @@ It is the history at the same time: what is begun and what has ended are one row
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -117,7 +116,7 @@ class Journal:
         begun = {
             "provider": provider,
             "reason": reason,
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
             "pid": os.getpid(),
             "started_at": now,
             "sent": _fingerprint(record.tokens),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore.errors import InvalidTokenError
 from tokenstore.models.tokens import TokenSet, normalize_account_name
-from tokenstore.redaction import sealed
+from tokenstore.redaction import protect
 from tokenstore.storage import statements as sql
 from tokenstore.storage.factory import database_for
 from tokenstore.storage.journal import Journal
@@ -78,14 +78,12 @@ class TokenRepository:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @sealed
     def close(self) -> None:
         """Close the database; whoever goes on using the repository opens it again."""
         self._database.close()
 
     # -- the public five ----------------------------------------------------------------------
 
-    @sealed
     def save(
         self,
         account_name: str,
@@ -107,7 +105,6 @@ class TokenRepository:
             tokens = TokenSet.from_mapping(tokens, now=self._clock())
         self.put(account_name, tokens, provider=provider)
 
-    @sealed
     def load(self, account_name: str) -> dict[str, Any] | None:
         """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
 
@@ -122,7 +119,6 @@ class TokenRepository:
         except CorruptRowError:
             raise damaged(self.name, name) from None
 
-    @sealed
     def delete(self, account_name: str) -> bool:
         """Remove the account, its bytes too; tell whether there was one."""
         name = {"account_name": normalize_account_name(account_name)}
@@ -137,7 +133,6 @@ class TokenRepository:
 
         return self._database.run(remove)
 
-    @sealed
     def accounts(
         self,
         *,
@@ -163,7 +158,6 @@ class TokenRepository:
         with self._database.transaction():
             yield self
 
-    @sealed
     def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
         """Copy the database to a file, 0600, while others go on writing.
 
@@ -256,3 +250,5 @@ class TokenRepository:
 
 
 _PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}
+
+protect(__name__)

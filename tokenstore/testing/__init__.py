@@ -20,27 +20,25 @@ with a browser on the sign-in pages.
 """
 
 from tokenstore.testing.script import (
-    Answer as Answer,
+    Answer,
+    Drip,
+    Drop,
+    Hold,
+    Step,
+    TokenRequest,
+    Transform,
+    Truncate,
 )
-from tokenstore.testing.script import (
-    Drip as Drip,
-)
-from tokenstore.testing.script import (
-    Drop as Drop,
-)
-from tokenstore.testing.script import (
-    Hold as Hold,
-)
-from tokenstore.testing.script import (
-    Step as Step,
-)
-from tokenstore.testing.script import (
-    TokenRequest as TokenRequest,
-)
-from tokenstore.testing.script import (
-    Transform as Transform,
-)
-from tokenstore.testing.script import (
-    Truncate as Truncate,
-)
-from tokenstore.testing.server import AuthorizationServer as AuthorizationServer
+from tokenstore.testing.server import AuthorizationServer
+
+__all__ = [
+    "Answer",
+    "AuthorizationServer",
+    "Drip",
+    "Drop",
+    "Hold",
+    "Step",
+    "TokenRequest",
+    "Transform",
+    "Truncate",
+]
