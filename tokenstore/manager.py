@@ -11,7 +11,7 @@ from tokenstore.lifecycle.cache import TokenCache
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.lifecycle.hooks import Hooks
 from tokenstore.lifecycle.refresh import Refresher, RefreshRequest
-from tokenstore.logs import Operation, is_told, provider_name, tell
+from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
 from tokenstore.models.tokens import TokenSet, normalize_account_name
@@ -435,7 +435,7 @@ class TokenManager:
             TokenPersistError: There are new tokens and the store would not take them.
         """
         try:
-            if is_told(DEBUG):
+            if is_enabled(DEBUG):
                 return self._get_valid_token(account_name, provider)
             return self._cache.get(account_name) or self._get_valid_token(account_name, provider)
         except BaseException:
@@ -444,8 +444,8 @@ class TokenManager:
 
     @protected
     def _get_valid_token(self, account_name: str, provider: str | Provider | None) -> str | None:
-        if is_told(DEBUG) and (token := self._cache.get(account_name)) is not None:
-            tell(DEBUG, "get_valid_token", account_name, provider, "cached")
+        if is_enabled(DEBUG) and (token := self._cache.get(account_name)) is not None:
+            log_operation(DEBUG, "get_valid_token", account_name, provider, "cached")
             return token
         try:
             with Operation("get_valid_token", account_name, provider) as operation:

@@ -115,7 +115,7 @@ BORNE_BY = {
         "lifecycle/test_refresh::test_locks_that_cannot_be_taken_spend_no_token",
     ],
     23: [
-        "models/test_tokens::test_a_moment_is_the_same_instant_however_it_is_written_and_wherever",
+        "models/test_timestamps::test_every_format_of_a_timestamp_is_parsed_in_every_zone",
         "models/test_tokens::test_expires_in_counts_real_seconds_over_a_clock_change",
         "importers/test_formats::test_a_file_of_google_auth_is_read_and_its_expiry_is_utc",
     ],
@@ -159,8 +159,8 @@ BORNE_BY = {
     34: [
         "oauth/test_client::test_retry_after_is_read_in_both_forms_and_capped",
         "lifecycle/test_refresh::test_a_wait_that_was_asked_for_is_kept_by_everyone",
-        "models/test_failures::test_another_process_keeps_the_wait_and_counts_on",
-        "models/test_failures::test_a_token_that_is_still_valid_is_served_meanwhile",
+        "lifecycle/test_backoff::test_another_process_keeps_the_wait_and_counts_on",
+        "lifecycle/test_backoff::test_a_token_that_is_still_valid_is_served_meanwhile",
     ],
     35: [
         "oauth/test_client::test_other_fields_are_merged",

@@ -153,7 +153,7 @@ class Entry:
         }
 
     def _state(self, now: float, *, refreshable: bool) -> str:
-        if self.failure is not None and self.failure.verdict == "reauthorization":
+        if self.failure is not None and self.failure.kind == "reauthorization":
             return "sign_in"
         if not self._is_due(now):
             return "valid"
@@ -171,9 +171,9 @@ class Entry:
         return bool(now >= expires_at - min(BUFFER, lifetime / 2))
 
     def _is_hopeless(self, now: float) -> bool:
-        if self.failure is None or self.failure.verdict == "client_rejected":
+        if self.failure is None or self.failure.kind == "client_rejected":
             return False
-        if self.failure.verdict == "reauthorization":
+        if self.failure.kind == "reauthorization":
             return True
         return self.failure.retry_at is not None and now < self.failure.retry_at <= now + 3600
 
@@ -220,7 +220,7 @@ any_tokens = st.builds(
 )
 failures = st.builds(
     Failure,
-    verdict=st.sampled_from(["reauthorization", "transient", "client_rejected"]),
+    kind=st.sampled_from(["reauthorization", "transient", "client_rejected"]),
     message=st.just("the provider said no"),
     client=st.just("client"),
     maybe_spent=st.booleans(),
@@ -349,7 +349,7 @@ class Model(RuleBasedStateMachine):
         name = begun.refresh.record.account_name
         stored = self.repository.journal.finish(begun.refresh, outcome, provider="p")
         applied = self.expected.get(name) is begun.entry
-        told = outcome.verdict if isinstance(outcome, Failure) else "refreshed"
+        told = outcome.kind if isinstance(outcome, Failure) else "refreshed"
         if applied and isinstance(outcome, Failure):
             begun.entry.failure = outcome
         elif applied and isinstance(outcome, TokenSet):

@@ -252,7 +252,7 @@ class Refresher:
             error = self._explained(refresh, error)
         again = call.demand.reason == "due" and _may_try_again(error) and not refresh.lock_lost
         now = self._clock()
-        failure = Failure.of(error, provider.client, now=now, previous=call.before)
+        failure = Failure.from_error(error, provider.client, now=now, previous=call.before)
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
             error.retry_after = failure.retry_at - now
         stored = self._repository.journal.finish(refresh, failure, provider=provider.name)

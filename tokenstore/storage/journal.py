@@ -191,7 +191,7 @@ class Journal:
         now: float,
     ) -> None:
         failure = outcome if isinstance(outcome, Failure) else None
-        told = "refreshed" if failure is None else failure.verdict
+        told = "refreshed" if failure is None else failure.kind
         self._database.execute(
             sql.CLOSE_REFRESH,
             {

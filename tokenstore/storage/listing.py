@@ -6,7 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.models.accounts import Account, Record
-from tokenstore.models.expiry import clock_moved_back, due_at, state_of
+from tokenstore.models.expiry import clock_moved_back, refresh_due_at, state_of
 from tokenstore.models.tokens import normalize_account_name
 from tokenstore.storage import statements as sql
 from tokenstore.storage.rows import (
@@ -148,7 +148,7 @@ class AccountListing:
             failure = None  # the settings have changed since, so a retry may succeed
         state = state_of(
             due=not usable
-            or due_at(expires_at, refreshed_at, expiry_buffer) <= now
+            or refresh_due_at(expires_at, refreshed_at, expiry_buffer) <= now
             or clock_moved_back(refreshed_at, now),
             refreshable=bool(refreshable),
             failure=failure,

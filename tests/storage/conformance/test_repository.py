@@ -32,8 +32,8 @@ def repository(database: Path | str, clock: Clock) -> Iterator[TokenRepository]:
         yield repository
 
 
-def failure(verdict: Any = "reauthorization", **more: Any) -> Failure:
-    return Failure(verdict=verdict, message="the provider said no", client="client", **more)
+def failure(kind: Any = "reauthorization", **more: Any) -> Failure:
+    return Failure(kind=kind, message="the provider said no", client="client", **more)
 
 
 def history(database: Path | str, columns: str = "outcome") -> list[Any]:

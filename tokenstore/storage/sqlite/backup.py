@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from tokenstore.errors import InsecureStorageError, StorageError
 from tokenstore.files import (
+    atomic_write,
     file_error,
     make_private_directory,
-    new_version,
     sync_directory,
-    writing_in,
+    writer_lock,
 )
 from tokenstore.storage.sqlite.engine import pragma, uri
 from tokenstore.storage.sqlite.errors import translated
@@ -38,7 +38,7 @@ def copy_database(source: sqlite3.Connection, path: Path, target: Path) -> None:
         StorageError: The database cannot be read, is damaged, or the copy cannot be written.
     """
     try:
-        with writing_in(target.parent, target.name.__eq__), new_version(target) as new:
+        with writer_lock(target.parent, target.name.__eq__), atomic_write(target) as new:
             _copy(source, path, new, target)
             _require_sound(path, new)
             _require_unused(target)  # another process may have opened it meanwhile

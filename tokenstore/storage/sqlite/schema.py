@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import StorageError
-from tokenstore.files import file_error, temporary, writing_in
+from tokenstore.files import create_temporary, file_error, writer_lock
 from tokenstore.storage.migrations import upgrade_to_head
 from tokenstore.storage.sqlite.backup import copy_database
 from tokenstore.storage.sqlite.engine import driver_of, make_engine
@@ -62,8 +62,8 @@ class SchemaManager:
         self._file.reject_stale_wal()
         path = self._file.path
         try:
-            with writing_in(path.parent, path.name.__eq__):  # deletes files of killed processes
-                yield from self._create(DatabaseFile(temporary(path)))
+            with writer_lock(path.parent, path.name.__eq__):  # deletes files of killed processes
+                yield from self._create(DatabaseFile(create_temporary(path)))
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
