@@ -1,4 +1,4 @@
-"""Run migrations on the connection that was given, else on the one that `-x database=` names."""
+"""Runs migrations on the given connection, or else on the database of `-x database=`."""
 
 from alembic import context
 from sqlalchemy import Connection

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tests.helpers.refreshes import World
     from tokenstore import TokenManager
+    from tokenstore.testing import AuthorizationServer
 
 # What takes minutes (`make torture`), and what needs a browser (`make test-browser`).
 collect_ignore = ["torture", "browser"]
@@ -150,6 +151,15 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | 
     url = request.getfixturevalue("migrated")
     yield url
     empty(url)
+
+
+@pytest.fixture
+def server() -> Iterator[AuthorizationServer]:
+    """A provider."""
+    from tokenstore.testing import AuthorizationServer
+
+    with AuthorizationServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tokenstore import TokenManager, TokenRepository, testing
 from tokenstore.cli.app import app, run
 from tokenstore.doctor import examine
 from tokenstore.jsonfiles import import_accounts
-from tokenstore.oauth.providers_toml import _KEYS, provider_of
+from tokenstore.oauth.providers_toml import _KEYS, provider_from_table
 from tokenstore.testing import AuthorizationServer
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ def test_every_key_of_a_provider_is_in_the_reference(monkeypatch: pytest.MonkeyP
 
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| .* \| (.+) \|$", markdown, re.MULTILINE)
     assert {key for key, _, _ in rows} == set(_KEYS)
-    assert "| `body_format` | a string | `form` | `form`, as RFC 6749 has it" in markdown
+    assert "| `body_format` | a string | `form` | `form`, as RFC 6749 requires" in markdown
 
 
 def test_a_page_that_loads_something_from_elsewhere_is_told(
@@ -370,7 +370,7 @@ def test_every_setting_for_a_provider_with_ways_of_its_own_is_understood() -> No
         given.setdefault("client_secret", "x")
         if given.get("token_endpoint_auth_method") == "none":
             del given["client_secret"]
-        provider_of("acme", given, None, base=None).require_usable()
+        provider_from_table("acme", given, None, base=None).require_usable()
 
 
 def test_every_check_of_the_doctor_is_explained() -> None:
@@ -460,6 +460,7 @@ def test_the_file_that_the_reference_shows_can_be_imported() -> None:
 # -- pictures ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_status_is_what_the_program_shows(elsewhere: Path) -> None:
     made = elsewhere / "status.svg"
     environment = {**os.environ, "TZ": "PST8PDT", "NO_COLOR": "1", "COLUMNS": "40"}

@@ -42,7 +42,7 @@ DETAILS = {
 
 
 def example(cls: type[TokenStoreError]) -> TokenStoreError:
-    """Make an error with every attribute that its class takes."""
+    """Return an error with every attribute that its class accepts."""
     accepted: dict[str, Any] = {
         **DETAILS,
         "message": "what happened",
@@ -54,18 +54,18 @@ def example(cls: type[TokenStoreError]) -> TokenStoreError:
         "retry_after": 7.5,
         "maybe_spent": True,
     }
-    taken = inspect.signature(cls).parameters
-    names = {*taken, *(DETAILS if "details" in taken else ())} - {"details"}
+    parameters = inspect.signature(cls).parameters
+    names = {*parameters, *(DETAILS if "details" in parameters else ())} - {"details"}
     return cls(**{name: accepted[name] for name in names})
 
 
 def attributes(error: BaseException) -> dict[str, Any]:
-    told = ("args", "field", "path", "errno", "retryable", "retry_after", "maybe_spent", *DETAILS)
-    return {name: getattr(error, name) for name in told if hasattr(error, name)}
+    names = ("args", "field", "path", "errno", "retryable", "retry_after", "maybe_spent", *DETAILS)
+    return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
-def drawn() -> set[tuple[str, str]]:
-    """Read (class, parent) off the tree in the module's docstring."""
+def documented_edges() -> set[tuple[str, str]]:
+    """Return the pairs of class and parent in the tree of the module's docstring."""
     parents: dict[int, str] = {}
     edges = set()
     for line in (errors.__doc__ or "").splitlines():
@@ -81,7 +81,7 @@ def drawn() -> set[tuple[str, str]]:
     return edges
 
 
-def test_the_tree_drawn_in_the_docstring_is_that_of_the_classes() -> None:
+def test_the_tree_in_the_docstring_is_that_of_the_classes() -> None:
     classes = {
         (cls.__name__, base.__name__)
         for cls in CLASSES
@@ -89,10 +89,10 @@ def test_the_tree_drawn_in_the_docstring_is_that_of_the_classes() -> None:
         if cls is not TokenStoreError
     }
 
-    assert drawn() == classes
+    assert documented_edges() == classes
 
 
-def test_every_error_of_the_module_stands_in_the_tree() -> None:
+def test_every_error_of_the_module_is_in_the_tree() -> None:
     defined = {c for c in vars(errors).values() if isinstance(c, type)}
 
     assert {c for c in defined if c.__module__ == errors.__name__} == set(CLASSES)
@@ -181,11 +181,11 @@ def test_a_path_object_becomes_text(tmp_path: Any) -> None:
 
 
 def test_an_invalid_token_error_is_a_value_error_that_names_the_field() -> None:
-    error = InvalidTokenError("expires_in", "a number is needed")
+    error = InvalidTokenError("expires_in", "expected a number")
 
     assert isinstance(error, ValueError)
     assert error.field == "expires_in"
-    assert str(error) == "expires_in: a number is needed"
+    assert str(error) == "expires_in: expected a number"
 
 
 @pytest.mark.parametrize("cls", REFRESH_ERRORS)
@@ -194,15 +194,15 @@ def test_only_transient_refresh_errors_are_retryable(cls: type[TokenRefreshError
 
 
 @pytest.mark.parametrize("cls", REFRESH_ERRORS)
-def test_a_refresh_error_knows_nothing_that_it_was_not_told(cls: type[TokenRefreshError]) -> None:
+def test_the_details_of_a_refresh_error_default_to_none(cls: type[TokenRefreshError]) -> None:
     error = cls("why")
 
     assert {name: getattr(error, name) for name in DETAILS} == dict.fromkeys(DETAILS)
 
 
 def test_a_transient_error_says_how_long_to_wait_and_whether_the_token_may_be_spent() -> None:
-    told = TransientRefreshError("busy", retry_after=30.0, maybe_spent=True)
-    untold = TransientRefreshError("busy")
+    error = TransientRefreshError("busy", retry_after=30.0, maybe_spent=True)
+    default = TransientRefreshError("busy")
 
-    assert (told.retry_after, told.maybe_spent) == (30.0, True)
-    assert (untold.retry_after, untold.maybe_spent) == (None, False)
+    assert (error.retry_after, error.maybe_spent) == (30.0, True)
+    assert (default.retry_after, default.maybe_spent) == (None, False)

@@ -723,6 +723,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
+@pytest.mark.slow
 def test_a_manager_survives_a_fork_on_both_sides(world: World) -> None:
     for account in ("alice", "bob"):
         world.sign_in(account, expires_in=None)  # is due by any clock

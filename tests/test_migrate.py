@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def filled(path: Path) -> Path:
@@ -59,7 +61,7 @@ def said(command: Any, path: Path) -> str:
 # -- from Python ----------------------------------------------------------------------------------
 
 
-def test_upgrade_makes_a_private_database_at_head(path: Path) -> None:
+def test_upgrade_creates_a_private_database_at_head(path: Path) -> None:
     migrate.upgrade(path)
 
     assert mode(path) == 0o600
@@ -89,7 +91,7 @@ def test_upgrading_again_changes_nothing(filled: Path) -> None:
     assert not list(filled.parent.glob("*-backup-*"))
 
 
-def test_current_and_history_print_to_where_they_are_told(
+def test_current_and_history_print_to_the_given_stream(
     filled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said(migrate.current, filled) == f"{REVISION} (head)\n"
@@ -98,7 +100,7 @@ def test_current_and_history_print_to_where_they_are_told(
     assert capsys.readouterr() == ("", "")
 
 
-def test_current_prints_to_stdout_otherwise(
+def test_current_prints_to_stdout_by_default(
     filled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     migrate.current(filled)
@@ -106,7 +108,7 @@ def test_current_prints_to_stdout_otherwise(
     assert capsys.readouterr() == (f"{REVISION} (head)\n", "")
 
 
-def test_looking_changes_and_creates_nothing(path: Path) -> None:
+def test_inspection_changes_and_creates_nothing(path: Path) -> None:
     assert said(migrate.current, path) == ""
     assert REVISION in said(migrate.history, path)
     with pytest.raises(StorageError, match="not up to date"):
@@ -115,7 +117,7 @@ def test_looking_changes_and_creates_nothing(path: Path) -> None:
     assert names(path.parent) == set()
 
 
-def test_looking_does_not_wait_for_a_writer(filled: Path) -> None:
+def test_inspection_does_not_wait_for_a_writer(filled: Path) -> None:
     with raw(filled) as other:
         other.execute("BEGIN IMMEDIATE")
 
@@ -141,7 +143,7 @@ def test_a_downgrade_to_base_is_refused_while_there_are_accounts(filled: Path) -
     assert accounts_of(filled) == before
 
 
-def test_a_downgrade_to_base_is_done_when_asked_twice(filled: Path) -> None:
+def test_a_downgrade_to_base_requires_destroy(filled: Path) -> None:
     migrate.downgrade(filled, "base", x=["destroy=yes"])
 
     assert not tables_of(filled) & {"accounts", "refreshes"}
@@ -151,7 +153,7 @@ def test_a_downgrade_to_base_is_done_when_asked_twice(filled: Path) -> None:
         repository.save("alice", tokens())
 
 
-def test_a_store_without_accounts_goes_down_and_up(path: Path) -> None:
+def test_a_database_without_accounts_can_be_downgraded_to_base(path: Path) -> None:
     migrate.upgrade(path)
 
     migrate.downgrade(path, "base")
@@ -172,7 +174,7 @@ def test_an_unknown_revision_is_a_storage_error(filled: Path, call: str) -> None
 @pytest.mark.parametrize(
     "call", [migrate.upgrade, migrate.downgrade, migrate.current, migrate.check]
 )
-def test_a_newer_database_is_told_as_such(filled: Path, call: Any) -> None:
+def test_a_newer_database_is_a_schema_too_new_error(filled: Path, call: Any) -> None:
     with raw(filled) as connection:
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
 
@@ -183,7 +185,7 @@ def test_a_newer_database_is_told_as_such(filled: Path, call: Any) -> None:
     assert len(accounts_of(filled)) == 2
 
 
-def test_migrating_inside_a_transaction_is_refused_at_once(filled: Path) -> None:
+def test_migrating_inside_a_transaction_fails_at_once(filled: Path) -> None:
     with (
         TokenRepository(filled) as repository,
         repository.transaction(),
@@ -195,7 +197,7 @@ def test_migrating_inside_a_transaction_is_refused_at_once(filled: Path) -> None
 # -- threads and processes ------------------------------------------------------------------------
 
 
-def test_threads_upgrade_different_databases_at_once(tmp_path: Path) -> None:
+def test_threads_can_upgrade_different_databases_concurrently(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.db" for number in range(16)]
 
     with ThreadPoolExecutor(8) as threads:
@@ -204,7 +206,7 @@ def test_threads_upgrade_different_databases_at_once(tmp_path: Path) -> None:
     assert [said(migrate.current, path) for path in paths] == [f"{REVISION} (head)\n"] * 16
 
 
-def test_processes_upgrade_one_database_at_once(path: Path) -> None:
+def test_processes_can_upgrade_one_database_concurrently(path: Path) -> None:
     printed = python("tell(forked(8, lambda number: migrate.upgrade(sys.argv[1])))", path)
 
     assert printed == str([0] * 8) + "\n"
@@ -218,7 +220,7 @@ def in_checkout(checkout: Path, code: str, *arguments: object) -> str:
     return python(code, *arguments, env={**os.environ, "PYTHONPATH": str(checkout)})
 
 
-def test_every_row_survives_a_migration_up_and_down(filled: Path, tmp_path: Path) -> None:
+def test_every_migration_keeps_every_row(filled: Path, tmp_path: Path) -> None:
     checkout = newer_checkout(tmp_path)
     before = accounts_of(filled)
 
@@ -258,7 +260,7 @@ def downgrade""",
 
 
 @pytest.mark.parametrize("how", ["migrate", "repository"])
-def test_a_failing_migration_leaves_the_database_as_it_was(
+def test_a_failed_migration_leaves_the_database_unchanged(
     filled: Path, tmp_path: Path, how: str
 ) -> None:
     checkout = newer_checkout(tmp_path, FAILING)
@@ -286,7 +288,7 @@ for _ in range(2):
     assert said(migrate.current, filled) == f"{REVISION} (head)\n"
 
 
-def test_a_new_database_whose_migration_fails_is_not_there(path: Path, tmp_path: Path) -> None:
+def test_a_failed_migration_creates_no_database(path: Path, tmp_path: Path) -> None:
     checkout = newer_checkout(tmp_path, FAILING)
 
     printed = in_checkout(
@@ -331,7 +333,7 @@ def state_of_logging() -> list[object]:
     return found
 
 
-def test_migrations_leave_the_logging_of_the_host_alone(
+def test_migrations_do_not_change_the_applications_logging(
     path: Path, host_logging: logging.Logger
 ) -> None:
     before = state_of_logging()
@@ -347,9 +349,11 @@ def test_migrations_leave_the_logging_of_the_host_alone(
 # -- where the scripts are ------------------------------------------------------------------------
 
 
-def test_an_installation_without_migrations_says_so(tmp_path: Path) -> None:
+def test_an_installation_without_migrations_is_a_storage_error(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path)
-    (checkout / "alembic.ini").unlink()  # then a "migrations" beside the package is anybody's
+    (
+        checkout / "alembic.ini"
+    ).unlink()  # then "migrations" next to the package may be any project's
 
     printed = in_checkout(
         checkout,
@@ -365,7 +369,7 @@ except StorageError as error:
     assert "the migrations are missing; reinstall tokenstore" in printed
 
 
-def test_a_path_with_a_percent_sign_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_path_may_contain_a_percent_sign(tmp_path: Path) -> None:
     (tmp_path / "100%s").mkdir()
     checkout = copy_checkout(tmp_path / "100%s")
     path = tmp_path / "100%s" / "50%.db"
@@ -392,7 +396,7 @@ def alembic(*arguments: object, cwd: Path = ROOT, fails: bool = False, **variabl
     return done.stdout + done.stderr
 
 
-def test_alembic_upgrades_checks_and_tells(path: Path) -> None:
+def test_alembic_upgrades_and_checks(path: Path) -> None:
     x = ("-x", f"database={path}")
 
     alembic(*x, "upgrade", "head")
@@ -406,13 +410,13 @@ def test_alembic_upgrades_checks_and_tells(path: Path) -> None:
         repository.save("alice", tokens())
 
 
-def test_alembic_takes_the_default_database_of_the_environment(tmp_path: Path) -> None:
+def test_alembic_uses_the_default_database_of_the_environment(tmp_path: Path) -> None:
     alembic("upgrade", "head", TOKENSTORE_DATABASE=str(tmp_path / "default.db"))
 
     assert said(migrate.current, tmp_path / "default.db") == f"{REVISION} (head)\n"
 
 
-def test_alembic_takes_a_url_and_runs_from_anywhere(path: Path, tmp_path: Path) -> None:
+def test_alembic_accepts_a_url_and_runs_in_any_directory(path: Path, tmp_path: Path) -> None:
     ini = ROOT / "alembic.ini"
 
     alembic("-c", ini, "-x", f"database=sqlite:///{path}", "upgrade", "head", cwd=tmp_path)
@@ -420,7 +424,7 @@ def test_alembic_takes_a_url_and_runs_from_anywhere(path: Path, tmp_path: Path) 
     assert said(migrate.current, path) == f"{REVISION} (head)\n"
 
 
-def test_alembic_refuses_to_drop_accounts_unless_told(filled: Path) -> None:
+def test_alembic_drops_accounts_only_on_request(filled: Path) -> None:
     before = accounts_of(filled)
     x = ("-x", f"database={filled}")
 
@@ -433,7 +437,7 @@ def test_alembic_refuses_to_drop_accounts_unless_told(filled: Path) -> None:
     assert "accounts" not in tables_of(filled)
 
 
-def test_alembic_says_that_sql_scripts_are_not_supported(path: Path) -> None:
+def test_alembic_refuses_to_write_sql_scripts(path: Path) -> None:
     said = alembic("-x", f"database={path}", "upgrade", "head", "--sql", fails=True)
 
     assert "--sql is not supported" in said
@@ -441,9 +445,7 @@ def test_alembic_says_that_sql_scripts_are_not_supported(path: Path) -> None:
     assert not path.exists()
 
 
-def test_alembic_generates_an_empty_revision_where_nothing_changed(
-    path: Path, tmp_path: Path
-) -> None:
+def test_alembic_generates_an_empty_revision_without_changes(path: Path, tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path)
     x = ("-x", f"database={path}")
     alembic(*x, "upgrade", "head", cwd=checkout)
@@ -462,7 +464,7 @@ def test_alembic_generates_an_empty_revision_where_nothing_changed(
     assert alembic(*x, "current", cwd=checkout) == f"{REVISION}\n"
 
 
-def test_alembic_generates_what_did_change(path: Path, tmp_path: Path) -> None:
+def test_alembic_generates_a_revision_with_the_changes(path: Path, tmp_path: Path) -> None:
     checkout = newer_checkout(tmp_path)
     (checkout / "migrations" / "versions" / f"{NEXT}_next.py").unlink()
     x = ("-x", f"database={path}")

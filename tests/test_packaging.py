@@ -20,6 +20,8 @@ from tokenstore.storage.tables import REVISION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow
+
 SITE = Path(sysconfig.get_path("purelib"))
 USE = """
 import importlib.metadata, io, json, sys

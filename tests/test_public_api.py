@@ -130,6 +130,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TokenManager", "TokenRepository"])
 def test_a_store_is_imported_without_alembic_and_requests(name: str) -> None:
     loaded = loaded_by(f"from tokenstore import {name}")

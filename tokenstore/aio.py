@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tokenstore import fork
 from tokenstore.errors import TokenStoreError
-from tokenstore.logs import LOGGER, tell
+from tokenstore.logs import LOGGER, log_operation
 from tokenstore.manager import TokenManager
 from tokenstore.redaction import protect
 
@@ -255,7 +255,7 @@ class AsyncTokenManager:
         """Return a token from memory, which takes no thread."""
         token = self.manager._cached(account_name, provider)  # noqa: SLF001 - made for this
         if token is not None and LOGGER.isEnabledFor(logging.DEBUG):
-            tell(logging.DEBUG, operation, account_name, provider, "cached")
+            log_operation(logging.DEBUG, operation, account_name, provider, "cached")
         return token
 
     async def _from_store(

@@ -1,21 +1,21 @@
 """The errors of tokenstore, one tree.
 
 - ``TokenStoreError``
-    - ``InvalidTokenError`` (a ``ValueError``): what was given is not a token set
-    - ``StorageError`` (an ``OSError``): the database cannot do it
-        - ``InsecureStorageError``: refused: a symlink, another owner, not a tokenstore database
+    - ``InvalidTokenError`` (a ``ValueError``): the value is not a valid token set
+    - ``StorageError`` (an ``OSError``): the database operation failed
+        - ``InsecureStorageError``: a symlink, another owner's file, or not a tokenstore database
         - ``SchemaOutdatedError``: the database is older than this code
         - ``SchemaTooNewError``: the database is newer than this code
-        - ``TokenPersistError``: a provider answered and the store would not take it
+        - ``TokenPersistError``: a provider sent new tokens and they could not be saved
     - ``TokenRefreshError``
-        - ``ProviderConfigurationError``: no request was made; fix the configuration
-        - ``ReauthorizationRequired``: only a new sign-in helps
+        - ``ProviderConfigurationError``: no request was sent; fix the configuration
+        - ``ReauthorizationRequired``: the account needs a new sign-in
         - ``TransientRefreshError``: try again later
-        - ``ClientRejectedError``: the provider refuses this client; fix the configuration
-        - ``SignInError``: a sign-in came to nothing, and nothing was stored
-            - ``WrongAccountError``: it was somebody else than before
+        - ``ClientRejectedError``: the provider rejects this client; fix the configuration
+        - ``SignInError``: a sign-in failed, and nothing was stored
+            - ``WrongAccountError``: a different user signed in
 
-Every error can be pickled, and none shows a secret in its text or its repr.
+Every error can be pickled, and none has a secret in its message or its repr.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _E = TypeVar("_E", bound="TokenStoreError")
 
 
 def _rebuild(cls: type[_E], message: str) -> _E:
-    """Make the error that a pickle describes; its attributes follow as state."""
+    """Return the error that a pickle describes; its attributes follow as state."""
     error = cls.__new__(cls)
     error.args = (message,)
     return error
 
 
 class TokenStoreError(Exception):
-    """Whatever tokenstore raises on purpose."""
+    """The base class of all errors of tokenstore."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -49,10 +49,10 @@ class TokenStoreError(Exception):
 
 
 class InvalidTokenError(TokenStoreError, ValueError):
-    """What was given is not a token set, or not an account name; nothing was written.
+    """The value is not a valid token set or account name; nothing was written.
 
     Attributes:
-        field: The name of the field that is wrong.
+        field: The name of the invalid field.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -61,11 +61,11 @@ class InvalidTokenError(TokenStoreError, ValueError):
 
 
 class StorageError(TokenStoreError, OSError):
-    """The database cannot do what was asked; what it held is still there.
+    """The database operation failed; the stored data is unchanged.
 
     Attributes:
-        path: The file or directory that the error is about.
-        errno: The system's error number, where there is one.
+        path: The file or directory that caused the error, or None.
+        errno: The operating system's error number, or None.
     """
 
     path: str | None
@@ -82,11 +82,11 @@ class StorageError(TokenStoreError, OSError):
 
 
 class InsecureStorageError(StorageError):
-    """Refused: a symlink, another owner's file, or not a tokenstore database."""
+    """The file is a symlink, belongs to another owner, or is not a tokenstore database."""
 
 
 class SchemaOutdatedError(StorageError):
-    """The database is older than this code; the message names the command that upgrades it."""
+    """The database is older than this code; the message names the command to upgrade it."""
 
 
 class SchemaTooNewError(StorageError):
@@ -94,10 +94,10 @@ class SchemaTooNewError(StorageError):
 
 
 class TokenPersistError(StorageError):
-    """A provider answered with new tokens and the store would not take them.
+    """A provider sent new tokens and they could not be saved.
 
-    The manager that raised this keeps the tokens and stores them before it sends another request
-    for the account. A pickled copy of the error does not carry them: pickles travel.
+    The manager that raised this keeps the tokens and saves them before it sends another request
+    for the account. A pickled copy of the error does not contain them.
 
     Attributes:
         tokens: The new token set (secret!), or None in an unpickled copy.
@@ -122,15 +122,15 @@ class TokenPersistError(StorageError):
 
 
 class TokenRefreshError(TokenStoreError):
-    """No live token could be had from the provider.
+    """The provider gave no valid token.
 
     Attributes:
         account_name: The account.
         provider: The provider's name, or None if the account has none.
-        status_code: The HTTP status of the answer, or None if there was no answer.
-        error: The error code of the answer (RFC 6749 section 5.2), or None.
-        error_description: The provider's explanation, without anything that was sent, or None.
-        retryable: Whether the same call may succeed later with nothing changed.
+        status_code: The HTTP status of the response, or None if there was no response.
+        error: The error code of the response (RFC 6749 section 5.2), or None.
+        error_description: The provider's explanation, without any secret that was sent, or None.
+        retryable: Whether the same call may succeed later without any change.
     """
 
     retryable = False
@@ -154,21 +154,21 @@ class TokenRefreshError(TokenStoreError):
 
 
 class ProviderConfigurationError(TokenRefreshError):
-    """The provider is unknown or not usable as configured; no request was made."""
+    """The provider is unknown or its configuration is invalid; no request was sent."""
 
 
 class ReauthorizationRequired(TokenRefreshError):  # noqa: N818 - the contract's name
-    """Only a new sign-in helps: the grant is dead, or there is no refresh token."""
+    """The account needs a new sign-in: its grant has ended, or there is no refresh token."""
 
 
 class TransientRefreshError(TokenRefreshError):
-    """Try again later; nothing was lost that is known of.
+    """The refresh failed for now: try again later.
 
     Attributes:
-        retry_after: Seconds to wait, because the provider asked for it or has failed time and
-            again, or None.
-        maybe_spent: Whether the request was sent without a usable answer, so that a single-use
-            refresh token may have been spent.
+        retry_after: Seconds to wait, because the provider said so or has failed repeatedly; None
+            if no wait is needed.
+        maybe_spent: Whether the request was sent and no usable response arrived, so that a
+            single-use refresh token may have been used.
     """
 
     retryable = True
@@ -187,12 +187,12 @@ class TransientRefreshError(TokenRefreshError):
 
 
 class ClientRejectedError(TokenRefreshError):
-    """The provider refuses the client or the request: fix the configuration, then try again."""
+    """The provider rejects the client or the request: fix the configuration, then try again."""
 
 
 class SignInError(TokenRefreshError):
-    """A sign-in came to nothing: refused, given up or not to be trusted. Nothing was stored."""
+    """A sign-in was refused, abandoned or not trustworthy. Nothing was stored."""
 
 
 class WrongAccountError(SignInError):
-    """Somebody else signed in than the account belonged to before; their tokens were dropped."""
+    """A different user signed in than the account belongs to; their tokens were discarded."""

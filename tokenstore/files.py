@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, and to nobody else.
+"""Private files that are replaced atomically.
 
-What is written goes to a temporary file in the same directory, which then takes the final name. A
-process that dies on the way leaves its temporary file, with secrets in it, to be swept away.
+The content is written to a temporary file in the same directory, which then gets the final name. A
+process that is killed while writing leaves its temporary file, which may contain secrets; the next
+writer deletes it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp(-journal|-wal|-shm)?
 
 
 @contextmanager
-def new_version(path: Path) -> Iterator[Path]:
-    """Yield an empty file, 0600, that takes the place of *path* at the end, durably.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield an empty file, 0600, that durably replaces *path* at the end.
 
-    After an error *path* is as it was. For many files in one directory, `sync_directory` once at
-    their end makes their names durable.
+    After an error, *path* is unchanged. To make the new name durable too, call `sync_directory`,
+    once for all files of a directory.
 
     Raises:
-        OSError: It cannot be written there.
+        OSError: The file cannot be written.
     """
-    new = temporary(path)
+    new = create_temporary(path)
     try:
         yield new
         _sync(new)
@@ -44,67 +45,75 @@ def new_version(path: Path) -> Iterator[Path]:
         raise
 
 
-def temporary(path: Path) -> Path:
-    """Create an empty file, 0600, beside *path*, that `writing_in` would know as a leftover."""
+def create_temporary(path: Path) -> Path:
+    """Create an empty file, 0600, next to *path*, with a name that `leftovers` recognises."""
     new = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     return new
 
 
 @contextmanager
-def writing_in(directory: Path, mine: Callable[[str], bool]) -> Iterator[None]:
-    """Mark *directory* as one in which files are being written.
+def writer_lock(directory: Path, is_ours: Callable[[str], bool]) -> Iterator[None]:
+    """Hold a shared lock on *directory* while writing files in it.
 
-    Whoever comes while nobody else is there first sweeps away what those who died have left: the
-    temporary files of names that are *mine*. The mark is a lock that ends with its process; where
-    the file system has none, nothing is swept.
+    If no other writer holds it, first delete the temporary files that killed writers have left. On
+    a file system without locks, nothing is deleted.
+
+    Args:
+        directory: The directory.
+        is_ours: Returns whether the temporary files for a file name may be deleted.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _lock(descriptor, LOCK_EX | LOCK_NB):
-            for left in leftovers(directory, mine):
+            for path in leftovers(directory, is_ours):
                 with suppress(OSError):
-                    left.unlink()
+                    path.unlink()
         _lock(descriptor, LOCK_SH)
         yield
     finally:
         os.close(descriptor)
 
 
-def is_written_in(directory: Path) -> bool:
-    """Tell whether somebody marks *directory* just now (see `writing_in`)."""
+def has_writers(directory: Path) -> bool:
+    """Return whether a process or thread holds the `writer_lock` of *directory*."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         flock(descriptor, LOCK_EX | LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # the file system has no such locks
+    except OSError:  # the file system has no locks
         return False
     finally:
         os.close(descriptor)
     return False
 
 
-def leftovers(directory: Path, mine: Callable[[str], bool]) -> Iterator[Path]:
-    """Yield the temporary files, of this user, of names that are *mine*."""
+def leftovers(directory: Path, is_ours: Callable[[str], bool]) -> Iterator[Path]:
+    """Yield the temporary files of this user.
+
+    Args:
+        directory: The directory.
+        is_ours: Returns whether to yield the temporary files for a file name.
+    """
     for path in directory.iterdir():
-        found = _TEMPORARY.fullmatch(path.name)
-        if found is not None and mine(found["name"]):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is not None and is_ours(match["name"]):
             with suppress(FileNotFoundError):
                 if path.lstat().st_uid == os.geteuid():
                     yield path
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the names in *directory* durable."""
+    """Make the file names in *directory* durable."""
     _sync(directory)
 
 
 def make_private_directory(directory: Path) -> None:
-    """Make *directory* and the parents that are missing, each 0700.
+    """Create *directory* and its missing parents, each 0700.
 
     Raises:
-        StorageError: It cannot be made, or something else is there.
+        StorageError: It cannot be created, or it is not a directory.
     """
     if directory.is_dir():
         return
@@ -120,16 +129,16 @@ def make_private_directory(directory: Path) -> None:
 
 
 def file_error(error: OSError, path: Path) -> StorageError:
-    """Return the `StorageError` for a file-system error about *path*."""
+    """Log a file-system error about *path*, and return the `StorageError` for it."""
     _log.error("%s: %s", path, error.strerror, extra={"raised": True})
     return StorageError(
         f"{path}: {error.strerror}; check the path and its permissions", path, errno=error.errno
     )
 
 
-def _lock(descriptor: int, kind: int) -> bool:
+def _lock(descriptor: int, operation: int) -> bool:
     try:
-        flock(descriptor, kind)
+        flock(descriptor, operation)
     except OSError:
         return False
     return True

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import StorageError
 from tokenstore.files import (
+    atomic_write,
+    create_temporary,
     file_error,
     make_private_directory,
-    new_version,
     sync_directory,
-    temporary,
-    writing_in,
+    writer_lock,
 )
 from tokenstore.importers.detect import is_token_storage, read_accounts
 from tokenstore.importers.formats import (
@@ -26,7 +26,8 @@ from tokenstore.importers.formats import (
     account_to_json,
     file_stem,
 )
-from tokenstore.logs import is_told, tell
+from tokenstore.logs import is_enabled, log_operation
+from tokenstore.models.tokens import normalize_account_name
 from tokenstore.redaction import protect
 from tokenstore.storage.rows import CorruptRowError
 
@@ -133,7 +134,7 @@ def export_accounts(
     target = Path(directory).absolute()
     make_private_directory(target)
     try:
-        with writing_in(target, lambda name: name.endswith(".json")):
+        with writer_lock(target, lambda name: name.endswith(".json")):
             case_sensitive = _is_case_sensitive(target)
             for record in repository.listing.records():
                 yield _logged("export", *_export(target, record, case_sensitive=case_sensitive))
@@ -175,7 +176,10 @@ def _store(
     if name in seen and existing != "keep_newer":
         return FileResult(name, path, "skipped", f"{seen[name].name} has the same account")
     stored = repository.put(
-        name, content.tokens, provider=provider or content.provider, existing=existing
+        normalize_account_name(name),
+        content.tokens,
+        provider=provider or content.provider,
+        existing=existing,
     )
     seen[name] = path
     if stored:
@@ -196,7 +200,7 @@ def _export(
     try:
         if path.is_symlink():
             return FileResult(name, path, "failed", "is a symlink; remove it"), record.provider
-        with new_version(path) as new:
+        with atomic_write(path) as new:
             new.write_text(f"{text}\n", "utf-8")
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -205,7 +209,7 @@ def _export(
 
 
 def _is_case_sensitive(directory: Path) -> bool:
-    probe = temporary(directory / "a.json")
+    probe = create_temporary(directory / "a.json")
     try:
         return not probe.with_name(probe.name.upper()).exists()
     finally:
@@ -214,9 +218,9 @@ def _is_case_sensitive(directory: Path) -> bool:
 
 def _logged(operation: str, result: FileResult, provider: str | None) -> FileResult:
     level = logging.WARNING if result.outcome == "failed" else logging.INFO
-    if is_told(level):
+    if is_enabled(level):
         details = "" if result.reason is None else f" ({str(result.path)!r}: {result.reason})"
-        tell(level, operation, result.account_name, provider, result.outcome, details)
+        log_operation(level, operation, result.account_name, provider, result.outcome, details)
     return result
 
 

@@ -1,4 +1,4 @@
-"""One log record for every operation, with its facts as fields."""
+"""One log record for every operation, with its details as fields."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 from tokenstore.errors import TokenStoreError
 
 LOGGER = logging.getLogger("tokenstore")
-LOGGER.addHandler(logging.NullHandler())  # an application that wants no log gets none
-is_told = LOGGER.isEnabledFor  # looked up once: it is asked for every token from memory
+LOGGER.addHandler(logging.NullHandler())  # without configuration, nothing is printed
+is_enabled = LOGGER.isEnabledFor  # bound once: it is called for every token from memory
 
 
 class Named(Protocol):
-    """What has a name, such as a `Provider`."""
+    """An object with a name, such as a `Provider`."""
 
     @property
     def name(self) -> str:
@@ -22,12 +22,12 @@ class Named(Protocol):
 
 
 class Operation:
-    """Writes the one log record of an operation when it ends.
+    """Writes the log record of an operation when it ends.
 
     Attributes:
-        provider: Whom the caller named, or whom the account turned out to be bound to.
-        outcome: What came of it, unless an error did.
-        failure: An error that the caller does not get, as something else served.
+        provider: The name of the provider that the caller named or the account has, or None.
+        outcome: The outcome, unless the operation raises an error.
+        failure: An error that the caller does not see, because a fallback succeeded.
     """
 
     __slots__ = ("_account_name", "_name", "failure", "outcome", "provider")
@@ -51,18 +51,19 @@ class Operation:
             self._warn(self.outcome, self.failure)
         else:
             level = logging.INFO if self.outcome in _CHANGES else logging.DEBUG
-            if is_told(level):
-                tell(level, self._name, self._account_name, self.provider, self.outcome)
+            if is_enabled(level):
+                log_operation(level, self._name, self._account_name, self.provider, self.outcome)
 
     def _warn(self, outcome: str, error: TokenStoreError) -> None:
         provider = self.provider or getattr(error, "provider", None)
-        tell(logging.WARNING, self._name, self._account_name, provider, outcome, f" ({error})")
+        details = f" ({error})"
+        log_operation(logging.WARNING, self._name, self._account_name, provider, outcome, details)
 
 
 _CHANGES = {"saved", "deleted", "refreshed", "signed_in", "signed_out"}
 
 
-def tell(
+def log_operation(
     level: int,
     operation: str,
     account_name: object,
@@ -70,8 +71,8 @@ def tell(
     outcome: str,
     details: str = "",
 ) -> None:
-    """Write the record of an operation."""
-    name = _shown(account_name)
+    """Write the log record of an operation."""
+    name = _printable_name(account_name)
     fields = {
         "account_name": name,
         "provider": provider_name(provider),
@@ -83,30 +84,27 @@ def tell(
 
 
 def provider_name(provider: str | Named | None) -> str | None:
-    """Return the name of a provider that may be given by name or as an object.
+    """Return the name of a provider that is given by name or as an object.
 
     Raises:
         TypeError: It is neither.
     """
-    name = provider if provider is None or isinstance(provider, str) else _name_of(provider)
+    name: object = provider
+    if provider is not None and not isinstance(provider, str):
+        name = getattr(provider, "name", provider)
     if name is not None and not isinstance(name, str):
-        raise TypeError(f"provider: expected a name or a Provider, got {_kind(provider)}")
+        raise TypeError(f"provider: expected a name or a Provider, got {type(provider).__name__}")
     return name
 
 
-def _name_of(provider: object) -> object:
-    return getattr(provider, "name", provider)
+def _printable_name(account_name: object) -> str | None:
+    """Return the account name as one line, or only its type if it is not a string.
 
-
-def _shown(account_name: object) -> str | None:
-    """Return what may be logged of an account name: one line, and no token set given for it."""
+    A caller may have passed a token set by mistake.
+    """
     if account_name is None:
         return None
     if isinstance(account_name, str):
         line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", account_name)
-        return line.encode("utf-8", "backslashreplace").decode()  # a damaged one is no text
-    return f"<{_kind(account_name)}>"
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
+        return line.encode("utf-8", "backslashreplace").decode()  # it may have lone surrogates
+    return f"<{type(account_name).__name__}>"

@@ -14,10 +14,10 @@ from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.lifecycle.hooks import Hooks
 from tokenstore.lifecycle.refresh import RefreshRequest
 from tokenstore.lifecycle.refresher import Refresher
-from tokenstore.logs import Operation, is_told, provider_name, tell
+from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
-from tokenstore.models.tokens import normalize_account_name
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.redaction import protect, protected, unprotected
 from tokenstore.storage.location import providers_file
@@ -167,7 +167,8 @@ class TokenManager:
             name = normalize_account_name(account_name)
             # Looked up only for who wants to know: saving is a hot path.
             before = self._repository.record(name) if self._hooks.on_recovered else None
-            self._repository.save(name, tokens, provider=provider_name(provider))
+            token_set = TokenSet.from_mapping(tokens, now=self._clock())
+            self._repository.put(name, token_set, provider=provider_name(provider))
             self._cache.forget(name)
             operation.outcome = "saved"
         if before is not None and before.needs_sign_in:
@@ -450,7 +451,7 @@ class TokenManager:
             TokenPersistError: There are new tokens and the store would not take them.
         """
         try:
-            if is_told(DEBUG):
+            if is_enabled(DEBUG):
                 return self._get_valid_token(account_name, provider)
             return self._cache.get(account_name, provider) or self._get_valid_token(
                 account_name, provider
@@ -461,8 +462,8 @@ class TokenManager:
 
     @protected
     def _get_valid_token(self, account_name: str, provider: str | Provider | None) -> str | None:
-        if is_told(DEBUG) and (token := self._cache.get(account_name, provider)) is not None:
-            tell(DEBUG, "get_valid_token", account_name, provider, "cached")
+        if is_enabled(DEBUG) and (token := self._cache.get(account_name, provider)) is not None:
+            log_operation(DEBUG, "get_valid_token", account_name, provider, "cached")
             return token
         try:
             with Operation("get_valid_token", account_name, provider) as operation:
@@ -514,7 +515,7 @@ class TokenManager:
         name = normalize_account_name(account_name)
         epoch = self._cache.epoch
         now = self._clock()
-        found = self._repository.access(name) or (None, None, None, None)
+        found = self._repository.access_token(name) or (None, None, None, None)
         token, expires_at, refreshed_at, bound = found
         require_binding(name, bound, provider)
         due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)

@@ -1,4 +1,4 @@
-"""Bring a database to a schema revision: alembic's commands as functions."""
+"""Migrates a database to a schema revision: alembic's commands as functions."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["check", "current", "downgrade", "history", "upgrade"]
 
 
 def upgrade(database: str | os.PathLike[str] | URL | None = None, revision: str = "head") -> None:
-    """Bring a database to *revision*; a missing one is created, 0600.
+    """Upgrade a database to *revision*. A missing database is created, 0600.
 
-    All migrations are one transaction: if one fails, the database is unchanged. Before an older
-    SQLite file is changed, it is copied to ``DATABASE-backup-REVISION-TIME``.
+    All migrations are one transaction: if one fails, the database is unchanged. An older SQLite
+    file is first copied to ``DATABASE-backup-REVISION-TIMESTAMP``.
 
     Args:
         database: As for `TokenManager`.
@@ -47,15 +47,15 @@ def downgrade(
     *,
     x: Sequence[str] = (),
 ) -> None:
-    """Take a database back to *revision*, keeping every account.
+    """Downgrade a database to *revision*, keeping every account.
 
-    Only ``base`` drops the tokens. It is refused on a database with accounts unless *x* contains
+    Only ``base`` drops the tokens. It is refused for a database with accounts unless *x* contains
     ``destroy=yes``.
 
     Args:
         database: As for `TokenManager`.
         revision: An alembic revision, such as ``0003`` or ``-1``.
-        x: Arguments for the migrations, as ``NAME=VALUE``.
+        x: Arguments for the migrations, each ``NAME=VALUE``.
 
     Raises:
         StorageError: As for `upgrade`, or the downgrade was refused.
@@ -70,7 +70,7 @@ def downgrade(
 def current(
     database: str | os.PathLike[str] | URL | None = None, *, stdout: TextIO | None = None
 ) -> None:
-    """Print the revision of a database.
+    """Print the schema revision of a database.
 
     Args:
         database: As for `TokenManager`.
@@ -85,7 +85,7 @@ def current(
 def history(
     database: str | os.PathLike[str] | URL | None = None, *, stdout: TextIO | None = None
 ) -> None:
-    """Print all revisions, newest first, and mark the one of the database.
+    """Print all schema revisions, newest first, and mark that of the database.
 
     Args:
         database: As for `TokenManager`.
@@ -102,7 +102,7 @@ def history(
 def check(
     database: str | os.PathLike[str] | URL | None = None, *, stdout: TextIO | None = None
 ) -> None:
-    """Compare the tables of a database with those that this version expects.
+    """Check that the tables of a database are those that this version expects.
 
     Args:
         database: As for `TokenManager`.

@@ -1,4 +1,4 @@
-"""Create the accounts and the journal of their refreshes."""
+"""Create the tables of accounts and of their refreshes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text()),
         sa.Column("maybe_spent", sa.Boolean()),
         sa.PrimaryKeyConstraint("id", name="pk_refreshes"),
-        sqlite_autoincrement=True,  # an id says which of two refreshes began first
+        sqlite_autoincrement=True,  # so that ids increase with time
     )
     op.create_index("ix_refreshes_account_name_id", "refreshes", ["account_name", "id"])
 

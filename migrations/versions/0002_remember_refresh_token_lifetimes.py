@@ -1,4 +1,4 @@
-"""Remember when refresh tokens were obtained and when they die."""
+"""Store when refresh tokens were obtained and when they expire."""
 
 from __future__ import annotations
 

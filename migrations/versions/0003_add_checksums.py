@@ -1,4 +1,4 @@
-"""Add checksums, which tell a damaged token from one that was stored."""
+"""Add checksums, which detect damaged tokens."""
 
 from __future__ import annotations
 

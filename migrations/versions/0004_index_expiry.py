@@ -1,4 +1,4 @@
-"""Index what is due, so that looking for it reads no more than that."""
+"""Index due accounts, so that listing them reads no others."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_different_user_ends_on_a_page_with_the_user(world: World, browser: Br
         error = call.error()
 
     assert isinstance(error, WrongAccountError)
-    assert browser.heading == "Somebody else signed in"
+    assert browser.heading == "Different user"
     assert "bob@example.com" in browser.text
     assert world.tokens(ACCOUNT)[0] == before["access_token"]
     browser.check()

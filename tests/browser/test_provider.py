@@ -121,7 +121,7 @@ def test_a_different_user_is_refused(manager: TokenManager, chromium: Chrome) ->
     error = login(manager, chromium, "bob").error()
 
     assert isinstance(error, WrongAccountError)
-    assert chromium.find_element(By.TAG_NAME, "h1").text == "Somebody else signed in"
+    assert chromium.find_element(By.TAG_NAME, "h1").text == "Different user"
     assert manager.load_tokens(ACCOUNT) == tokens
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tokenstore import TokenRepository
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 BASH = """
 eval "$(tokenstore completion bash)"

@@ -114,6 +114,7 @@ class Running:
 # -- login ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_login_opens_a_browser_and_stores_what_it_brings(
     world: World, command: Command, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_login_opens_a_browser_and_stores_what_it_brings(
         assert str(secret) not in seen.read_text() + out + err
 
 
+@pytest.mark.slow
 def test_login_prints_the_address_where_no_browser_shows_up(world: World, command: Command) -> None:
     world.manager().login("alice", "test", prompt=Visitor(world))
     arguments = ("login", "alice", "--scope", "mail", "--scope", "a b", "--force", "--json")
@@ -161,10 +163,11 @@ def test_login_prints_the_address_where_no_browser_shows_up(world: World, comman
 def test_login_ends_with_1_if_nobody_comes(world: World, command: Command, how: list[str]) -> None:
     code, out, err = command("login", "alice", "--provider", "test", "--timeout", "0.2s", *how)
     assert (code, out) == (1, "")
-    assert any(line.startswith("tokenstore: alice: nobody ") for line in err.splitlines())
+    assert re.search(r"^tokenstore: alice: (no sign-in within|the code expired)", err, re.MULTILINE)
     assert world.manager().load_tokens("alice") is None
 
 
+@pytest.mark.slow
 def test_login_ends_quietly_when_it_is_interrupted(world: World, command: Command) -> None:
     assert command.environment
     with Running(world, "login", "alice", "--provider", "test") as login:
@@ -176,6 +179,7 @@ def test_login_ends_quietly_when_it_is_interrupted(world: World, command: Comman
     assert err.replace("^C", "").strip().endswith("--provider test --device alice")
 
 
+@pytest.mark.slow
 def test_login_by_device_shows_the_code_and_counts_down(world: World, command: Command) -> None:
     assert command.environment
     with Running(world, "login", "alice", "--provider", "test", "--device") as login:

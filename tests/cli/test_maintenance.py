@@ -12,7 +12,7 @@ from tests.helpers.command import on_a_terminal
 from tests.helpers.doctor import tokens
 from tokenstore import TokenRepository
 from tokenstore.cli.app import run
-from tokenstore.files import temporary
+from tokenstore.files import create_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def test_exit_codes_are_for_cron(command: Callable[..., tuple[int, str]], path: 
     with TokenRepository(path) as repository:
         repository.save("carol", {"access_token": "CANARY", "expires_in": -1})
     assert command()[0] == 3
-    temporary(path)
+    create_temporary(path)
     assert command()[0] == 1
     assert command("--fix")[0] == 3
     with TokenRepository(path) as repository:
@@ -56,7 +56,7 @@ def test_exit_codes_are_for_cron(command: Callable[..., tuple[int, str]], path: 
 def test_json_has_the_same_keys_for_every_finding(
     command: Callable[..., tuple[int, str]], path: Path
 ) -> None:
-    temporary(path)
+    create_temporary(path)
 
     code, out = command("--json")
 
@@ -72,7 +72,7 @@ def test_json_has_the_same_keys_for_every_finding(
 
 
 def test_a_pipe_gets_one_line_for_each(command: Callable[..., tuple[int, str]], path: Path) -> None:
-    temporary(path)
+    create_temporary(path)
     with TokenRepository(path) as repository:
         repository.save("carol", tokens(1))
 
@@ -101,7 +101,7 @@ def test_many_names_are_cut_for_people_and_whole_for_programs(
 
 
 def test_a_terminal_gets_a_table_with_what_to_do_below_what_was_found(path: Path) -> None:
-    temporary(path)
+    create_temporary(path)
     with TokenRepository(path) as repository:
         repository.save("evil\u202ename [bold]", tokens(1))
 

@@ -95,6 +95,7 @@ def test_a_backup_is_the_servers(schema: str, capsys: pytest.CaptureFixture[str]
     assert "--schema=new" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url", [PLACE, PLACE.replace(":CANARY", "") + "&password=CANARY"], ids=["address", "query"]
 )
@@ -110,6 +111,7 @@ def test_a_password_is_taken_from_the_environment_alone(
     assert "CANARY" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["status", "doctor", "db current", "refresh --all"])
 def test_without_the_driver_one_line_says_what_to_install(command: str) -> None:
     code = "import sys; sys.modules['psycopg'] = None\nfrom tokenstore.cli import main; main()"

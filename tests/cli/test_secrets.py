@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = f"""
 import json, logging, os, sys
 from pathlib import Path

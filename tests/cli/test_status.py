@@ -127,7 +127,7 @@ def test_status_goes_by_what_the_provider_is_configured_to_do(
 
 
 REFUSED = Failure(
-    verdict="reauthorization",
+    kind="reauthorization",
     message="dead: provider 'google' answered HTTP 400 invalid_grant; sign in again",
     client="other",
 )
@@ -159,7 +159,7 @@ def filled(tmp_path: Path) -> Path:
         fail("dead", REFUSED)
         fail(
             "waits",
-            Failure(verdict="transient", message="HTTP 503", client="x", retry_at=now + 500),
+            Failure(kind="transient", message="HTTP 503", client="x", retry_at=now + 500),
         )
     return path
 

@@ -14,7 +14,7 @@ from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, Process, mode, python
 from tokenstore import TokenRepository
 from tokenstore.doctor.mounts import file_system_of
-from tokenstore.files import temporary, writing_in
+from tokenstore.files import create_temporary, writer_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,8 +210,8 @@ def test_a_directory_of_somebody_else_is_told(path: Path) -> None:
 
 def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) -> None:
     left = {
-        temporary(path.with_name("tokens.db-backup-0001-x")).name,
-        (built := temporary(path).name),
+        create_temporary(path.with_name("tokens.db-backup-0001-x")).name,
+        (built := create_temporary(path).name),
         f"{built}-journal",
     }
     for name in left:
@@ -236,7 +236,7 @@ def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) 
 
 
 def test_what_may_be_of_a_killed_backup_or_export_is_told_and_left(path: Path) -> None:
-    names = [temporary(path.with_name(name)).name for name in ("alice.json", "monday.db")]
+    names = [create_temporary(path.with_name(name)).name for name in ("alice.json", "monday.db")]
     told = [
         (found.severity, all(name in found.message for name in names))
         for found in look(path, fix=True)
@@ -247,8 +247,8 @@ def test_what_may_be_of_a_killed_backup_or_export_is_told_and_left(path: Path) -
 
 
 def test_what_somebody_writes_just_now_is_no_leftover(path: Path) -> None:
-    with writing_in(path.parent, lambda _: False):
-        writing = temporary(path.with_name("tokens.db.bak"))
+    with writer_lock(path.parent, lambda _: False):
+        writing = create_temporary(path.with_name("tokens.db.bak"))
 
         found = [finding for finding in look(path, fix=True) if finding.check == "leftovers"]
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tokenstore.doctor import Finding
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "CANARY-password"
 ORDER = [
     *("server", "connection", "durability", "timeouts", "connections", "rights", "readers"),

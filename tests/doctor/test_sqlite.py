@@ -38,7 +38,7 @@ def test_looking_changes_nothing(tmp_path: Path, journal_mode: Any) -> None:
     path = tmp_path / "tokens.db"
     with TokenRepository(path, journal_mode=journal_mode) as repository:
         repository.save("alice", tokens())
-    (tmp_path / ".tokens.db.0123456789abcdef.tmp").write_text("left over")
+    (tmp_path / ".tokens.db.0123456789abcdef.tmp").write_text("belongs to a database")
     before = listing(tmp_path)
 
     found = look(path)
@@ -67,7 +67,7 @@ def test_a_database_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> No
 def test_the_log_of_a_database_that_is_gone_is_told(tmp_path: Path) -> None:
     (tmp_path / "tokens.db-wal").write_bytes(b"x" * 100)
 
-    assert "left over" in only(tmp_path / "tokens.db").message
+    assert "belongs to a database" in only(tmp_path / "tokens.db").message
 
 
 @pytest.mark.parametrize("kind", ["symlink", "directory", "foreign", "text"])

@@ -33,7 +33,7 @@ def fill(repository: TokenRepository) -> None:
     repository.save("waiting", _tokens(6), provider="google")
     _refresh(repository, "refreshed", TokenSet.from_mapping(_tokens(33), now=NOW))
     failure = Failure(
-        verdict="reauthorization",
+        kind="reauthorization",
         message="dead: refused",
         client="client",
         status_code=400,
@@ -44,7 +44,7 @@ def fill(repository: TokenRepository) -> None:
     _refresh(
         repository,
         "waiting",
-        Failure(verdict="transient", message="waiting", client="client", retry_at=NOW + 60),
+        Failure(kind="transient", message="waiting", client="client", retry_at=NOW + 60),
     )
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenstore.models.tokens import TokenSet
 from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.tables import REVISION
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokenstore import TokenRepository
+    from tokenstore.storage.journal import Refresh
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = 4_000_000_000.0
@@ -80,6 +82,18 @@ def tokens(number: int = 0, **more: Any) -> dict[str, Any]:
         "expires_at": LATER,
         **more,
     }
+
+
+def begin(repository: TokenRepository, name: str = "alice") -> Refresh:
+    record = repository.record(name)
+    assert record is not None
+    return repository.journal.begin(record, provider="p", reason="due")
+
+
+def token_set(number: int) -> TokenSet:
+    return TokenSet(
+        access_token=f"access-{number}", refresh_token=f"refresh-{number}", expires_at=LATER
+    )
 
 
 IMPORTS = {  # what takes long to import is imported where it is used
@@ -259,6 +273,6 @@ def driver_in_use(repository: TokenRepository) -> sqlite3.Connection:
     """Return the driver's connection that the calling thread uses."""
     database = repository._database
     assert isinstance(database, SQLiteDatabase)
-    driver = database._threads.current().driver
+    driver = database._connections.current().driver
     assert driver is not None
     return driver

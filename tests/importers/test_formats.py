@@ -428,6 +428,7 @@ timestamps = (
 )
 
 
+@pytest.mark.slow
 @examples(
     80,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # the zone stays as it is
@@ -463,6 +464,7 @@ def test_an_export_is_imported_unchanged(
     assert json.dumps(account_to_json(name, provider, back.tokens), indent=2) == written
 
 
+@pytest.mark.slow
 @examples(60)
 @given(tokens=extras, stem=st.sampled_from(["alice", "bob@example.com"]))
 def test_a_file_is_imported_exported_and_imported_unchanged(
@@ -671,6 +673,7 @@ def test_names_that_differ_in_case_get_different_files_everywhere() -> None:
 tricky = st.text("aAbB.~/\\_-+@= é0\u0301", min_size=1, max_size=6) | st.sampled_from(HOSTILE)
 
 
+@pytest.mark.slow
 @examples(200)
 @given(
     name=tricky | names,
@@ -687,6 +690,7 @@ def test_two_accounts_never_share_a_file(name: str, other: str, *, case_sensitiv
     assert stems[0] != stems[1]
 
 
+@pytest.mark.slow
 @examples(100)
 @given(name=tricky | names)
 def test_the_file_name_of_one_account_is_not_that_of_another(name: str) -> None:

@@ -502,6 +502,7 @@ def test_a_file_with_one_account_is_not_read_as_a_cache(
     assert "MSAL" not in str(account)
 
 
+@pytest.mark.slow
 def test_a_cache_may_have_up_to_16_mib(cache: SerializableTokenCache, tmp_path: Path) -> None:
     for number in range(600):
         sign_in(cache, f"user-{number}", home=(f"id-{number}", "t"), access_token="a" * 2000)
@@ -529,6 +530,7 @@ SECTION = (
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from(["Account", "RefreshToken", "AccessToken", "IdToken", "AppMetadata"]),

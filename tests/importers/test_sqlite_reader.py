@@ -118,6 +118,7 @@ def test_a_closed_database_is_read_and_not_changed(journal_mode: str, path: Path
     assert open_files(path) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["", UNCOMMITTED], ids=["idle", "writing"])
 @pytest.mark.parametrize("journal_mode", MODES)
 def test_an_open_database_is_read_and_not_changed(journal_mode: str, then: str, path: Path) -> None:
@@ -201,6 +202,7 @@ def test_file_names_may_have_special_characters(
     assert names(path.parent) == {name}
 
 
+@pytest.mark.slow
 def test_a_database_without_write_permission_is_read_if_possible(
     made: Path, open_directory: Path
 ) -> None:

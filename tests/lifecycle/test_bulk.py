@@ -96,6 +96,7 @@ def test_an_empty_store_has_nothing_to_refresh(manager: TokenManager) -> None:
     assert list(manager.refresh_all()) == []
 
 
+@pytest.mark.slow
 def test_only_what_may_be_due_is_read_the_most_urgent_first(
     world: World, manager: TokenManager
 ) -> None:
@@ -118,6 +119,7 @@ def test_only_what_may_be_due_is_read_the_most_urgent_first(
     assert [a.name for a in found] == [*(name for _, name in due), "undated", "tokenless"]
 
 
+@pytest.mark.slow
 def test_a_token_that_lives_no_longer_than_the_time_ahead_is_refreshed_once_a_run(
     tmp_path: Path, database: Path | str
 ) -> None:
@@ -335,6 +337,7 @@ def test_a_fleet_of_a_thousand_is_read_as_it_is_refreshed() -> None:
     assert max(submitted) <= 8
 
 
+@pytest.mark.slow
 def test_a_fleet_is_asked_about_in_no_order(world: World, manager: TokenManager) -> None:
     names = sign_in(world, (f"account-{number:03}" for number in range(40)))
     assert [result.account_name for result in manager.refresh_all(jobs=1)] != names
@@ -343,6 +346,7 @@ def test_a_fleet_is_asked_about_in_no_order(world: World, manager: TokenManager)
 # -- several at once --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_account_whose_lock_is_taken_is_skipped(world: World, manager: TokenManager) -> None:
     sign_in(world, ["alice", "bob"])
     holding = """

@@ -11,6 +11,8 @@ from tests.helpers.bulk_workers import BulkRefresher, run
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 def test_workers_refresh_each_account_once_a_period_though_one_is_killed(

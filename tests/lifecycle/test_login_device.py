@@ -24,12 +24,12 @@ PENDING = denied("authorization_pending")
 
 
 class Sleeper:
-    """Sleeps by setting the clock, and acts at the moments that a test names.
+    """Sleeps by setting the clock, and calls functions after chosen waits.
 
     Args:
-        world: Whose clock it is.
-        acts: What to do in the first, the second … of the waits, or None.
-        early: From how many waits it wakes up too early.
+        world: The world with the clock.
+        acts: Functions to call in the first, second … wait, or None.
+        early: The number of first waits that end too early.
     """
 
     def __init__(self, world: World, *acts: Callable[[], object] | None, early: int = 0) -> None:
@@ -46,7 +46,7 @@ class Sleeper:
 
 
 class Later(Visitor):
-    """Somebody who reads what to do, and does it when told to."""
+    """A user who reads the instructions and follows them later."""
 
     def __call__(self, prompt: Prompt) -> None:
         self.prompts.append(prompt)
@@ -70,7 +70,7 @@ def refused(world: World, visitor: Callable[[Prompt], object], wait: Sleeper, **
     return caught.value
 
 
-def test_a_device_asks_until_somebody_has_entered_its_code(world: World) -> None:
+def test_a_device_polls_until_the_code_is_entered(world: World) -> None:
     visitor = Later(world)
     sleeper = Sleeper(world, None, None, visitor.go)
     tokens = login(world, visitor, sleeper, scope="mail")
@@ -103,14 +103,14 @@ def test_the_code_can_be_typed(world: World) -> None:
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "none"])
-def test_every_kind_of_client_asks(tmp_path: Path, method: str) -> None:
+def test_every_kind_of_client_signs_in(tmp_path: Path, method: str) -> None:
     secret = None if method == "none" else "p+a/b=:%é€"
     with World(tmp_path, client_secret=secret, token_endpoint_auth_method=method) as world:
         tokens = login(world, Visitor(world), Sleeper(world))
         assert claims_of(tokens["id_token"])["sub"] == "alice"
 
 
-def test_whoever_asks_too_often_slows_down(world: World) -> None:
+def test_polling_too_often_slows_down(world: World) -> None:
     visitor = Later(world)
     sleeper = Sleeper(world, None, None, None, visitor.go, early=2)
     login(world, visitor, sleeper)
@@ -126,14 +126,14 @@ def test_slow_down_adds_up(world: World) -> None:
     assert sleeper.slept == [5, 10, 15, 15]
 
 
-def test_a_lost_connection_is_waited_out(world: World) -> None:
+def test_polling_continues_after_a_lost_connection(world: World) -> None:
     world.server.script(Drop(spent=False), Answer(503), PENDING)
     sleeper = Sleeper(world)
     login(world, Visitor(world), sleeper)
     assert sleeper.slept == [5, 10, 20, 20]
 
 
-def test_the_server_says_how_long_to_leave_it_alone(world: World) -> None:
+def test_retry_after_is_respected(world: World) -> None:
     world.server.script(denied("too_many_requests", 429, Retry_After="60"))
     sleeper = Sleeper(world)
     login(world, Visitor(world), sleeper)
@@ -141,32 +141,32 @@ def test_the_server_says_how_long_to_leave_it_alone(world: World) -> None:
 
 
 @pytest.mark.parametrize("error", ["access_denied", "authorization_declined"])
-def test_a_refusal_ends_it(world: World, error: str) -> None:
+def test_a_refusal_ends_the_sign_in(world: World, error: str) -> None:
     world.server.script(PENDING, denied(error))
     caught = refused(world, Visitor(world), Sleeper(world))
     assert caught.error == "access_denied"
     assert world.posts == 2
 
 
-def test_somebody_who_says_no_ends_it(world: World) -> None:
+def test_a_user_who_refuses_ends_the_sign_in(world: World) -> None:
     assert refused(world, Visitor(world, allow=False), Sleeper(world)).error == "access_denied"
 
 
-def test_a_code_that_nobody_enters_ends_it(tmp_path: Path) -> None:
+def test_an_expired_code_ends_the_sign_in(tmp_path: Path) -> None:
     with World(tmp_path, device_expires_in=17) as world:
         sleeper = Sleeper(world)
         error = refused(world, lambda _: None, sleeper)
         assert error.error == "expired_token"
-        assert "in time" in str(error)
+        assert "expired before it was entered" in str(error)
         assert sleeper.slept == [5, 5, 5, 2]
 
 
-def test_the_server_may_end_it_first(world: World) -> None:
+def test_the_server_may_report_the_expiry_first(world: World) -> None:
     world.server.script(denied("expired_token"))
     assert refused(world, Visitor(world), Sleeper(world)).error == "expired_token"
 
 
-def test_a_caller_may_be_less_patient(world: World) -> None:
+def test_the_timeout_may_be_shorter_than_the_code_is_valid(world: World) -> None:
     sleeper = Sleeper(world)
     visitor = Later(world)
     refused(world, visitor, sleeper, timeout=12)
@@ -174,7 +174,7 @@ def test_a_caller_may_be_less_patient(world: World) -> None:
     assert visitor.prompt.expires_at == world.clock.now
 
 
-def test_somebody_else_is_refused(world: World) -> None:
+def test_a_different_user_is_refused(world: World) -> None:
     login(world, Visitor(world), Sleeper(world))
     row = world.row()
     with pytest.raises(WrongAccountError):
@@ -184,23 +184,25 @@ def test_somebody_else_is_refused(world: World) -> None:
     assert login(world, Visitor(world, "bob"), Sleeper(world), force=True)
 
 
-def test_the_id_token_is_looked_at(world: World) -> None:
+def test_the_id_token_is_checked(world: World) -> None:
     world.server.script(with_claims(aud="another-client"))
     assert "'aud'" in str(refused(world, Visitor(world), Sleeper(world)))
 
 
-# -- what the provider answers to begin with -------------------------------------------------------
+# -- the device authorization response ------------------------------------------------------------
 
 
-def began(**changes: object) -> Transform:
-    """Let the device authorization endpoint answer with other fields; None removes one."""
+def authorization(**changes: object) -> Transform:
+    """Change fields of the device authorization response; None removes one."""
     return Transform(lambda answer: {k: v for k, v in (answer | changes).items() if v is not None})
 
 
-def test_the_address_may_have_its_other_name(world: World) -> None:
+def test_the_url_may_have_its_other_name(world: World) -> None:
     """Google calls it verification_url."""
     url = f"{world.server.issuer}/device"
-    step = began(verification_uri=None, verification_uri_complete=None, verification_url=url)
+    step = authorization(
+        verification_uri=None, verification_uri_complete=None, verification_url=url
+    )
     world.server.script(step, path="/device_authorization")
     shown: list[Prompt] = []
 
@@ -215,15 +217,15 @@ def test_the_address_may_have_its_other_name(world: World) -> None:
 @pytest.mark.parametrize(
     ("interval", "waits"), [(None, 5), (0, 5), (-3, 1), ("7", 7), ("soon", 5), (0.1, 1)], ids=str
 )
-def test_the_interval_is_one_that_can_be_kept(world: World, interval: object, waits: float) -> None:
-    world.server.script(began(interval=interval), path="/device_authorization")
+def test_an_invalid_interval_is_replaced(world: World, interval: object, waits: float) -> None:
+    world.server.script(authorization(interval=interval), path="/device_authorization")
     sleeper = Sleeper(world)
     login(world, Visitor(world), sleeper)
     assert sleeper.slept == [waits]
 
 
-def test_a_code_without_an_end_ends_with_the_patience(world: World) -> None:
-    world.server.script(began(expires_in=None), path="/device_authorization")
+def test_without_an_expiry_of_the_code_the_timeout_applies(world: World) -> None:
+    world.server.script(authorization(expires_in=None), path="/device_authorization")
     sleeper = Sleeper(world)
     refused(world, lambda _: None, sleeper)
     assert sum(sleeper.slept) == 300
@@ -242,9 +244,11 @@ def test_a_code_without_an_end_ends_with_the_patience(world: World) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_shown_ends_it(world: World, changes: dict[str, Any]) -> None:
-    world.server.script(began(**changes), path="/device_authorization")
-    assert "no address" in str(refused(world, nobody, Sleeper(world)))
+def test_a_response_that_cannot_be_shown_ends_the_sign_in(
+    world: World, changes: dict[str, Any]
+) -> None:
+    world.server.script(authorization(**changes), path="/device_authorization")
+    assert "no URL" in str(refused(world, nobody, Sleeper(world)))
 
 
 @pytest.mark.parametrize(
@@ -256,11 +260,11 @@ def test_what_cannot_be_shown_ends_it(world: World, changes: dict[str, Any]) -> 
         (denied("unauthorized_client"), ClientRejectedError),
         (Answer(200, "<html>"), TransientRefreshError),
         (Answer.redirect("http://elsewhere.example/"), ClientRejectedError),
-        (began(device_code=None), TransientRefreshError),
+        (authorization(device_code=None), TransientRefreshError),
     ],
     ids=lambda case: repr(case).partition(" at 0x")[0],
 )
-def test_a_provider_that_gives_no_code_is_told_like_any_other_answer(
+def test_a_failed_device_authorization_raises_like_any_other_response(
     world: World, step: Any, expected: type[Exception]
 ) -> None:
     world.server.script(step, path="/device_authorization")
@@ -270,7 +274,9 @@ def test_a_provider_that_gives_no_code_is_told_like_any_other_answer(
 
 
 @pytest.mark.parametrize("endpoint", [None, "http://login.example/device"])
-def test_a_provider_without_a_usable_endpoint_is_told(world: World, endpoint: str | None) -> None:
+def test_a_provider_without_a_usable_endpoint_is_an_error(
+    world: World, endpoint: str | None
+) -> None:
     provider = world.server.provider(device_authorization_endpoint=endpoint, issuer=None)
     manager = world.manager(providers={"test": provider})
     with pytest.raises(ProviderConfigurationError, match="device_authorization_endpoint"):

@@ -77,6 +77,7 @@ def test_who_is_kept_can_sign_out_again(world: World) -> None:
     assert list(world.manager().accounts()) == []
 
 
+@pytest.mark.slow
 def test_tokens_that_are_dead_already_are_as_good(world: World) -> None:
     world.sign_in("alice")
     world.server.revoke("alice")

@@ -454,6 +454,7 @@ def test_a_lock_that_is_held_for_too_long_is_a_transient_error(
     assert world.posts == 0
 
 
+@pytest.mark.slow
 def test_after_waiting_in_vain_a_token_that_came_is_used(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,197 +1,131 @@
 from __future__ import annotations
 
 import json
-import sys
-from subprocess import run
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.refreshes import Clock, World, denied, on_both_engines
-from tokenstore import TokenManager, TransientRefreshError
+from tokenstore.errors import (
+    ClientRejectedError,
+    ProviderConfigurationError,
+    ReauthorizationRequired,
+    TokenRefreshError,
+    TransientRefreshError,
+)
 from tokenstore.models.failures import Failure, backoff
-from tokenstore.testing import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tokenstore.models.failures import FailureKind
 
-DOWN = Answer(503)
-WAITS = [None, None, None, 5, 10, 20, 40, 80, 160, 300, 300, 300]
+NOW = 1_800_000_000.0
+CLIENT = "app https://provider.example/token"
+DETAILS: dict[str, Any] = {
+    "account_name": "alice",
+    "provider": "google",
+    "status_code": 400,
+    "error": "invalid_grant",
+    "error_description": "gone",
+}
 
-pytestmark = on_both_engines
-
-
-def fail(manager: TokenManager, act: Callable[..., Any] | None = None) -> float | None:
-    """Ask for a token in vain; return how long to wait, as the error says."""
-    with pytest.raises(TransientRefreshError) as caught:
-        (act or manager.ensure_valid_token)("alice")
-    return caught.value.retry_after
-
-
-def go_down(world: World, calls: int = 50) -> None:
-    """Let the provider answer nothing but 503 for longer than any test asks."""
-    world.server.script(*[DOWN] * 2 * calls)
-
-
-def come_back(world: World) -> None:
-    world.server._script.clear()
-
-
-def wear_out(world: World, manager: TokenManager, calls: int = 4) -> None:
-    """Let so many calls fail, each as soon as it may."""
-    world.sign_in()
-    go_down(world)
-    for _ in range(calls):
-        world.clock.now += fail(manager) or 0.0
-    come_back(world)
+ERRORS = {
+    "sign in": ReauthorizationRequired("refused", **DETAILS),
+    "bare": ReauthorizationRequired("refused", account_name="alice", provider="google"),
+    "wait": TransientRefreshError("busy", retry_after=60.0, **DETAILS),
+    "no wait": TransientRefreshError("busy", retry_after=0.0, **DETAILS),
+    "spent": TransientRefreshError("lost", maybe_spent=True, **DETAILS),
+    "rejected": ClientRejectedError("no such client", **DETAILS),
+}
+KINDS: dict[str, FailureKind] = {
+    "sign in": "reauthorization",
+    "bare": "reauthorization",
+    "wait": "transient",
+    "no wait": "transient",
+    "spent": "transient",
+    "rejected": "client_rejected",
+}
 
 
-def test_waits_double_up_to_a_cap() -> None:
-    assert [backoff(count) for count in range(1, len(WAITS) + 1)] == WAITS
-    assert backoff(10**6) == 300
+def attributes(error: TokenRefreshError) -> dict[str, Any]:
+    return {"type": type(error), "message": str(error), **vars(error)}
 
 
-def test_the_first_failures_cost_nothing_and_then_the_waits_double(
-    world: World, manager: TokenManager
-) -> None:
-    world.sign_in()
-    go_down(world)
+@pytest.mark.parametrize("case", ERRORS)
+def test_a_recorded_failure_gives_the_same_error(case: str) -> None:
+    failure = Failure.from_error(ERRORS[case], CLIENT, now=NOW)
+
+    stored = Failure.from_json(failure.to_json())
+    error = stored.to_error(account_name="alice", provider="google", now=NOW)
+
+    assert stored == failure
+    assert failure.kind == KINDS[case]
+    assert attributes(error) == attributes(ERRORS[case])
+
+
+def test_the_kind_is_stored_under_the_key_that_databases_have() -> None:
+    failure = Failure(kind="transient", message="down", client="c u")
+
+    assert json.loads(failure.to_json())["verdict"] == "transient"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "5", "null", "[]", '{"verdict": "transient"}', "[1]"])
+def test_json_that_is_not_a_failure_is_an_error(text: str) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Failure.from_json(text)
+
+
+def test_the_remaining_wait_shrinks_to_zero() -> None:
+    failure = Failure.from_error(ERRORS["wait"], CLIENT, now=NOW)
+
     waits = []
-    for _ in WAITS:
-        waits.append(fail(manager))
-        world.clock.now += waits[-1] or 0.0
-    assert waits == WAITS
-    # One retry a call, until there is a wait to be kept.
-    assert world.posts == 3 * 2 + len(WAITS) - 3
+    for now in (NOW, NOW + 20, NOW + 90):
+        error = failure.to_error(account_name="alice", provider=None, now=now)
+        assert isinstance(error, TransientRefreshError)
+        waits.append(error.retry_after)
+
+    assert waits == [60.0, 40.0, 0.0]
 
 
-def test_nobody_asks_before_the_wait_is_over_and_nobody_sleeps(
-    world: World, manager: TokenManager
+def test_without_a_requested_wait_there_is_none() -> None:
+    failure = Failure.from_error(ERRORS["spent"], CLIENT, now=NOW)
+    error = failure.to_error(account_name="alice", provider=None, now=NOW + 5)
+
+    assert isinstance(error, TransientRefreshError)
+    assert (error.retry_after, error.maybe_spent) == (None, True)
+
+
+def test_a_configuration_error_is_a_rejected_client() -> None:
+    failure = Failure.from_error(ProviderConfigurationError("no client_id"), CLIENT, now=NOW)
+
+    assert failure.kind == "client_rejected"
+
+
+@pytest.mark.parametrize(
+    ("case", "later", "applies"),
+    [
+        ("sign in", 0, True),
+        ("sign in", 1e9, True),
+        ("wait", 0, True),
+        ("wait", 59.9, True),
+        ("wait", 60, False),
+        ("no wait", 0, False),
+        ("spent", 0, False),
+        ("rejected", 0, False),
+    ],
+)
+def test_a_failure_applies_until_a_request_may_succeed(
+    case: str, later: float, *, applies: bool
 ) -> None:
-    world.sign_in()
-    go_down(world)
-    for _ in range(3):
-        assert fail(manager) is None
-    assert fail(manager) == 5
-    posts = world.posts
-    for left in (5, 4, 3, 2, 1):
-        assert fail(manager) == left
-        assert manager.get_valid_token("alice") is None
-        world.clock.now += 1  # the only clock that goes on; a sleep would not move it
-    assert world.posts == posts
-    assert [account.state for account in manager.accounts()] == ["due"]
-    assert fail(manager) == 10
-    assert world.posts == posts + 1
-    assert [account.state for account in manager.accounts()] == ["retry_later"]
+    failure = Failure.from_error(ERRORS[case], CLIENT, now=NOW)
+
+    assert failure.still_applies(CLIENT, now=NOW + later) is applies
 
 
-def test_another_process_keeps_the_wait_and_counts_on(world: World, manager: TokenManager) -> None:
-    world.sign_in()
-    go_down(world)
-    for _ in range(4):
-        fail(manager)
-    posts = world.posts
-    code = """
-import sys
-from tokenstore import Provider, TokenManager, TransientRefreshError
-path, endpoint, now = sys.argv[1:]
-test = Provider("test", endpoint, "tokenstore", client_secret="p+a/b=:%\\u00e9\\u20ac")
-for moment in (float(now), float(now) + 5):
-    manager = TokenManager(path, providers={"test": test}, clock=lambda: moment)
-    try:
-        manager.ensure_valid_token("alice")
-    except TransientRefreshError as error:
-        print(error.retry_after)
-"""
-    arguments = [str(world.database), world.server.token_endpoint, str(world.clock.now)]
-    done = run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["5.0", "10.0"]
-    assert world.posts == posts + 1
+@pytest.mark.parametrize("case", ERRORS)
+def test_no_failure_applies_to_another_client_or_endpoint(case: str) -> None:
+    failure = Failure.from_error(ERRORS[case], CLIENT, now=NOW)
 
-
-def test_a_success_clears_the_count(world: World, manager: TokenManager) -> None:
-    wear_out(world, manager)
-    assert manager.get_valid_token("alice") is not None
-    assert world.row()["failure"] is None
-    world.clock.now += 3600
-    go_down(world)
-    assert [fail(manager) for _ in range(4)] == WAITS[:4]
-
-
-def test_a_new_sign_in_clears_the_wait(world: World, manager: TokenManager) -> None:
-    world.sign_in()
-    go_down(world)
-    for _ in range(4):
-        fail(manager)
-    come_back(world)
-    world.sign_in()
-    assert manager.get_valid_token("alice") is not None
-
-
-def test_corrected_settings_clear_the_wait_and_the_count(
-    world: World, manager: TokenManager
-) -> None:
-    world.sign_in()
-    go_down(world)
-    for _ in range(4):
-        fail(manager)
-    world.server.register("renamed", "secret")
-    provider = world.server.provider(client_id="renamed", client_secret="secret")
-    other = world.manager(providers={"test": provider})
-    assert [fail(other) for _ in range(4)] == WAITS[:4]
-
-
-def test_a_verdict_in_between_begins_anew(world: World, manager: TokenManager) -> None:
-    wear_out(world, manager, 3)
-    world.server.script(denied())
-    assert manager.get_valid_token("alice") is None
-    world.server.script(*[DOWN] * 2)
-    assert fail(manager, manager.refresh_token) is None
-    assert json.loads(world.row()["failure"])["count"] == 1
-
-
-def test_a_forced_refresh_passes_and_counts(world: World, manager: TokenManager) -> None:
-    world.sign_in()
-    go_down(world)
-    for wait in WAITS[:6]:
-        assert fail(manager, manager.refresh_token) == wait
-    assert world.posts == 6
-    assert fail(manager) == 20
-    assert world.posts == 6
-    come_back(world)
-    assert manager.refresh_token("alice")["access_token"] == manager.get_valid_token("alice")
-
-
-def test_what_the_provider_asks_for_goes_before_what_is_made_up(
-    world: World, manager: TokenManager
-) -> None:
-    wear_out(world, manager, 5)
-    world.server.script(Answer(429, headers={"Retry-After": "33"}))
-    assert fail(manager) == 33
-    world.clock.now += 33
-    world.server.script(DOWN)
-    assert fail(manager) == 40  # the seventh
-
-
-def test_a_token_that_is_still_valid_is_served_meanwhile(world: World) -> None:
-    saved = world.sign_in(expires_in=200)
-    manager = world.manager(serve_stale=True, cache_ttl=0)
-    go_down(world)
-    for _ in range(6):
-        assert manager.get_valid_token("alice") == saved["access_token"]
-    assert world.posts == 7  # three calls of two requests, and the first of the fourth
-    assert world.manager().get_valid_token("alice") is None
-    world.clock.now += 200
-    assert manager.get_valid_token("alice") is None
-
-
-def test_those_who_waited_for_a_failing_call_do_not_count(world: World) -> None:
-    world.sign_in()
-    go_down(world)
-    managers = [world.manager() for _ in range(3)]
-    for manager in managers:
-        assert fail(manager) is None
-    assert json.loads(world.row()["failure"])["count"] == 3
+    assert not failure.still_applies("app https://other.example/token", now=NOW)
+    assert not failure.still_applies("other https://provider.example/token", now=NOW)
 
 
 def test_a_failure_of_an_older_release_counts_as_the_first() -> None:
@@ -201,15 +135,8 @@ def test_a_failure_of_an_older_release_counts_as_the_first() -> None:
     assert Failure.from_json(failure.to_json()) == failure
 
 
-def test_a_wait_is_over_when_the_clock_was_set_back_by_more_than_any_wait(world: World) -> None:
-    clock = Clock()
-    manager = world.manager(clock=clock)
-    world.sign_in()
-    world.server.script(Answer(429, headers={"Retry-After": "3600"}))
-    assert fail(manager) == 3600
-    assert fail(manager) == 3600
-    clock.now -= 4 * 3600
-    world.sql("UPDATE accounts SET expires_at = 0, checksum = NULL")
-    assert [account.state for account in manager.accounts()] == ["due"]
-    assert manager.get_valid_token("alice") is not None
-    assert world.posts == 2
+def test_waits_double_up_to_a_cap() -> None:
+    waits = [None, None, None, 5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+    assert [backoff(count) for count in range(1, len(waits) + 1)] == waits
+    assert backoff(10**6) == 300

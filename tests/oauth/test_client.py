@@ -30,7 +30,6 @@ from tokenstore import (
 from tokenstore.models.failures import MAX_RETRY_AFTER
 from tokenstore.models.timestamps import NEVER
 from tokenstore.oauth.client import refresh_grant
-from tokenstore.oauth.discovery import fetch_metadata
 from tokenstore.oauth.http import HTTPResponse as Received
 from tokenstore.oauth.responses import TokenResponseParser
 from tokenstore.testing import Answer, Drop, Step, Transform, Truncate
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 URL = "https://provider.example/token"
-ISSUER = "https://issuer.example/tenant"
-METADATA = f"{ISSUER}/.well-known/openid-configuration"
 NEW = {"access_token": "new", "refresh_token": "newer", "expires_in": 1000}
 JSON = json.dumps(NEW).encode()
 FORM = b"access_token=new&refresh_token=newer&expires_in=1000&scope="
@@ -386,6 +383,7 @@ def test_a_refused_refresh_raises_one_of_three_and_keeps_the_tokens(
     assert world.posts == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_get_valid_token_asks_again_only_where_that_is_safe_and_may_help(
     world: World, case: Case
@@ -721,94 +719,6 @@ def test_a_providers_words_are_one_line_of_limited_length(world: World) -> None:
     assert str(caught.value).isprintable()
 
 
-# -- discovery ------------------------------------------------------------------------------------
-
-
-def discovered(**answer: Any) -> Provider:
-    provider = Provider("p", None, "me", issuer=ISSUER)
-    with responses.RequestsMock() as mock:
-        mock.get(METADATA, **answer)
-        return provider.with_metadata(fetch_metadata(provider, timeout=SOON))
-
-
-def test_an_issuer_fills_the_endpoints_that_are_missing() -> None:
-    provider = discovered(
-        json={"issuer": ISSUER, "token_endpoint": URL, "revocation_endpoint": f"{URL}/revoke"}
-    )
-    assert provider.token_endpoint == URL
-    assert provider.revocation_endpoint == f"{URL}/revoke"
-
-
-@pytest.mark.parametrize(
-    ("answer", "raised", "why"),
-    [
-        (
-            {"json": {"issuer": "https://other.example", "token_endpoint": URL}},
-            ProviderConfigurationError,
-            "calls itself by another name",
-        ),
-        ({"json": {"token_endpoint": URL}}, ProviderConfigurationError, "another name"),
-        ({"json": {"issuer": ISSUER}}, ProviderConfigurationError, "no token_endpoint"),
-        (
-            {"json": {"issuer": ISSUER, "token_endpoint": 5}},
-            ProviderConfigurationError,
-            "no token_endpoint",
-        ),
-        (
-            {"json": {"issuer": ISSUER, "token_endpoint": "http://provider.example"}},
-            ProviderConfigurationError,
-            "is not https",
-        ),
-        ({"json": [ISSUER]}, ProviderConfigurationError, "answered HTTP 200"),
-        ({"body": "<html>"}, ProviderConfigurationError, "answered HTTP 200"),
-        ({"body": b"[" * 100_000}, ProviderConfigurationError, "answered HTTP 200"),
-        ({"status": 404}, ProviderConfigurationError, "answered HTTP 404"),
-        (
-            {"status": 302, "headers": {"Location": "https://other.example"}},
-            ProviderConfigurationError,
-            "answered HTTP 302",
-        ),
-        ({"status": 503}, TransientRefreshError, "HTTP 503"),
-        ({"status": 429}, TransientRefreshError, "HTTP 429"),
-        ({"body": requests.ConnectTimeout()}, TransientRefreshError, "no connection"),
-        ({"body": b"x" * (2 << 20)}, TransientRefreshError, "HTTP 200"),
-    ],
-    ids=[
-        "another issuer",
-        "no issuer",
-        "no endpoint",
-        "endpoint is a number",
-        "endpoint is plain http",
-        "a list",
-        "HTML",
-        "brackets",
-        "not found",
-        "redirect",
-        "down",
-        "busy",
-        "unreachable",
-        "endless",
-    ],
-)
-def test_metadata_that_is_of_no_use_is_a_typed_error(
-    answer: dict[str, Any], raised: type[TokenRefreshError], why: str
-) -> None:
-    with pytest.raises(TokenRefreshError, match=why) as caught:
-        discovered(**answer)
-    assert type(caught.value) is raised
-    assert caught.value.provider == "p"
-
-
-def test_a_provider_with_an_issuer_refreshes(world: World) -> None:
-    world.sign_in()
-    issuer = world.server.issuer
-    provider = world.server.provider(token_endpoint=None, issuer=issuer)
-    manager = world.manager(providers={"test": provider})
-    token = manager.get_valid_token("alice")
-    assert token is not None
-    assert world.server.is_live(token)
-
-
 @pytest.mark.parametrize("spell", [str.lower, str.upper])
 def test_a_secret_is_scrubbed_however_its_escapes_are_spelled(
     world: World, spell: Callable[[str], str]
@@ -819,45 +729,6 @@ def test_a_secret_is_scrubbed_however_its_escapes_are_spelled(
     with pytest.raises(ClientRejectedError) as caught:
         world.manager().refresh_token("alice")
     assert caught.value.error_description == "bad [redacted]"
-
-
-def test_failing_metadata_spends_nothing_and_names_the_account(world: World) -> None:
-    world.sign_in()
-    with Raw(b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n") as issuer:
-        provider = world.server.provider(token_endpoint=None, issuer=f"http://{issuer.host}")
-        with pytest.raises(TransientRefreshError) as caught:
-            world.manager().ensure_valid_token("alice", provider)
-    assert caught.value.account_name == "alice"
-    assert not caught.value.maybe_spent
-    assert world.posts == 0
-    assert set(world.outcomes()) == {"transient"}
-    assert world.tokens()[1] is not None
-
-
-def test_an_issuer_is_asked_once_for_many_refreshes(world: World) -> None:
-    world.sign_in()
-    body = json.dumps({"issuer": "HERE", "token_endpoint": world.server.token_endpoint}).encode()
-    with Raw() as issuer:
-        url = f"http://{issuer.host}"
-        issuer.answer = b"HTTP/1.1 200 OK\r\n\r\n" + body.replace(b"HERE", url.encode())
-        provider = world.server.provider(token_endpoint=None, issuer=url)
-        manager = world.manager(providers={"test": provider})
-        for _ in range(3):
-            manager.refresh_token("alice")
-    assert world.posts == 3
-    assert [line.split(b"\r\n")[0] for line in issuer.received] == [
-        b"GET /.well-known/openid-configuration HTTP/1.1"
-    ]
-
-
-def test_a_verdict_stands_for_a_provider_that_was_discovered(world: World) -> None:
-    world.sign_in()
-    world.server.revoke("alice")
-    provider = world.server.provider(token_endpoint=None, issuer=world.server.issuer)
-    for _ in range(3):
-        with pytest.raises(ReauthorizationRequired):
-            world.manager(providers={"test": provider}).ensure_valid_token("alice")
-    assert world.posts == 1
 
 
 def test_the_real_answer_changed_in_one_field_still_rotates(world: World) -> None:

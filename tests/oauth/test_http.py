@@ -22,7 +22,6 @@ from tokenstore.testing import Answer as Scripted
 from tokenstore.testing import AuthorizationServer, Drip, Drop, Hold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 URL = "https://provider.example/token"
@@ -37,12 +36,6 @@ def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
-
-
-@pytest.fixture
-def server() -> Iterator[AuthorizationServer]:
-    with AuthorizationServer() as server:
-        yield server
 
 
 def post(url: str, **options: Any) -> HTTPResponse | TransportFailure:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from tokenstore.storage.location import locate, providers_file, shown
+from tokenstore.storage.location import display_name, locate, providers_file
 
 SECRET = "pw-canary-33d8"
 
@@ -45,11 +45,11 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("database", "place"), PLACES.values(), ids=PLACES)
-def test_a_database_is_the_file_that_was_named(database: Any, place: str, home: Path) -> None:
+def test_a_path_is_the_location_of_the_database(database: Any, place: str, home: Path) -> None:
     assert locate(database) == home / place
 
 
-def test_an_absolute_path_stays_as_it_is(home: Path) -> None:
+def test_an_absolute_path_is_unchanged(home: Path) -> None:
     path = home / "deep" / "t.db"
 
     assert locate(path) == locate(str(path)) == locate(f"sqlite:///{path}") == path
@@ -62,14 +62,14 @@ def test_a_symlink_is_not_followed_so_that_it_can_be_refused(home: Path) -> None
     assert locate("link.db") == home / "link.db"
 
 
-def test_locating_makes_nothing(home: Path) -> None:
+def test_locate_creates_nothing(home: Path) -> None:
     locate("a/b/t.db")
     locate(None)
 
     assert list(home.iterdir()) == []
 
 
-def test_without_a_name_it_is_in_the_users_data_directory(home: Path) -> None:
+def test_the_default_is_in_the_users_data_directory(home: Path) -> None:
     place = locate(None)
 
     assert isinstance(place, Path)
@@ -78,7 +78,7 @@ def test_without_a_name_it_is_in_the_users_data_directory(home: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["set/t.db", "sqlite:///set/t.db", "~/set/t.db"])
-def test_without_a_name_the_environment_tells(
+def test_the_environment_variable_overrides_the_default(
     value: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKENSTORE_DATABASE", value)
@@ -87,7 +87,9 @@ def test_without_a_name_the_environment_tells(
     assert locate("named.db") == home / "named.db"
 
 
-def test_an_empty_setting_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_environment_variable_is_ignored(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TOKENSTORE_DATABASE", "")
     monkeypatch.setenv("TOKENSTORE_PROVIDERS", "")
 
@@ -101,14 +103,14 @@ def test_a_postgresql_url_is_shown_without_its_secrets(scheme: str, home: Path) 
 
     assert isinstance(place, URL)
     assert place.password == SECRET
-    assert shown(place) == "postgresql+psycopg://user@host:5/db?schema=mail"
+    assert display_name(place) == "postgresql+psycopg://user@host:5/db?schema=mail"
     assert providers_file(place) == (home / "share" / "tokenstore" / "providers.toml", False)
 
 
 def test_an_empty_password_is_not_shown_either() -> None:
     place = locate("postgresql://user:@/db?host=/run")
 
-    assert shown(place) == "postgresql+psycopg://user@/db?host=%2Frun"
+    assert display_name(place) == "postgresql+psycopg://user@/db?host=%2Frun"
 
 
 REFUSED = {
@@ -136,14 +138,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("database", REFUSED.values(), ids=REFUSED)
-def test_what_names_no_file_is_a_value_error_that_shows_no_password(database: Any) -> None:
+def test_an_invalid_location_is_a_value_error_without_the_password(database: Any) -> None:
     with pytest.raises(ValueError, match=r"^database: ") as caught:
         locate(database)
 
     assert SECRET not in str(caught.value)
 
 
-def test_the_providers_file_is_beside_the_database_and_need_not_be_there(home: Path) -> None:
+def test_the_providers_file_is_next_to_the_database_and_optional(home: Path) -> None:
     assert providers_file(home / "x" / "t.db") == (home / "x" / "providers.toml", False)
 
 
@@ -151,7 +153,7 @@ def test_the_providers_file_is_beside_the_database_and_need_not_be_there(home: P
     ("named", "place"),
     [("conf/p.toml", "conf/p.toml"), ("~/p.toml", "p.toml"), ("~p.toml", "~p.toml")],
 )
-def test_a_providers_file_that_is_named_has_to_be_there(
+def test_a_configured_providers_file_must_exist(
     named: str, place: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKENSTORE_PROVIDERS", named)

@@ -1,4 +1,4 @@
-"""What is damaged in the database is told, and neither served nor sent nor in anybody's way."""
+"""Damaged rows raise errors. They are never returned or sent, and do not affect other accounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.stores import raw, tokens
 from tokenstore import StorageError, TokenRepository
 from tokenstore.jsonfiles import export_accounts
 from tokenstore.models.tokens import TokenSet
-from tokenstore.storage.rows import CorruptRowError, to_access, to_columns, to_tokens
+from tokenstore.storage.rows import CorruptRowError, to_access_token, to_columns, to_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ CHANGES = {
     "WHERE account_name = 'bob'), access_checksum = (SELECT access_checksum FROM accounts WHERE "
     "account_name = 'bob'), checksum = (SELECT checksum FROM accounts WHERE account_name = 'bob')",
 }
-UNCHECKED = [  # what can be told without a checksum
+UNCHECKED = [  # damage that shows without a checksum
     "no JSON",
     "deep JSON",
     "no object",
@@ -78,7 +78,7 @@ def is_told(world: World, error: StorageError) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_damaged_row_is_told_and_spends_no_token(world: World, change: str) -> None:
+def test_a_damaged_row_raises_and_uses_no_token(world: World, change: str) -> None:
     damage(world, change)
 
     for call in (
@@ -96,7 +96,7 @@ def test_a_damaged_row_is_told_and_spends_no_token(world: World, change: str) ->
 @pytest.mark.parametrize(
     "name", [n for n in CHANGES if "access token" in n or n in {"bytes", "a moment that is text"}]
 )
-def test_a_damaged_access_token_is_not_served(world: World, name: str) -> None:
+def test_a_damaged_access_token_is_not_returned(world: World, name: str) -> None:
     damage(world, CHANGES[name])
 
     with pytest.raises(StorageError) as caught:
@@ -105,7 +105,9 @@ def test_a_damaged_access_token_is_not_served(world: World, name: str) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_the_other_accounts_go_on_as_before(world: World, change: str, tmp_path: Path) -> None:
+def test_a_damaged_row_does_not_affect_other_accounts(
+    world: World, change: str, tmp_path: Path
+) -> None:
     damage(world, change)
 
     manager = world.manager()
@@ -123,7 +125,7 @@ def test_the_other_accounts_go_on_as_before(world: World, change: str, tmp_path:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_sign_in_puts_it_right_and_a_delete_removes_it(world: World, change: str) -> None:
+def test_a_damaged_account_can_be_replaced_and_deleted(world: World, change: str) -> None:
     damage(world, change)
     manager = world.manager()
 
@@ -135,7 +137,7 @@ def test_a_sign_in_puts_it_right_and_a_delete_removes_it(world: World, change: s
 
 
 @pytest.mark.parametrize("name", UNCHECKED)
-def test_what_a_row_without_checksums_shows_is_told_too(world: World, name: str) -> None:
+def test_visible_damage_in_a_row_without_checksums_raises(world: World, name: str) -> None:
     damage(world, "checksum = NULL, access_checksum = NULL")
     assert TokenRepository(world.path).load("alice") == {**FIELDS, "of": "alice"}
     damage(world, CHANGES[name])
@@ -145,7 +147,7 @@ def test_what_a_row_without_checksums_shows_is_told_too(world: World, name: str)
     is_told(world, caught.value)
 
 
-def test_a_failure_that_cannot_be_read_is_not_remembered(world: World) -> None:
+def test_a_recorded_failure_that_cannot_be_read_is_ignored(world: World) -> None:
     for details in ("'{canary'", "'[]'", "'{\"canary\": 1}'", "x'63ff'", "5"):
         damage(world, f"failure = {details}")
         account = next(world.manager().accounts())
@@ -153,7 +155,7 @@ def test_a_failure_that_cannot_be_read_is_not_remembered(world: World) -> None:
         assert world.manager().load_tokens("alice") is not None
 
 
-def test_a_moment_that_is_damaged_is_unknown_in_the_list(world: World) -> None:
+def test_a_damaged_timestamp_is_listed_as_unknown(world: World) -> None:
     for change in ("expires_at = 'canary'", "refreshed_at = x'00', expires_at = NULL"):
         damage(world, change)
         accounts = list(world.manager().accounts())
@@ -162,7 +164,7 @@ def test_a_moment_that_is_damaged_is_unknown_in_the_list(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["CAST(x'616cff' AS TEXT)", "x'616cff'", "CAST(x'ff' AS TEXT)"])
-def test_a_name_that_is_damaged_hides_no_other(world: World, tmp_path: Path, name: str) -> None:
+def test_a_damaged_name_hides_no_other_account(world: World, tmp_path: Path, name: str) -> None:
     damage(world, f"account_name = {name}")
 
     names = [account.name for account in world.manager().accounts()]
@@ -173,7 +175,7 @@ def test_a_name_that_is_damaged_hides_no_other(world: World, tmp_path: Path, nam
     assert sorted(outcomes) == ["exported", "exported", "failed"]
 
 
-def test_a_provider_that_is_damaged_is_told(world: World) -> None:
+def test_a_damaged_provider_raises(world: World) -> None:
     damage(world, "provider = x'63616e617279ff'")
 
     assert [account.name for account in world.manager().accounts()] == ["alice", "bob", "carol"]
@@ -183,13 +185,13 @@ def test_a_provider_that_is_damaged_is_told(world: World) -> None:
 
 
 @pytest.mark.parametrize("moment", [-0.0, "-0", "-0.0", 0, 5, 1e-300, "1e11"])
-def test_a_moment_has_one_form(tmp_path: Path, moment: object) -> None:
+def test_a_timestamp_has_one_form(tmp_path: Path, moment: object) -> None:
     with TokenRepository(tmp_path / "tokens.db") as repository:
         repository.save("alice", {"access_token": "a", "expires_at": moment})
         assert repository.load("alice") is not None
 
 
-def test_every_field_comes_back_whatever_is_in_it(tmp_path: Path) -> None:
+def test_every_field_is_returned_whatever_its_value(tmp_path: Path) -> None:
     given: dict[str, Any] = {
         "access_token": "a\U0001f511",
         "expires_at": 5,
@@ -198,7 +200,7 @@ def test_every_field_comes_back_whatever_is_in_it(tmp_path: Path) -> None:
     with TokenRepository(tmp_path / "tokens.db") as repository:
         repository.save("n\u00e4me\n"[:-1], given)
         assert repository.load("n\u00e4me") == given
-        assert repository.access("n\u00e4me") == (given["access_token"], 5.0, None)
+        assert repository.access_token("n\u00e4me") == (given["access_token"], 5.0, None)
 
 
 def test_checksums_do_not_depend_on_the_python_that_made_them() -> None:
@@ -213,19 +215,19 @@ def test_checksums_do_not_depend_on_the_python_that_made_them() -> None:
     assert columns["checksum"] == crc32(stored)
 
 
-def test_a_checksum_is_of_one_account_only() -> None:
+def test_a_checksum_belongs_to_one_account() -> None:
     columns = to_columns("alice", TokenSet(access_token="a", refresh_token="b"))
     row = [columns[name] for name in ("access_token", "refresh_token", "expires_at", "extra")]
 
     assert to_tokens("alice", (*row, None, None, columns["checksum"])).access_token == "a"
-    assert to_access("alice", ("a", None, None, columns["access_checksum"]))[0] == "a"
+    assert to_access_token("alice", ("a", None, None, columns["access_checksum"]))[0] == "a"
     with pytest.raises(CorruptRowError):
         to_tokens("bob", (*row, None, None, columns["checksum"]))
     with pytest.raises(CorruptRowError):
-        to_access("bob", ("a", None, None, columns["access_checksum"]))
+        to_access_token("bob", ("a", None, None, columns["access_checksum"]))
 
 
-def test_a_file_that_is_flipped_bit_by_bit_serves_no_wrong_token(world: World) -> None:
+def test_no_flipped_bit_of_a_file_returns_a_wrong_token(world: World) -> None:
     with raw(world.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = world.path.read_bytes()

@@ -34,7 +34,7 @@ def tables_of(connection: sqlite3.Connection) -> dict[str, str]:
     return {name: " ".join(sql.split()) for name, sql in rows}
 
 
-def test_the_migrations_add_up_to_the_tables_to_the_letter(tmp_path: Path) -> None:
+def test_the_migrations_create_exactly_the_tables(tmp_path: Path) -> None:
     migrate.upgrade(tmp_path / "migrated.db")
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(tmp_path / "described.db")))
     target_metadata().create_all(engine)
@@ -74,11 +74,11 @@ def test_a_migration_file_begins_with_its_revision(script: ScriptDirectory) -> N
     [accounts.c.expires_at, accounts.c.refreshed_at, refreshes.c.started_at],
     ids=lambda column: column.name,
 )
-def test_a_moment_is_a_number(column: sa.Column[object]) -> None:
+def test_a_timestamp_is_a_number(column: sa.Column[object]) -> None:
     assert isinstance(column.type, sa.Float)
 
 
-def test_the_number_of_a_refresh_is_never_given_twice(tmp_path: Path) -> None:
+def test_the_id_of_a_refresh_is_never_reused(tmp_path: Path) -> None:
     migrate.upgrade(tmp_path / "tokens.db")
     insert = (
         "INSERT INTO refreshes (account_name, provider, reason, host, pid, started_at, sent)"

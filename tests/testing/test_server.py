@@ -788,6 +788,7 @@ def test_a_connection_serves_many_requests(server: AuthorizationServer) -> None:
             assert len(set(threading.enumerate()) - before) == 1
 
 
+@pytest.mark.slow
 def test_two_hundred_concurrent_connections_are_served(server: AuthorizationServer) -> None:
     release = threading.Event()
     holds = [Hold(release) for _ in range(200)]

@@ -101,7 +101,7 @@ class Worker:
         self.process.communicate()
 
 
-pytestmark = on_both_engines
+pytestmark = [on_both_engines, pytest.mark.slow]
 
 
 @contextmanager

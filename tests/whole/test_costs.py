@@ -1,4 +1,4 @@
-"""What an operation costs, counted: statements, requests to a server, waits for the disk.
+"""Counts the cost of operations: statements, round trips to a server, waits for the disk.
 
 Nothing is timed here; `benchmarks` does that.
 """
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 READ = ["SELECT"]
 SAVE = ["BEGIN", "SELECT", "INSERT", "COMMIT"]
 EMPTY_THE_LOG = ["PRAGMA"] * 3
@@ -41,7 +43,7 @@ def statements(manager: TokenManager) -> Iterator[list[str]]:
     """Yield the first word of every statement that this thread runs from now on."""
     database = manager._repository._database
     assert isinstance(database, SQLiteDatabase)
-    driver = database._threads.current().driver
+    driver = database._connections.current().driver
     assert driver is not None
     run: list[str] = []
     driver.set_trace_callback(lambda statement: run.append(statement.split(maxsplit=1)[0]))
@@ -71,7 +73,7 @@ def statements(manager: TokenManager) -> Iterator[list[str]]:
         pytest.param(lambda m: m.delete_tokens("bob"), READ, id="delete nothing"),
     ],
 )
-def test_so_many_statements_are_run(
+def test_the_number_of_statements(
     path: Path, work: Callable[[TokenManager], object], expected: list[str]
 ) -> None:
     with TokenManager(path, cache_ttl=0) as manager:
@@ -81,7 +83,7 @@ def test_so_many_statements_are_run(
     assert run == expected
 
 
-def test_a_token_from_memory_costs_no_statement(path: Path) -> None:
+def test_a_cached_token_runs_no_statement(path: Path) -> None:
     with TokenManager(path) as manager:
         manager.save_tokens("alice", tokens())
         manager.get_valid_token("alice")
@@ -90,7 +92,7 @@ def test_a_token_from_memory_costs_no_statement(path: Path) -> None:
     assert run == []
 
 
-def test_a_refresh_is_one_request_and_two_transactions(tmp_path: Path) -> None:
+def test_a_refresh_takes_one_request_and_two_transactions(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         world.sign_in()
         manager = world.manager(cache_ttl=0)
@@ -102,7 +104,7 @@ def test_a_refresh_is_one_request_and_two_transactions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("accounts", [10, 1200])
-def test_looking_for_what_is_due_costs_what_is_due(path: Path, accounts: int) -> None:
+def test_listing_due_accounts_reads_only_those(path: Path, accounts: int) -> None:
     with TokenManager(path) as manager:
         with manager._repository.transaction():
             for number in range(accounts):
@@ -118,11 +120,11 @@ def test_looking_for_what_is_due_costs_what_is_due(path: Path, accounts: int) ->
         pytest.param(lambda m: m.load_tokens("alice"), 1, id="load"),
         pytest.param(lambda m: next(m.accounts()), 1, id="first page of all"),
         pytest.param(lambda m: m.save_tokens("bob", tokens()), len(SAVE), id="save"),
-        # In each of its two transactions, also whether the store is still the same.
+        # Each of its two transactions also checks that the database was not replaced.
         pytest.param(lambda m: m.get_valid_token("alice"), len(REFRESH) + 2, id="refresh"),
     ],
 )
-def test_a_server_is_asked_so_often(
+def test_the_number_of_round_trips(
     tmp_path: Path, migrated: str, work: Callable[[TokenManager], object], expected: int
 ) -> None:
     trace = tmp_path / "trace"
@@ -133,10 +135,10 @@ def test_a_server_is_asked_so_often(
             manager.load_tokens("alice")  # opens a connection
             database = manager._repository._database
             assert isinstance(database, PostgreSQLDatabase)
-            with database._connections.lent() as driver:
+            with database._connections.connection() as driver:
                 driver.pgconn.trace(file.fileno())
             work(manager)
-            with database._connections.lent() as driver:
+            with database._connections.connection() as driver:
                 driver.pgconn.untrace()
     finally:
         empty(migrated)
@@ -144,7 +146,7 @@ def test_a_server_is_asked_so_often(
     assert sum(word in {"Query", "Sync"} for word in said) == expected
 
 
-# -- what the operating system does ---------------------------------------------------------------
+# -- system calls ---------------------------------------------------------------------------------
 
 SCRIPT = """
 from itertools import count
@@ -233,7 +235,7 @@ def of(calls: Counter[str], *names: str) -> int:
     return sum(calls[name] for name in names)
 
 
-def test_a_token_from_memory_costs_no_system_call(calls: dict[str, Counter[str]]) -> None:
+def test_a_cached_token_makes_no_system_call(calls: dict[str, Counter[str]]) -> None:
     assert calls["cached"].total() == 0
 
 
@@ -244,20 +246,20 @@ def test_a_read_opens_and_writes_nothing(calls: dict[str, Counter[str]], read: s
     assert looks == REPEATED  # whether the database is still the same file
 
 
-def test_a_save_waits_for_the_disk_once(calls: dict[str, Counter[str]]) -> None:
+def test_a_save_syncs_once(calls: dict[str, Counter[str]]) -> None:
     assert of(calls["save"], *WAITS) == REPEATED
     assert of(calls["save"], "openat") == 0
 
 
-def test_a_save_that_empties_the_log_waits_some_times_more(calls: dict[str, Counter[str]]) -> None:
+def test_a_save_that_empties_the_log_syncs_a_few_times_more(calls: dict[str, Counter[str]]) -> None:
     # For the transaction and for the log that begins with it; for the log, for the database.
     assert of(calls["rotate"], *WAITS) <= 5 * REPEATED
 
 
-def test_an_import_waits_for_the_disk_by_the_thousand(calls: dict[str, Counter[str]]) -> None:
+def test_an_import_syncs_once_per_thousand_accounts(calls: dict[str, Counter[str]]) -> None:
     assert of(calls["import"], "openat") <= FILES + 10  # each file once
     assert of(calls["import"], *WAITS) <= 10
 
 
-def test_an_export_waits_for_each_file(calls: dict[str, Counter[str]]) -> None:
+def test_an_export_syncs_each_file(calls: dict[str, Counter[str]]) -> None:
     assert FILES <= of(calls["export"], *WAITS) <= FILES + 10

@@ -1,4 +1,4 @@
-"""What is left when processes are killed at work. `make torture` kills many more of them."""
+"""Processes that are killed while they write. `make torture` kills many more of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 JOURNAL_MODES = get_args(JournalMode)
 
@@ -42,7 +44,7 @@ AT_WORK = {
 
 
 def kill_writers(directory: Path, journal_mode: JournalMode, seed: int, kills: int) -> Counter[str]:
-    """Kill processes that write; check what they leave after each."""
+    """Kill processes that write, and check the files after each."""
     path = directory / "store" / "tokens.db"
     writers = make_writers(path, 3, journal_mode)
 
@@ -72,7 +74,7 @@ def kill_writers(directory: Path, journal_mode: JournalMode, seed: int, kills: i
 
 @seeded
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_what_a_killed_process_was_told_is_stored_is_stored(
+def test_acknowledged_writes_of_a_killed_process_are_stored(
     tmp_path: Path, journal_mode: JournalMode, seed: int
 ) -> None:
     kill_writers(tmp_path, journal_mode, seed, 10)
@@ -112,12 +114,12 @@ def kill_exporters(directory: Path, seed: int, kills: int) -> Counter[str]:
 
 
 @seeded
-def test_exports_that_are_killed_leave_whole_files(tmp_path: Path, seed: int) -> None:
+def test_killed_exports_leave_only_complete_files(tmp_path: Path, seed: int) -> None:
     kill_exporters(tmp_path, seed, 10)
 
 
 @seeded
-def test_an_export_removes_what_killed_ones_have_left(tmp_path: Path, seed: int) -> None:
+def test_an_export_removes_the_temporary_files_of_killed_ones(tmp_path: Path, seed: int) -> None:
     kill_exporters(tmp_path, seed, 1)
 
     with TokenRepository(tmp_path / "store" / "tokens.db") as repository:
@@ -170,5 +172,5 @@ def kill_backups(directory: Path, seed: int, kills: int) -> Counter[str]:
 
 
 @seeded
-def test_backups_that_are_killed_leave_a_whole_one(tmp_path: Path, seed: int) -> None:
+def test_killed_backups_leave_a_complete_backup(tmp_path: Path, seed: int) -> None:
     kill_backups(tmp_path, seed, 10)

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a store: an error that tells, nothing lost, nothing left, no secret shown.
+"""Every fault of a database is an error that names the remedy, loses nothing and shows no secret.
 
 Every fault (see faulty.py) meets every operation, of the library and of the command.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tokenstore.storage.base import JournalMode
 
-# -- what is to be expected -----------------------------------------------------------------------
+# -- expectations ---------------------------------------------------------------------------------
 
 READS = {
     "load",
@@ -59,24 +59,24 @@ SOME = {
     "tokenstore token, due",
     "tokenstore db upgrade",
 }
-DAMAGED = "is damaged; (keep (this file|what is there) and )?restore a backup"
+DAMAGED = "(is|are) damaged; (keep (this file|the database) and )?restore a backup"
 LISTS = {"load", "accounts", "tokenstore status", "tokenstore export", "refresh_token"}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What becomes of the operations; of one that is in no set: it works, or is refused.
+    """The expected results of operations. One that is in no set may work or be refused.
 
     Attributes:
         done: The operations that work.
         refused: The operations that raise an error.
-        absent: Whether it is as if there were no store.
+        absent: Whether operations behave as if there were no database.
         error: The class of the error.
-        tells: What its text says, and what to do next.
-        of: The operations that are tried.
-        foreign: Whether it is no store of ours, so that not even a lock is put there.
-        repairs: Whether the fault is in what SQLite repairs, so that even reading may change files.
-    again: What the same call meets when it is made once more.
+        tells: A pattern for its message.
+        of: The operations to run.
+        foreign: Whether it is not a tokenstore database, so that not even a lock file is created.
+        repairs: Whether SQLite repairs the fault, so that even reading may change files.
+        again: The result of repeating the call.
     """
 
     done: Set[str] = frozenset()
@@ -116,28 +116,28 @@ def repaired(**more: Any) -> Expected:
 
 
 def gone(again: str) -> Expected:
-    tells = "removed or replaced while it was open.* Put it back, or repeat the call"
+    tells = "removed or replaced while it was open.* Restore it, or repeat the call"
     return closed(tells, of=set(CALLS), again=again)
 
 
-UNWRITABLE = "cannot be written by uid .*; the file and its directory have to be writable"
+UNWRITABLE = "cannot be written by uid .*; the file and its directory must be writable"
 NO_SPACE = "no space is left on the disk; free some"
-NOT_A_STORE = "is not a tokenstore database; name another file"
+NOT_A_STORE = "is not a tokenstore database; choose another file"
 
 EXPECTED = {
     "read-only file": readable(UNWRITABLE),
     "read-only file, delete mode": readable(UNWRITABLE, of=SOME),
     "read-only directory": readable(UNWRITABLE),
     "read-only directory, delete mode": readable(UNWRITABLE, of=SOME),
-    "unreadable file": closed("have to be writable"),
+    "unreadable file": closed("must be writable"),
     "unreachable directory": closed("Permission denied; .*permissions|has to be writable"),
     "file of another owner": not_ours("belongs to uid .*; run as its owner"),
     "full disk": Expected(refused=WRITES, tells=NO_SPACE),
     "full disk, delete mode": readable(NO_SPACE),
     "disk with space for readers": readable(NO_SPACE, of=SOME),
-    "files that may not grow": readable("the disk reports an error; check it", of=SOME),
+    "files that may not grow": readable("the disk reported an error; check it", of=SOME),
     "cut to nothing": Expected(absent=True, of=SOME),
-    "cut to nothing beside its log": closed("left over.*; .*move this file away"),
+    "cut to nothing beside its log": closed("belongs to a database.*; .*move this file away"),
     "cut to half a page": closed(DAMAGED, of=SOME),
     "cut to half its pages": closed(DAMAGED),
     "log cut to nothing": repaired(of=SOME),
@@ -174,10 +174,12 @@ EXPECTED = {
     "another application": not_ours(NOT_A_STORE, of=SOME),
     "another application with alembic": not_ours(NOT_A_STORE),
     "another application that was killed": not_ours(NOT_A_STORE, of=SOME),
-    "directory": not_ours("is not a file; name a file"),
-    "FIFO": not_ours("is not a file; name a file", of=SOME),
-    "symlink": not_ours("is a symlink; name the file that it points to"),
-    "dangling symlink": not_ours("is a symlink; name the file that it points to", of=SOME),
+    "directory": not_ours("is not a regular file; use the path of a file"),
+    "FIFO": not_ours("is not a regular file; use the path of a file", of=SOME),
+    "symlink": not_ours("is a symlink; use the path of the file that it points to"),
+    "dangling symlink": not_ours(
+        "is a symlink; use the path of the file that it points to", of=SOME
+    ),
     "no directory": Expected(absent=True),
     "file for a directory": closed("Not a directory; check the path|is not a directory"),
     "vanished": gone("absent"),
@@ -192,11 +194,11 @@ CASES = [
 ]
 
 
-# -- the stores to begin with ---------------------------------------------------------------------
+# -- the sound databases --------------------------------------------------------------------------
 
 
 class Ward:
-    """A provider, stores that are well, and a process that does operations on what becomes of them.
+    """A provider, sound databases, and a process that runs operations on damaged copies of them.
 
     Attributes:
         stored: What was saved, by account.
@@ -260,7 +262,7 @@ os._exit(0)
         self.runner.__exit__()
 
     def place(self) -> Path:
-        """Return a new directory that other users can reach, with what the commands need."""
+        """Return a new directory that other users can reach, with the files of the commands."""
         place = Path(tempfile.mkdtemp(dir=self._directory))
         place.chmod(0o755)
         (place / "old").mkdir()
@@ -275,7 +277,7 @@ os._exit(0)
         return outcome
 
     def secrets(self) -> set[str]:
-        """Return what must not be seen."""
+        """Return the secrets that must not be shown."""
         fields = ("access_token", "refresh_token", "id_token")
         stored = {t[f] for t in self.stored.values() for f in fields if f in t}
         return {"CANARY", str(self._server.provider().client_secret), *stored}
@@ -303,7 +305,7 @@ def ward() -> Iterator[Ward]:
 
 
 @pytest.mark.parametrize(("fault", "operation"), CASES, ids=map(": ".join, CASES))
-def test_a_fault_is_told_and_costs_nothing(ward: Ward, fault: str, operation: str) -> None:
+def test_a_fault_is_an_error_and_loses_nothing(ward: Ward, fault: str, operation: str) -> None:
     expected = EXPECTED[fault]
     if fault == "file of another owner":
         require("root")
@@ -349,7 +351,7 @@ def is_refused(expected: Expected, place: Path, outcome: Outcome) -> None:
     else:
         assert re.fullmatch(r"tokenstore: [^\n]+\n", outcome.err)
         text = outcome.err
-    if "exported" not in outcome.out:  # there, one account of many is told of
+    if "exported" not in outcome.out:  # an export reports one account of many
         assert str(place / "store") in text
     assert re.search(expected.tells, text)
 
@@ -361,7 +363,7 @@ def is_done(ward: Ward, operation: str, outcome: Outcome) -> None:
 
 
 def is_right(ward: Ward, operation: str, outcome: Outcome) -> bool:
-    """Tell whether the answer is the one of a store that is well."""
+    """Return whether the result is that of a sound database."""
     out = outcome.out
     data = json.loads(out) if out.startswith("{") else {}
     results = [result["outcome"] for result in data.get("results", [])]
@@ -412,14 +414,14 @@ def is_as_without_a_store(operation: str, outcome: Outcome) -> None:
 
 
 def goes_on_with_what_is_there(expected: Expected, operation: str, outcome: Outcome) -> None:
-    """The same call made once more takes what is there for what it is; it does not mix the two."""
+    """Check that repeating the call uses the current file, without mixing the two."""
     assert outcome.again is not None
     error = outcome.again.get("error")
     if expected.again == "InsecureStorageError":
         assert error is not None
         assert error["types"][0] == expected.again
     elif error is not None and error["types"][0] == "StorageError":
-        assert "left over" in error["text"]  # the log of the store that was there
+        assert "belongs to the database that was at" in error["text"]
     elif operation == "refresh_token":
         assert error is not None
         assert error["types"][0] == "ReauthorizationRequired"
@@ -431,7 +433,7 @@ def goes_on_with_what_is_there(expected: Expected, operation: str, outcome: Outc
 
 
 def is_kept(expected: Expected, before: dict[str, str], after: dict[str, str]) -> None:
-    """What was there is there still, to the byte, and nothing else is."""
+    """Check that every file is unchanged, and that there is no new one."""
 
     def known(found: dict[str, str]) -> dict[str, str]:
         return {name: told for name, told in found.items() if not may_change(name)}
@@ -443,10 +445,10 @@ def is_kept(expected: Expected, before: dict[str, str], after: dict[str, str]) -
     assert known(after) == known(before)
 
 
-# -- what the matrix does not say -----------------------------------------------------------------
+# -- beyond the matrix ----------------------------------------------------------------------------
 
 
-def test_reading_a_file_that_may_not_be_written_leaves_nothing_beside_it(ward: Ward) -> None:
+def test_reading_a_read_only_file_leaves_no_sidecars(ward: Ward) -> None:
     outcome = ward.do(ward.place(), "read-only file", "tokenstore status")
 
     assert outcome.code == 0
@@ -454,7 +456,7 @@ def test_reading_a_file_that_may_not_be_written_leaves_nothing_beside_it(ward: W
 
 
 @pytest.mark.parametrize("command", [["token", "alice"], ["refresh", "alice"]], ids=" ".join)
-def test_a_command_whose_store_is_taken_away_during_its_request_says_so(
+def test_a_command_whose_database_is_removed_during_its_request_fails(
     tmp_path: Path, command: list[str]
 ) -> None:
     with World(tmp_path) as world:
@@ -483,7 +485,7 @@ def test_a_command_whose_store_is_taken_away_during_its_request_says_so(
 
         assert process.returncode == 1
         assert err.count("\n") == 1
-        assert re.search(f"{world.path}(-wal)?( was removed or replaced|: left over)", out + err)
+        assert re.search(f"{world.path}(-wal)? (was removed or replaced|belongs to)", out + err)
         assert "CANARY" not in out + err
         assert not [t for t in tokens_in(out + err) if world.server.is_live(t)]
         assert world.posts == 1

@@ -46,13 +46,13 @@ BORNE_BY = {
         "lifecycle/test_refresh::test_storing_is_tried_again",
         "lifecycle/test_refresh::test_what_cannot_be_stored_is_in_the_error",
         "lifecycle/test_refresh::test_it_is_stored_before_anything_is_sent_again",
-        "storage/sqlite/test_database::test_a_full_disk_is_told_and_the_old_row_stays",
-        "whole/test_faults::test_a_fault_is_told_and_costs_nothing",
+        "storage/sqlite/test_database::test_a_full_disk_is_an_error_and_keeps_the_old_row",
+        "whole/test_faults::test_a_fault_is_an_error_and_loses_nothing",
     ],
     6: [
         "oauth/test_client::test_a_refused_refresh_raises_one_of_three_and_keeps_the_tokens",
         "storage/sqlite/test_database::test_a_lock_of_another_process_ends_in_a_storage_error",
-        "whole/test_faults::test_a_fault_is_told_and_costs_nothing",
+        "whole/test_faults::test_a_fault_is_an_error_and_loses_nothing",
     ],
     7: [
         "lifecycle/test_refresh::test_a_dead_refresh_token_is_asked_about_once",
@@ -75,8 +75,8 @@ BORNE_BY = {
         "cli/test_refresh::test_idle_for_takes_what_was_not_used_for_so_long",
     ],
     10: [
-        "whole/test_crashes::test_exports_that_are_killed_leave_whole_files",
-        "whole/test_crashes::test_an_export_removes_what_killed_ones_have_left",
+        "whole/test_crashes::test_killed_exports_leave_only_complete_files",
+        "whole/test_crashes::test_an_export_removes_the_temporary_files_of_killed_ones",
         "torture/test_kills::test_no_export_is_half",
         "test_jsonfiles::test_an_export_that_is_killed_before_its_end_leaves_the_old_file",
         "test_jsonfiles::test_a_file_that_cannot_be_written_to_its_end_leaves_the_old_one",
@@ -94,7 +94,7 @@ BORNE_BY = {
         "lifecycle/test_refresh::test_another_client_than_the_imported_one_sends_nothing",
         "whole/test_mission::test_saving_again_replaces_everything",
     ],
-    13: ["whole/test_load::test_sixty_four_processes_lose_nothing_and_none_fails"],
+    13: ["whole/test_load::test_sixty_four_concurrent_processes_lose_nothing"],
     14: [
         "whole/test_concurrency::test_a_process_that_refreshes_one_account_does_not_hold_up_another",
         "lifecycle/test_refresh::test_a_refresh_is_written_down_before_its_request",
@@ -106,8 +106,8 @@ BORNE_BY = {
     ],
     16: [
         "whole/test_concurrency::test_a_killed_process_holds_up_nobody",
-        "storage/sqlite/test_locks::test_the_clock_says_nothing_about_a_lock",
-        "storage/sqlite/test_locks::test_what_is_in_a_lock_file_blocks_nobody",
+        "storage/sqlite/test_locks::test_a_lock_does_not_depend_on_the_clock",
+        "storage/sqlite/test_locks::test_the_content_of_a_lock_file_is_ignored",
     ],
     17: [
         "lifecycle/test_refresh::test_a_lock_that_is_held_for_too_long_is_a_transient_error",
@@ -115,7 +115,7 @@ BORNE_BY = {
         "lifecycle/test_refresh::test_locks_that_cannot_be_taken_spend_no_token",
     ],
     23: [
-        "models/test_tokens::test_a_moment_is_the_same_instant_however_it_is_written_and_wherever",
+        "models/test_timestamps::test_every_format_of_a_timestamp_is_parsed_in_every_zone",
         "models/test_tokens::test_expires_in_counts_real_seconds_over_a_clock_change",
         "importers/test_formats::test_a_file_of_google_auth_is_read_and_its_expiry_is_utc",
     ],
@@ -159,8 +159,8 @@ BORNE_BY = {
     34: [
         "oauth/test_client::test_retry_after_is_read_in_both_forms_and_capped",
         "lifecycle/test_refresh::test_a_wait_that_was_asked_for_is_kept_by_everyone",
-        "models/test_failures::test_another_process_keeps_the_wait_and_counts_on",
-        "models/test_failures::test_a_token_that_is_still_valid_is_served_meanwhile",
+        "lifecycle/test_backoff::test_another_process_keeps_the_wait_and_counts_on",
+        "lifecycle/test_backoff::test_a_token_that_is_still_valid_is_served_meanwhile",
     ],
     35: [
         "oauth/test_client::test_other_fields_are_merged",

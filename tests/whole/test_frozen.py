@@ -1,4 +1,4 @@
-"""A database of every revision that was ever released is still read, upgraded and gone back to."""
+"""A database of every released revision can still be read, upgraded and downgraded to."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_every_revision_is_frozen() -> None:
     assert sorted(path.stem[:4] for path in made) == REVISIONS
 
 
-def test_it_is_of_its_revision(path: Path, revision: str) -> None:
+def test_a_frozen_database_has_its_revision(path: Path, revision: str) -> None:
     assert rows(path)["tokenstore_alembic_version"] == [(revision,)]
 
 
-def test_it_is_upgraded_and_nothing_is_lost(path: Path, revision: str) -> None:
+def test_an_upgrade_of_a_frozen_database_loses_nothing(path: Path, revision: str) -> None:
     before = rows(path)
     with TokenRepository(path, upgrade=True, clock=lambda: NOW) as repository:
         found = json.loads(json.dumps(answers(repository)))
@@ -65,7 +65,7 @@ def test_it_is_upgraded_and_nothing_is_lost(path: Path, revision: str) -> None:
         assert rows(backup) == before
 
 
-def test_it_is_gone_back_to_as_it_was(path: Path, revision: str) -> None:
+def test_a_downgrade_restores_a_frozen_database(path: Path, revision: str) -> None:
     before = rows(path)
 
     migrate.upgrade(path)
@@ -76,7 +76,7 @@ def test_it_is_gone_back_to_as_it_was(path: Path, revision: str) -> None:
         assert pragma(connection, "integrity_check") == "ok"
 
 
-def test_it_works_as_a_new_one_does(path: Path) -> None:
+def test_an_upgraded_database_works_like_a_new_one(path: Path) -> None:
     with TokenRepository(path, upgrade=True, clock=lambda: NOW) as repository:
         repository.save("refreshed", {"access_token": "new", "refresh_token": "new"})
         repository.save("another", {"access_token": "another"})
@@ -89,7 +89,7 @@ def test_it_works_as_a_new_one_does(path: Path) -> None:
     migrate.check(path)
 
 
-def test_without_an_upgrade_it_stays_as_it_is(path: Path, revision: str) -> None:
+def test_without_upgrade_a_frozen_database_is_unchanged(path: Path, revision: str) -> None:
     before = path.read_bytes()
     if revision != REVISION:
         with TokenRepository(path) as repository, pytest.raises(SchemaOutdatedError):

@@ -1,4 +1,4 @@
-"""Many at once on one file: nobody fails, nothing is lost."""
+"""Many processes use one file: no operation fails, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from tokenstore.storage.base import JournalMode
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 JOURNAL_MODES = get_args(JournalMode)
 PROCESSES = 64
 OPERATIONS = 50
 
-# A process that does what applications do, mixed at random. It counts in two ways, in one
-# transaction and through refreshes, and knows what it has stored in accounts of its own.
+# A process that mixes the operations of applications at random. It counts in two ways, in one
+# transaction and through refreshes, and checks the accounts that only it writes.
 MIXED = """
 import json, random
 from collections import Counter
@@ -82,7 +84,7 @@ assert forked(processes, work) == [0] * processes
 
 
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_sixty_four_processes_lose_nothing_and_none_fails(
+def test_sixty_four_concurrent_processes_lose_nothing(
     tmp_path: Path, journal_mode: JournalMode
 ) -> None:
     path = tmp_path / "tokens.db"

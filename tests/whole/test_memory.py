@@ -1,4 +1,4 @@
-"""What goes over all accounts holds few of them at a time."""
+"""Operations on all accounts hold only few of them in memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from tokenstore.cli.app import run
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 ONE, FEW, MANY = 1, 1100, 3300  # few are more than two pages
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Make stores of accounts that are due and that nobody can refresh."""
+    """Create databases of due accounts that cannot be refreshed."""
     found = {}
     for size in (ONE, FEW, MANY):
         found[size] = path = tmp_path_factory.mktemp("store") / "tokens.db"
@@ -52,11 +54,11 @@ def peak(path: Path, *words: str) -> int:
 @pytest.mark.parametrize(
     "line", ["status", "status --json", "refresh --all --dry-run --json", "export DIR"]
 )
-def test_three_times_the_accounts_take_no_more_memory(
+def test_memory_does_not_grow_with_the_number_of_accounts(
     stores: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     monkeypatch.setattr(output, "_forced_terminal", line == "status")  # as on a terminal
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody asks for these files later
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # these files need not survive a crash
     words = line.replace("DIR", str(tmp_path / "exported")).split()
 
     run(["--database", str(stores[ONE]), *words])  # imports what it needs

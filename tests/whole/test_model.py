@@ -22,12 +22,11 @@ from hypothesis.stateful import (
 )
 
 from tests.helpers.refreshes import Clock
-from tests.helpers.stores import Process, raw
+from tests.helpers.stores import Process, begin, raw
 from tests.helpers.strategies import examples, json_values, secrets, storable_text
-from tests.storage.conformance.test_repository import begin
 from tokenstore import TokenRepository
 from tokenstore.models.failures import Failure
-from tokenstore.models.tokens import TokenSet
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.storage.statements import HISTORY
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
     from tokenstore.storage.journal import Refresh
 
+pytestmark = pytest.mark.slow
+
 NOW = 1_800_000_000.0
 BUFFER = 300.0  # seconds
 PAGE = 3  # rows a query, so that there are pages
@@ -43,7 +44,7 @@ PAGE = 3  # rows a query, so that there are pages
 PEER = f"""
 import json
 from dataclasses import asdict
-from tokenstore.models.tokens import TokenSet
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 import tokenstore.storage.listing
 
 tokenstore.storage.listing._PAGE = {PAGE}
@@ -60,7 +61,7 @@ class Peer:
 
     def put(self, name, tokens, existing):
         tokens = TokenSet.from_mapping(tokens, now=now)
-        return self.repository.put(name, tokens, existing=existing)
+        return self.repository.put(normalize_account_name(name), tokens, existing=existing)
 
     def delete(self, name):
         return self.repository.delete(name)
@@ -97,7 +98,7 @@ class Peer(Process):
 
 
 class Here:
-    """A repository in this process, asked as `Peer` is."""
+    """A repository in this process, with the methods of `Peer`."""
 
     def __init__(self, path: Path, journal_mode: Any, clock: Clock) -> None:
         self.clock = clock
@@ -111,7 +112,7 @@ class Here:
 
     def put(self, name: str, tokens: dict[str, Any], existing: Any) -> bool:
         token_set = TokenSet.from_mapping(tokens, now=self.clock())
-        return self.repository.put(name, token_set, existing=existing)
+        return self.repository.put(normalize_account_name(name), token_set, existing=existing)
 
     def delete(self, name: str) -> bool:
         return self.repository.delete(name)
@@ -123,12 +124,12 @@ class Here:
         return self.repository.load(name)
 
 
-# -- what a dictionary knows ----------------------------------------------------------------------
+# -- the model ------------------------------------------------------------------------------------
 
 
 @dataclass
 class Entry:
-    """What is expected of an account."""
+    """The expected state of an account."""
 
     tokens: dict[str, Any]
     provider: str | None
@@ -137,7 +138,7 @@ class Entry:
     failure: Failure | None = None
 
     def account(self, name: str, now: float) -> dict[str, Any]:
-        """Return what is told of the account at *now*."""
+        """Return the expected `Account` at *now*."""
         refreshable = self.tokens.get("refresh_token") is not None
         return {
             "name": name,
@@ -152,7 +153,7 @@ class Entry:
         }
 
     def _state(self, now: float, *, refreshable: bool) -> str:
-        if self.failure is not None and self.failure.verdict == "reauthorization":
+        if self.failure is not None and self.failure.kind == "reauthorization":
             return "sign_in"
         if not self._is_due(now):
             return "valid"
@@ -170,16 +171,16 @@ class Entry:
         return bool(now >= expires_at - min(BUFFER, lifetime / 2))
 
     def _is_hopeless(self, now: float) -> bool:
-        if self.failure is None or self.failure.verdict == "client_rejected":
+        if self.failure is None or self.failure.kind == "client_rejected":
             return False
-        if self.failure.verdict == "reauthorization":
+        if self.failure.kind == "reauthorization":
             return True
         return self.failure.retry_at is not None and now < self.failure.retry_at <= now + 3600
 
 
 @dataclass
 class Line:
-    """What is expected of one line of the journal."""
+    """An expected entry of the journal."""
 
     name: str
     sent: str | None
@@ -193,13 +194,13 @@ class Line:
 
 @dataclass
 class Begun:
-    """A refresh that has begun, and what was stored then."""
+    """A refresh that has begun, and the account at that time."""
 
     refresh: Refresh
     entry: Entry = field(repr=False)
 
 
-# -- what is done ---------------------------------------------------------------------------------
+# -- the rules ------------------------------------------------------------------------------------
 
 any_tokens = st.builds(
     lambda extra, known: extra | known,
@@ -219,7 +220,7 @@ any_tokens = st.builds(
 )
 failures = st.builds(
     Failure,
-    verdict=st.sampled_from(["reauthorization", "transient", "client_rejected"]),
+    kind=st.sampled_from(["reauthorization", "transient", "client_rejected"]),
     message=st.just("the provider said no"),
     client=st.just("client"),
     maybe_spent=st.booleans(),
@@ -348,7 +349,7 @@ class Model(RuleBasedStateMachine):
         name = begun.refresh.record.account_name
         stored = self.repository.journal.finish(begun.refresh, outcome, provider="p")
         applied = self.expected.get(name) is begun.entry
-        told = outcome.verdict if isinstance(outcome, Failure) else "refreshed"
+        told = outcome.kind if isinstance(outcome, Failure) else "refreshed"
         if applied and isinstance(outcome, Failure):
             begun.entry.failure = outcome
         elif applied and isinstance(outcome, TokenSet):
@@ -423,7 +424,7 @@ def peer() -> Iterator[Peer]:
 
 
 @pytest.mark.hypothesis
-def test_a_repository_answers_as_a_dictionary_would(
+def test_a_repository_behaves_like_a_dictionary(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.listing._PAGE", PAGE)

@@ -74,7 +74,7 @@ def test_t01_read_check_and_write_are_one_transaction(path: Path) -> None:
         assert (repository.load("counter") or {})["count"] == 40
 
 
-def test_t02_the_mode_of_transactions_is_the_same_on_every_python(
+def test_t02_transactions_are_the_same_on_every_python(
     repository: TokenRepository,
 ) -> None:
     repository.load("alice")
@@ -85,7 +85,7 @@ def test_t02_the_mode_of_transactions_is_the_same_on_every_python(
         assert driver.autocommit == sqlite3.LEGACY_TRANSACTION_CONTROL
 
 
-def test_t03_a_reader_that_turns_writer_is_never_too_late(
+def test_t03_a_read_followed_by_a_write_never_conflicts(
     repository: TokenRepository, path: Path
 ) -> None:
     with Process(
@@ -148,13 +148,14 @@ def test_t06_no_pool_runs_out_of_connections(path: Path) -> None:
         connection.close()
 
 
-def test_t07_a_child_never_has_the_connection_of_its_parent(path: Path) -> None:
+@pytest.mark.slow
+def test_t07_a_child_never_uses_its_parents_connection(path: Path) -> None:
     printed = python(
         """
 repository = TokenRepository(sys.argv[1])
 repository.save("alice", tokens())
 def driver():
-    return repository._database._threads.current().driver
+    return repository._database._connections.current().driver
 assert driver() is not None
 child = os.fork()
 tell(driver())
@@ -198,7 +199,7 @@ def test_t09_a_path_is_not_a_url(tmp_path: Path, name: str) -> None:
     assert names(tmp_path) == {name, f"{name}-locks", f"{name}-locks/schema"}
 
 
-def test_t10_a_percent_sign_does_not_trouble_alembic(tmp_path: Path) -> None:
+def test_t10_a_path_may_contain_a_percent_sign(tmp_path: Path) -> None:
     (tmp_path / "%(here)s").mkdir()
     checkout = newer_checkout(tmp_path / "%(here)s")
 
@@ -209,7 +210,7 @@ def test_t10_a_percent_sign_does_not_trouble_alembic(tmp_path: Path) -> None:
     )
 
 
-def test_t11_threads_migrate_different_databases(tmp_path: Path) -> None:
+def test_t11_threads_can_migrate_different_databases(tmp_path: Path) -> None:
     def work(number: int) -> str:
         out = io.StringIO()
         migrate.upgrade(tmp_path / f"{number}.db")
@@ -220,7 +221,7 @@ def test_t11_threads_migrate_different_databases(tmp_path: Path) -> None:
         assert list(threads.map(work, range(12))) == [f"{REVISION} (head)\n"] * 12
 
 
-def test_t12_processes_start_a_store_at_once(path: Path) -> None:
+def test_t12_processes_can_create_a_database_concurrently(path: Path) -> None:
     printed = python(
         """
 def work(number):
@@ -233,7 +234,7 @@ tell(forked(6, work))
     assert printed == str([0] * 6) + "\n"
 
 
-def test_t13_the_tables_of_a_failed_migration_are_gone(path: Path) -> None:
+def test_t13_a_failed_migration_leaves_no_tables(path: Path) -> None:
     migrate.upgrade(path)
 
     def fail() -> None:
@@ -249,7 +250,8 @@ def test_t13_the_tables_of_a_failed_migration_are_gone(path: Path) -> None:
         assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'half'").fetchall()
 
 
-def test_t14_a_table_that_is_made_anew_keeps_its_rows(path: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_t14_a_recreated_table_keeps_its_rows(path: Path, tmp_path: Path) -> None:
     with TokenRepository(path) as repository:
         for number in range(20):
             repository.save(f"account-{number}", tokens(number))
@@ -273,12 +275,12 @@ def test_t15_every_key_and_index_has_a_name() -> None:
         assert all(index.name for index in table.indexes)
 
 
-def test_t16_only_migrations_make_tables() -> None:
+def test_t16_only_migrations_create_tables() -> None:
     for file in (ROOT / "tokenstore").rglob("*.py"):
         assert "create_all" not in file.read_text(), file
 
 
-def test_t17_a_newer_database_is_told_by_both_versions(path: Path) -> None:
+def test_t17_a_newer_database_is_an_error_that_names_both_versions(path: Path) -> None:
     migrate.upgrade(path)
     with raw(path) as connection:
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
@@ -293,7 +295,7 @@ def test_t17_a_newer_database_is_told_by_both_versions(path: Path) -> None:
             call()
 
 
-def test_t17_an_upgrade_ends_with_a_private_backup(path: Path, tmp_path: Path) -> None:
+def test_t17_an_upgrade_leaves_a_private_backup(path: Path, tmp_path: Path) -> None:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
 
@@ -308,7 +310,7 @@ def test_t17_an_upgrade_ends_with_a_private_backup(path: Path, tmp_path: Path) -
     assert mode(backup) == 0o600
 
 
-def test_t18_the_migrations_go_into_the_wheel() -> None:
+def test_t18_the_wheel_includes_the_migrations() -> None:
     configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = configuration["tool"]["hatch"]["build"]["targets"]["wheel"]
 
@@ -328,7 +330,7 @@ def test_t19_migrations_do_not_configure_logging(path: Path) -> None:
     assert "fileConfig" not in (scripts() / "env.py").read_text()
 
 
-def test_t20_creating_and_upgrading_print_nothing(
+def test_t20_creation_and_upgrade_print_nothing(
     path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with TokenRepository(path, upgrade=True) as repository:
@@ -338,7 +340,9 @@ def test_t20_creating_and_upgrading_print_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_t21_a_moment_survives_whatever_its_zone(repository: TokenRepository, zone: str) -> None:
+def test_t21_a_timestamp_is_kept_whatever_its_time_zone(
+    repository: TokenRepository, zone: str
+) -> None:
     moment = datetime(2026, 3, 29, 12, 0, tzinfo=timezone(timedelta(hours=-8)))
     assert zone
 
@@ -393,13 +397,13 @@ def test_t23_no_value_fails_in_the_driver(
         assert repository.load("bob") == tokens() | given
 
 
-def test_t23_two_spellings_are_one_name(repository: TokenRepository) -> None:
+def test_t23_two_unicode_forms_are_one_name(repository: TokenRepository) -> None:
     repository.save("e\u0301", tokens(1))
 
     assert repository.load("\u00e9") == tokens(1)
 
 
-def test_t24_ours_is_marked_and_has_its_own_version_table(
+def test_t24_a_database_has_an_application_id_and_its_own_version_table(
     repository: TokenRepository, path: Path
 ) -> None:
     repository.load("alice")
@@ -426,7 +430,7 @@ with TokenRepository(sys.argv[1]) as repository:
     assert printed.splitlines()[-1] == "True"
 
 
-def test_t26_a_begin_that_fails_costs_nothing(
+def test_t26_a_failed_begin_leaves_the_connection_usable(
     path: Path, repository: TokenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.sqlite.engine.BUSY_TIMEOUT", 0.01)
@@ -485,8 +489,9 @@ def look(number):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_t28_nobody_at_work_beside_a_writer_loses_its_writes(path: Path, journal_mode: str) -> None:
+def test_t28_no_concurrent_operation_loses_writes(path: Path, journal_mode: str) -> None:
     printed = python(
         AT_WORK
         + """
@@ -527,7 +532,7 @@ if forked(2, work) != [0, 0]:
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_t28_a_live_database_is_opened_by_sqlite_only(path: Path, journal_mode: str) -> None:
+def test_t28_only_sqlite_opens_a_database_in_use(path: Path, journal_mode: str) -> None:
     printed = python(
         AT_WORK
         + """
@@ -580,7 +585,9 @@ tell(len(connected) > 5)
     assert printed == "[]\nTrue\n"
 
 
-def test_t28_a_backup_before_an_upgrade_opens_nothing_either(path: Path, tmp_path: Path) -> None:
+def test_t28_only_sqlite_opens_it_for_a_backup_before_an_upgrade(
+    path: Path, tmp_path: Path
+) -> None:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
 

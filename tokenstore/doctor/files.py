@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, counted, ok
 from tokenstore.doctor.mounts import NETWORK, file_system_of
-from tokenstore.files import is_written_in, leftovers, writing_in
+from tokenstore.files import has_writers, leftovers, writer_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,7 +65,7 @@ class FileChecks:
         names = ", ".join(path.name for path in own)
         if not own:
             yield ok("leftovers", "no files are left by interrupted writes")
-        elif is_written_in(directory):
+        elif has_writers(directory):
             message = f"{directory}: a process is writing {names} just now"
             yield Finding("leftovers", "info", message)
         else:
@@ -77,7 +77,7 @@ class FileChecks:
                 None if fixed else _FIX,
                 fixed=fixed,
             )
-        others = [] if is_written_in(directory) else self._other_leftovers()
+        others = [] if has_writers(directory) else self._other_leftovers()
         if others:
             yield Finding(
                 "leftovers",
@@ -134,7 +134,7 @@ class FileChecks:
 
     def _private(self) -> Iterator[Sequence[Path]]:
         """Yield the files that must be private, in groups to report together."""
-        locks = self._file.beside("-locks")
+        locks = self._file.sidecar("-locks")
         for path in (*self._file.files(), locks):
             yield [path]
         if locks.is_dir() and os.access(locks, os.R_OK | os.X_OK):  # else its owner is reported
@@ -198,7 +198,7 @@ class FileChecks:
     def _remove_leftovers(self) -> bool:
         """Remove leftovers; return whether all are gone."""
         try:
-            with writing_in(self._file.path.parent, self._is_own):
+            with writer_lock(self._file.path.parent, self._is_own):
                 return not self._own_leftovers()
         except OSError:
             return False

@@ -12,7 +12,7 @@ from tokenstore.doctor.schema import compare_schema
 from tokenstore.doctor.server import ServerChecks
 from tokenstore.storage.factory import database_for
 from tokenstore.storage.location import schema_of
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.tables import REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class PostgreSQLStore:
 
     def _rows(self, driver: psycopg.Connection[Any]) -> RowChecks:
         def read(statement: ClauseElement) -> Iterator[Row]:
-            sql, constants, _ = Query(statement).postgresql(self._schema)
+            sql, constants, _ = CompiledStatement(statement).postgresql(self._schema)
             with driver.cursor("doctor") as cursor:  # on the server: there may be millions of rows
                 cursor.itersize = _PAGE
                 yield from cursor.execute(sql.encode(), constants)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokenstore import migrate
 from tokenstore.doctor.findings import Finding, ok
 from tokenstore.errors import StorageError
-from tokenstore.storage.location import shown
+from tokenstore.storage.location import display_name
 from tokenstore.storage.tables import REVISION
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def compare_schema(database: Path | URL, revision: str | None) -> Iterator[Findi
         yield Finding("schema", "error", message, "upgrade tokenstore")
     elif revision != REVISION:
         message = f"schema {revision or 'base'} is older than {REVISION}"
-        hint = f"run: tokenstore --database '{shown(database)}' db upgrade"
+        hint = f"run: tokenstore --database '{display_name(database)}' db upgrade"
         yield Finding("schema", "error", message, hint)
     else:
         try:

@@ -11,10 +11,10 @@ from tokenstore.doctor.findings import Finding, ok
 from tokenstore.doctor.integrity import RowChecks
 from tokenstore.doctor.schema import compare_schema
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.sqlite.connector import Connector
 from tokenstore.storage.sqlite.database import SQLiteDatabase
-from tokenstore.storage.sqlite.engine import decode_what_can_be, driver_of, pragma
+from tokenstore.storage.sqlite.engine import decode_leniently, driver_of, pragma
 from tokenstore.storage.sqlite.errors import error_name
 from tokenstore.storage.sqlite.schema import revision_of
 from tokenstore.storage.tables import REVISION
@@ -102,7 +102,7 @@ class _ContentChecks:
     def __init__(self, path: Path, connection: Connection) -> None:
         self._path = path
         self._driver = driver_of(connection)
-        self._driver.text_factory = decode_what_can_be  # so that a damaged row hides no other
+        self._driver.text_factory = decode_leniently  # so that a damaged row hides no other
         self._revision = revision_of(connection, path)
         self._is_intact = True  # until `_integrity` has found out
         self.journal_mode = str(pragma(self._driver, "journal_mode"))
@@ -165,7 +165,7 @@ class _ContentChecks:
 
     def _read(self, statement: ClauseElement) -> Iterator[Row]:
         """Yield the rows, bypassing SQLAlchemy, whose log would show them."""
-        compiled = Query(statement).sqlite
+        compiled = CompiledStatement(statement).sqlite
         yield from self._driver.execute(compiled.sql, compiled.values({}))
 
     def _problems(self) -> list[str]:

@@ -11,7 +11,12 @@ from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InvalidTokenError
-from tokenstore.models.timestamps import clamp, local_iso, parse_seconds, parse_timestamp
+from tokenstore.models.timestamps import (
+    clamp_to_calendar,
+    local_iso,
+    parse_seconds,
+    parse_timestamp,
+)
 from tokenstore.models.tokens import TokenSet, is_token, normalize_account_name
 
 if TYPE_CHECKING:
@@ -246,7 +251,7 @@ def _pop_expiry(fields: dict[str, Any]) -> tuple[float | None, str | None]:
     lifetime = parse_seconds(fields.get("expires_in"))
     obtained_at = _obtained_at(fields)
     if lifetime is not None and obtained_at is not None:
-        return clamp(obtained_at + lifetime), None
+        return clamp_to_calendar(obtained_at + lifetime), None
     if malformed is not None:
         return _EXPIRED, f"{malformed} is not a valid timestamp; the token counts as expired"
     # `expires_in` alone does not determine the expiry, as the age of the token is unknown.

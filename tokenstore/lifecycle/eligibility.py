@@ -49,7 +49,7 @@ def resolve_provider(
         raise
     require_same_client(record, chosen)
     failure = record.failure
-    if respect_failure and failure is not None and failure.stands(chosen.client, now=now):
+    if respect_failure and failure is not None and failure.still_applies(chosen.client, now=now):
         raise failure.to_error(account_name=name, provider=chosen.name, now=now)
     return chosen
 

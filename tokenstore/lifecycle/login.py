@@ -212,7 +212,7 @@ class Login:
                 tokens=tokens.to_dict(),
             ) from None
         _warn(context, grant, subject, stored, before)
-        return (stored, before), None if subject is None else subject.shown
+        return (stored, before), None if subject is None else subject.name
 
     def _store_alone(
         self, context: SignInContext, tokens: TokenSet, subject: Subject | None
@@ -284,16 +284,16 @@ class Login:
 def _require_same_user(context: SignInContext, subject: Subject | None, known: Subject) -> None:
     if subject is not None and subject.differs_from(known):
         raise WrongAccountError(
-            f"{context.account_name}: signed in as {subject.shown}, but the account belongs to "
-            f"{known.shown}; nothing was stored. Sign in as {known.shown}; to reassign the "
+            f"{context.account_name}: signed in as {subject.name}, but the account belongs to "
+            f"{known.name}; nothing was stored. Sign in as {known.name}; to reassign the "
             "account, use force (--force)",
             account_name=context.account_name,
             provider=context.provider.name,
         )
     if subject is None and "openid" in context.scope.split():
-        raise context.failed(
+        raise context.sign_in_error(
             f"the provider did not say who signed in (no id_token), and the account belongs to "
-            f"{known.shown}; nothing was stored. Sign in again, or use force (--force) if you "
+            f"{known.name}; nothing was stored. Sign in again, or use force (--force) if you "
             "know that it is the right user"
         )
 

@@ -377,7 +377,7 @@ class RefreshProtocol:
         if isinstance(error, ReauthorizationRequired):
             error = self._explained(refresh, error)
         now = self._now()
-        failure = Failure.of(error, provider.client, now=now, previous=self._previous)
+        failure = Failure.from_error(error, provider.client, now=now, previous=self._previous)
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
             error.retry_after = failure.retry_at - now
         stored = self._journal.finish(refresh, failure, provider=provider.name)

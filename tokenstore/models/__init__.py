@@ -1,1 +1,1 @@
-"""Values: token sets, accounts, failures, expiry. No I/O."""
+"""Values without I/O: token sets, timestamps, accounts, failures, expiry."""

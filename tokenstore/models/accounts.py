@@ -1,4 +1,4 @@
-"""What is known of an account besides its tokens: its provider, its state, its refreshes."""
+"""An account besides its tokens: provider, state and refresh history."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ State = Literal["valid", "due", "retry_later", "sign_in"]
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One account without any secret.
+    """One account without secrets.
 
     Attributes:
         name: The account's name.
-        provider: The provider that it is bound to, or None.
-        state: ``valid``; ``due``: the next use refreshes; ``retry_later``: the provider asked to
-            wait; ``sign_in``: only a new sign-in helps.
+        provider: The name of its provider, or None.
+        state: ``valid``; ``due``: the next use refreshes the token; ``retry_later``: the provider
+            must not be contacted yet; ``sign_in``: the account needs a new sign-in.
         expires_at: When the access token expires, in UTC epoch seconds, or None if unknown.
-        refreshed_at: When the stored tokens came from a refresh, in UTC epoch seconds, or None if
+        refreshed_at: When a refresh produced the stored tokens, in UTC epoch seconds, or None if
             they were saved or imported.
-        last_error: Why the last refresh failed, or None if it did not.
+        last_error: Why the last refresh failed, or None if it succeeded.
         refresh_token_obtained_at: When the refresh token was obtained, in UTC epoch seconds, or
             None if unknown.
-        refresh_token_expires_at: When it dies of age or disuse, in UTC epoch seconds, going by
-            what the provider said or is configured to do; None if nobody knows.
-        refreshable: Whether a refresh may be tried: there is a refresh token, it is not known to
-            be dead, and the provider did not ask to wait.
+        refresh_token_expires_at: When the refresh token expires because of its age or of disuse,
+            in UTC epoch seconds, according to the provider's response or its configuration; None
+            if unknown.
+        refreshable: Whether a refresh may be tried: there is a refresh token, the provider has not
+            refused it, and no wait is in force.
     """
 
     name: str
@@ -53,12 +54,13 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """All that is stored of an account. Secrets stay out of the repr, as `TokenSet` keeps them.
+    """Everything that is stored for an account. The repr contains no secrets.
 
     Attributes:
-        version: Another number after every change of the tokens, also after a delete.
-        refreshed_at: When the tokens came from a refresh, in UTC epoch seconds, else None.
-        refresh_id: The journal's number of the refresh that these tokens or this failure are of.
+        version: A number that differs after every change of the tokens, also after a delete.
+        refreshed_at: When a refresh produced the tokens, in UTC epoch seconds, or None.
+        refresh_id: The journal's id of the refresh that produced these tokens or this failure.
+        failure: Why the last refresh failed, or None if it succeeded.
     """
 
     account_name: str
@@ -72,30 +74,30 @@ class Record:
     @property
     def needs_sign_in(self) -> bool:
         """Whether the provider has refused the refresh token."""
-        return self.failure is not None and self.failure.verdict == "reauthorization"
+        return self.failure is not None and self.failure.kind == "reauthorization"
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One refresh that was begun. No secret is in it.
+    """One refresh from the journal, without secrets.
 
     Attributes:
-        id: Its number; later refreshes have higher ones.
+        id: The refresh's id; later refreshes have higher ids.
         account_name: The account.
-        provider: The provider that was asked.
+        provider: The name of the provider that received the request.
         reason: ``due``, ``forced`` or ``rejected``.
-        host: The machine on which it ran.
-        pid: The process.
+        host: The machine that ran the refresh.
+        pid: The process that ran it.
         started_at: When it began, in UTC epoch seconds.
         sent: Fingerprint of the refresh token that was sent.
-        finished_at: When it ended, in UTC epoch seconds; None if it has not.
-        outcome: ``refreshed``, ``reauthorization``, ``transient``, ``client_rejected``;
-            ``superseded`` if the account had changed meanwhile; ``interrupted`` if its process
-            died; None while it runs.
+        finished_at: When it ended, in UTC epoch seconds, or None if it has not.
+        outcome: ``refreshed``, ``reauthorization``, ``transient`` or ``client_rejected``;
+            ``superseded`` if the account was changed in the meantime; ``interrupted`` if the
+            process died; None while it runs.
         received: Fingerprint of the refresh token that was stored afterwards.
-        status_code: The HTTP status of an answer that was no success.
-        error: Its error code.
-        maybe_spent: Whether the token may have been spent without an answer.
+        status_code: The HTTP status of a response that reported a failure.
+        error: The error code of that response.
+        maybe_spent: Whether the refresh token may have been used although no response arrived.
     """
 
     id: int
@@ -115,7 +117,7 @@ class HistoryEntry:
 
     @property
     def duration(self) -> float | None:
-        """How long it took, in seconds; None while it runs, or if nobody saw it end."""
+        """How long the refresh took, in seconds; None while it runs or if it was interrupted."""
         if self.finished_at is None or self.outcome == "interrupted":
             return None
         return self.finished_at - self.started_at

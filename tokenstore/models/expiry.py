@@ -1,4 +1,4 @@
-"""When an access token is due, and what that makes of the state of its account."""
+"""When an access token is due for a refresh, and the account state that follows from it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from tokenstore.models.accounts import Record, State
     from tokenstore.models.failures import Failure
 
-_CLOCK_TOLERANCE = 60.0  # seconds by which clocks are corrected, or differ between machines
+_CLOCK_TOLERANCE = 60.0  # seconds that a clock may be corrected by, or differ between machines
 
 
 class ExpiryPolicy:
-    """Tells whether a stored access token will do.
+    """Decides whether a stored access token is fresh enough to use.
 
     Args:
-        clock: The time, in UTC epoch seconds.
+        clock: Returns the current time, in UTC epoch seconds.
         buffer: Seconds before its expiry at which a token is due.
     """
 
@@ -31,14 +31,14 @@ class ExpiryPolicy:
         """Return when a token is due, in UTC epoch seconds.
 
         Args:
-            expires_at: When it expires, likewise; None if nobody knows.
-            refreshed_at: When a refresh gave it, likewise; None if none did.
-            min_ttl: Seconds for which it is needed, if that is longer than the buffer.
+            expires_at: When it expires, in UTC epoch seconds, or None if unknown.
+            refreshed_at: When a refresh produced it, in UTC epoch seconds, or None.
+            min_ttl: Seconds that the token must stay valid, if longer than the buffer.
         """
-        return due_at(expires_at, refreshed_at, max(self.buffer, min_ttl or 0.0))
+        return refresh_due_at(expires_at, refreshed_at, max(self.buffer, min_ttl or 0.0))
 
     def check(self, min_ttl: float | None) -> Callable[[Record], bool]:
-        """Return what tells whether the access token of a record will do."""
+        """Return a function that returns whether a record's access token is fresh enough."""
 
         def is_fresh(record: Record) -> bool:
             now = self._clock()
@@ -49,11 +49,11 @@ class ExpiryPolicy:
         return is_fresh
 
 
-def due_at(expires_at: float | None, refreshed_at: float | None, buffer: float) -> float:
-    """Return when a token is due, in UTC epoch seconds; one of unknown expiry always was.
+def refresh_due_at(expires_at: float | None, refreshed_at: float | None, buffer: float) -> float:
+    """Return when a token is due, in UTC epoch seconds: at once if its expiry is unknown.
 
-    A token that a refresh gave is due after half its lifetime at the earliest: a buffer longer
-    than the lifetime would refresh at every use.
+    A token from a refresh is due after half its lifetime at the earliest. Otherwise a buffer longer
+    than the lifetime would cause a refresh at every use.
     """
     if expires_at is None:
         return float("-inf")
@@ -63,16 +63,16 @@ def due_at(expires_at: float | None, refreshed_at: float | None, buffer: float) 
 
 
 def clock_moved_back(refreshed_at: float | None, now: float) -> bool:
-    """Tell whether the clock was set back since a token was refreshed, so that it tells nothing.
+    """Return whether the clock was set back after a token was refreshed.
 
-    Going by it, a token would live longer than its provider said.
+    By such a clock, a token would stay valid longer than its provider said.
     """
     return refreshed_at is not None and now < refreshed_at - _CLOCK_TOLERANCE
 
 
 def state_of(*, due: bool, refreshable: bool, failure: Failure | None, now: float) -> State:
-    """Return how an account is, going by what is stored."""
-    if failure is not None and failure.verdict == "reauthorization":
+    """Return the state of an account."""
+    if failure is not None and failure.kind == "reauthorization":
         return "sign_in"
     if not due:
         return "valid"

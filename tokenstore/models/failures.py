@@ -1,4 +1,4 @@
-"""Why the last refresh of an account failed: recorded with the account, without any secret."""
+"""Why the last refresh of an account failed: recorded with the account, without secrets."""
 
 from __future__ import annotations
 
@@ -16,27 +16,33 @@ from tokenstore.errors import (
 FailureKind = Literal["reauthorization", "transient", "client_rejected"]
 
 MAX_RETRY_AFTER = 3600.0
-"""Seconds; a provider that asks for a longer wait is asked again after this."""
+"""Seconds; a longer wait that a provider requests is cut to this."""
 
-_FREE_FAILURES = 3
+_FAILURES_WITHOUT_WAIT = 3
 _FIRST_WAIT = 5.0  # seconds
 _LONGEST_WAIT = 300.0  # seconds
+_STORED_KIND = "verdict"  # the key of `Failure.kind` in stored rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why the last refresh of an account failed, without any secret.
+    """Why the last refresh of an account failed, without secrets.
 
     Attributes:
-        verdict: Which of the three kinds of failure it is.
+        kind: Which of the three kinds of failure it is.
         message: The text of the error.
-        client: The client and endpoint that it was given to (`Provider.client`).
-        retry_at: Until when nobody should ask again, in UTC epoch seconds, or None: the provider
-            said so, or it has failed time and again.
+        client: The client and endpoint that received the failure (`Provider.client`).
+        status_code: The HTTP status of the response, or None.
+        error: The error code of the response, or None.
+        error_description: The provider's explanation, or None.
+        maybe_spent: Whether the refresh token may have been used although no usable response
+            arrived.
+        retry_at: When the next request may be sent, in UTC epoch seconds, because the provider
+            said so or has failed repeatedly; None if at once.
         count: How many calls in a row have failed in this way.
     """
 
-    verdict: FailureKind
+    kind: FailureKind
     message: str
     client: str
     status_code: int | None = None
@@ -47,7 +53,7 @@ class Failure:
     count: int = 1
 
     @classmethod
-    def of(
+    def from_error(
         cls,
         error: TokenRefreshError,
         client: str,
@@ -55,19 +61,26 @@ class Failure:
         now: float,
         previous: Failure | None = None,
     ) -> Failure:
-        """Return what is remembered of *error*, which came after *previous*."""
+        """Return the failure to record for an error.
+
+        Args:
+            error: The error.
+            client: The client and endpoint that received it (`Provider.client`).
+            now: The current time, in UTC epoch seconds.
+            previous: The failure recorded before, or None.
+        """
         details: dict[str, Any] = {}
-        verdict: FailureKind = "client_rejected"
+        kind: FailureKind = "client_rejected"
         if isinstance(error, ReauthorizationRequired):
-            verdict = "reauthorization"
+            kind = "reauthorization"
         elif isinstance(error, TransientRefreshError):
-            verdict = "transient"
+            kind = "transient"
             count = _count_after(previous, client)
             wait = backoff(count) if error.retry_after is None else error.retry_after
             details |= {"maybe_spent": error.maybe_spent, "count": count}
             details["retry_at"] = None if wait is None else now + wait
         return cls(
-            verdict=verdict,
+            kind=kind,
             message=str(error),
             client=client,
             status_code=error.status_code,
@@ -78,15 +91,23 @@ class Failure:
 
     @classmethod
     def from_json(cls, text: str) -> Failure:
-        """Return the failure that `to_json` wrote."""
-        return cls(**json.loads(text))
+        """Return the failure that `to_json` wrote.
+
+        Raises:
+            ValueError: The text is not JSON.
+            TypeError: The JSON does not describe a failure.
+        """
+        stored = dict(json.loads(text))
+        return cls(**{("kind" if k == _STORED_KIND else k): v for k, v in stored.items()})
 
     def to_json(self) -> str:
         """Return this failure as JSON."""
-        return json.dumps({k: v for k, v in asdict(self).items() if v is not None})
+        details = asdict(self)
+        stored = {_STORED_KIND: details.pop("kind"), **details}
+        return json.dumps({k: v for k, v in stored.items() if v is not None})
 
     def to_error(self, *, account_name: str, provider: str | None, now: float) -> TokenRefreshError:
-        """Return the error again, as it is at *now*."""
+        """Return the error that was recorded, with the wait that remains at *now*."""
         details: dict[str, Any] = {
             "account_name": account_name,
             "provider": provider,
@@ -94,40 +115,41 @@ class Failure:
             "error": self.error,
             "error_description": self.error_description,
         }
-        if self.verdict == "reauthorization":
+        if self.kind == "reauthorization":
             return ReauthorizationRequired(self.message, **details)
-        if self.verdict == "client_rejected":
+        if self.kind == "client_rejected":
             return ClientRejectedError(self.message, **details)
         retry_after = None if self.retry_at is None else max(0.0, self.retry_at - now)
         return TransientRefreshError(
             self.message, retry_after=retry_after, maybe_spent=self.maybe_spent, **details
         )
 
-    def stands(self, client: str, *, now: float) -> bool:
-        """Tell whether asking again as *client* is known to be in vain."""
+    def still_applies(self, client: str, *, now: float) -> bool:
+        """Return whether a request of *client* is already known to fail."""
         return client == self.client and self.forbids_requests(now)
 
     def forbids_requests(self, now: float) -> bool:
-        """Tell whether the same client had better not ask again at *now*.
+        """Return whether the same client must not send another request at *now*.
 
-        A wait that has longer to go than any wait is left from a clock that was set back since.
+        A remaining wait longer than any allowed wait means that the clock was set back; it is
+        ignored.
         """
-        if self.verdict == "transient":
+        if self.kind == "transient":
             return self.retry_at is not None and 0 < self.retry_at - now <= MAX_RETRY_AFTER
-        return self.verdict == "reauthorization"
+        return self.kind == "reauthorization"
 
 
 def backoff(count: int) -> float | None:
-    """Return the seconds to leave a provider alone after *count* calls in a row have failed.
+    """Return the seconds to wait after *count* calls in a row have failed, or None.
 
-    The first failures cost nothing: whoever asks again may be luckier. Then it doubles.
+    There is no wait after the first failures, since the next request may succeed. Then it doubles.
     """
-    if count <= _FREE_FAILURES:
+    if count <= _FAILURES_WITHOUT_WAIT:
         return None
-    return min(_FIRST_WAIT * 2.0 ** min(count - _FREE_FAILURES - 1, 10), _LONGEST_WAIT)
+    return min(_FIRST_WAIT * 2.0 ** min(count - _FAILURES_WITHOUT_WAIT - 1, 10), _LONGEST_WAIT)
 
 
 def _count_after(previous: Failure | None, client: str) -> int:
-    if previous is None or previous.verdict != "transient" or previous.client != client:
+    if previous is None or previous.kind != "transient" or previous.client != client:
         return 1
     return previous.count + 1

@@ -1,4 +1,4 @@
-"""Timestamps in UTC epoch seconds, and the many forms in which they are read."""
+"""Timestamps in UTC epoch seconds, and the formats they are read from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 NEVER = 253402300799.0
 """The timestamp of a token that does not expire: the end of the year 9999."""
 
-_MILLISECONDS = 1e11  # as seconds this is the year 5138: a larger number counts milliseconds
+_MILLISECONDS = 1e11  # in seconds, this is the year 5138: a larger number counts milliseconds
 _DAY = 86400.0
-_EARLIEST = -62135596800.0 + 3 * _DAY  # of the year 1: every zone can write and read it back
+_EARLIEST = -62135596800.0 + 3 * _DAY  # in the year 1, and representable in every time zone
 
 _log = logging.getLogger(__name__)
 
@@ -31,18 +31,18 @@ def parse_seconds(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def clamp(moment: float) -> float:
-    """Return *moment*, or the nearest one for which every zone has a date."""
-    return max(_EARLIEST, min(moment, NEVER))
+def clamp_to_calendar(timestamp: float) -> float:
+    """Return the timestamp, limited to those that have a date in every time zone."""
+    return max(_EARLIEST, min(timestamp, NEVER))
 
 
 def parse_timestamp(value: object, *, naive: tzinfo | None = None) -> float | None:
-    """Return a moment in UTC epoch seconds, or None if *value* is none.
+    """Return a timestamp in UTC epoch seconds, or None if *value* cannot be parsed.
 
     Args:
-        value: Epoch seconds or milliseconds, a number or a numeric string; an ISO 8601 string; a
-            ``datetime``; ``math.inf`` for never.
-        naive: The zone of a moment that names none; None means local time.
+        value: Epoch seconds or milliseconds, as a number or a numeric string; an ISO 8601 string;
+            a ``datetime``; ``math.inf`` for never.
+        naive: The time zone of a value without one. Defaults to local time.
     """
     if value is None:
         return None
@@ -59,40 +59,41 @@ def parse_timestamp(value: object, *, naive: tzinfo | None = None) -> float | No
     return _parse_datetime(value, naive) if isinstance(value, datetime) else None
 
 
-def local_iso(moment: float) -> str | None:
-    """Return *moment* as a naive local ISO 8601 string, None if it is `NEVER`."""
-    if moment > NEVER - _DAY:  # no zone may push it past the last year
+def local_iso(timestamp: float) -> str | None:
+    """Return the timestamp as a naive local ISO 8601 string, or None if it is `NEVER`."""
+    if timestamp > NEVER - _DAY:  # some time zone may move it past the year 9999
         return None
-    return datetime.fromtimestamp(moment, UTC).astimezone().replace(tzinfo=None).isoformat()
+    return datetime.fromtimestamp(timestamp, UTC).astimezone().replace(tzinfo=None).isoformat()
 
 
 def expiry_of(tokens: Mapping[str, Any], *, now: float) -> float | None:
-    """Return when *tokens* expire: ``expires_at``, else ``expires_in`` from *now*, else None.
+    """Return when *tokens* expire, in UTC epoch seconds, or None if unknown.
 
-    A malformed field counts as none and is logged, without its value.
+    ``expires_at`` takes precedence over ``expires_in``, which counts from *now*. A malformed field
+    is logged, without its value, and makes the expiry unknown.
     """
     if tokens.get("expires_at") is not None:
-        moment = parse_timestamp(tokens["expires_at"])
-        if moment is None:
+        timestamp = parse_timestamp(tokens["expires_at"])
+        if timestamp is None:
             _log.warning("expires_at is malformed; the token counts as expired")
-        return moment
+        return timestamp
     if tokens.get("expires_in") is None:
         return None
     lifetime = parse_seconds(tokens["expires_in"])
     if lifetime is None:
         _log.warning("expires_in is malformed; the token counts as expired")
         return None
-    return clamp(now + lifetime)
+    return clamp_to_calendar(now + lifetime)
 
 
-def latest(*moments: float | None) -> float | None:
-    """Return the latest moment that is known."""
-    return max((moment for moment in moments if moment is not None), default=None)
+def latest(*timestamps: float | None) -> float | None:
+    """Return the latest of the timestamps that are not None."""
+    return max((timestamp for timestamp in timestamps if timestamp is not None), default=None)
 
 
-def earliest(*moments: float | None) -> float | None:
-    """Return the earliest moment that is known."""
-    return min((moment for moment in moments if moment is not None), default=None)
+def earliest(*timestamps: float | None) -> float | None:
+    """Return the earliest of the timestamps that are not None."""
+    return min((timestamp for timestamp in timestamps if timestamp is not None), default=None)
 
 
 def _parse_epoch(number: float) -> float | None:
@@ -104,7 +105,7 @@ def _parse_epoch(number: float) -> float | None:
 
 
 def _is_never(number: float) -> bool:
-    """Tell whether this is the last moment of the calendar, in whichever zone it was taken."""
+    """Return whether this is the end of the year 9999 in any time zone."""
     return abs(number - NEVER) < _DAY
 
 
@@ -114,6 +115,6 @@ def _parse_datetime(value: datetime, naive: tzinfo | None) -> float | None:
     if value.tzinfo is None:
         value = value.replace(tzinfo=naive)
     try:
-        return clamp(value.timestamp())
-    except (ValueError, OverflowError, OSError):  # too early for a local calendar
+        return clamp_to_calendar(value.timestamp())
+    except (ValueError, OverflowError, OSError):  # too early for the local time zone
         return _EARLIEST

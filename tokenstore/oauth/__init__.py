@@ -1,1 +1,1 @@
-"""What is said to a provider, and what its responses mean."""
+"""Requests to a provider, and the meaning of its responses."""

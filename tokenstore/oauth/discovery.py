@@ -1,4 +1,4 @@
-"""Metadata of an issuer: where its endpoints are (RFC 8414, OpenID Connect Discovery 1.0)."""
+"""Metadata of an issuer: the URLs of its endpoints (RFC 8414, OpenID Connect Discovery 1.0)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def with_endpoints(
         provider: The provider.
         *needed: Names of endpoints that are needed besides the token endpoint.
         timeout: Seconds for the request.
-        session: A session to use instead of a new connection.
-        known: Metadata by issuer; what is fetched is added to it.
+        session: The session to send the request with. Defaults to a new connection.
+        known: Metadata by issuer; fetched metadata is added to it.
 
     Raises:
         ProviderConfigurationError: The issuer has no usable metadata.
@@ -51,28 +51,33 @@ def fetch_metadata(
 ) -> dict[str, Any]:
     """Return the metadata of the provider's issuer.
 
+    Args:
+        provider: The provider.
+        timeout: Seconds for the request.
+        session: The session to send the request with. Defaults to a new connection.
+
     Raises:
-        ProviderConfigurationError: The issuer has no such metadata.
+        ProviderConfigurationError: The issuer has no metadata.
         TransientRefreshError: The metadata could not be fetched; try again later.
     """
     url = f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
-    received = exchange("GET", url, timeout=timeout, session=session)
-    if (
-        isinstance(received, TransportFailure)
-        or is_transient(received.status)
-        or received.body is None
-    ):
-        why = (
-            received.reason if isinstance(received, TransportFailure) else f"HTTP {received.status}"
-        )
-        raise TransientRefreshError(
-            f"the metadata of {provider.name!r} could not be read from {host_of(url)}: {why}",
-            provider=provider.name,
-        )
-    metadata: object = parse_json(received.body, "utf-8")
-    if received.status != _OK or not isinstance(metadata, dict):
-        raise provider.misconfigured(
-            f"has an issuer without metadata: {url} answered HTTP {received.status}; "
+    response = exchange("GET", url, timeout=timeout, session=session)
+    if isinstance(response, TransportFailure):
+        raise _unavailable(provider, url, response.reason)
+    if is_transient(response.status) or response.body is None:
+        raise _unavailable(provider, url, f"HTTP {response.status}")
+    metadata: object = parse_json(response.body, "utf-8")
+    if response.status != _OK or not isinstance(metadata, dict):
+        raise provider.configuration_error(
+            f"has an issuer without metadata: {url} returned HTTP {response.status}; "
             "set token_endpoint"
         )
     return metadata
+
+
+def _unavailable(provider: Provider, url: str, reason: str) -> TransientRefreshError:
+    return TransientRefreshError(
+        f"cannot fetch the metadata of provider {provider.name!r} from {host_of(url)}: {reason}; "
+        "try again later",
+        provider=provider.name,
+    )

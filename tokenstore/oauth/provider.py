@@ -1,4 +1,4 @@
-"""Providers: where tokens are refreshed, and as whom."""
+"""A provider: an authorization server, and the client that is registered there."""
 
 from __future__ import annotations
 
@@ -22,38 +22,41 @@ AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
 class Provider:
     """An authorization server and this application's registration with it.
 
-    The names are those of RFC 8414 (the server) and RFC 7591 (the client). What is wrong with a
-    provider shows when it is used, as a `ProviderConfigurationError`, before anything is sent.
+    The names are those of RFC 8414 (the server) and RFC 7591 (the client). Creating a provider
+    checks nothing; using one that is misconfigured raises a `ProviderConfigurationError` before
+    any request is sent.
 
     Attributes:
-        name: What accounts are bound to.
-        token_endpoint: URL that refreshes tokens: https, or http on loopback. None if the
-            issuer's metadata is to tell.
+        name: The name that accounts refer to.
+        token_endpoint: URL that refreshes tokens: https, or http on loopback. None takes it from
+            the issuer's metadata.
         client_id: This application's id at the provider.
         client_secret: Its secret, or None for a public client.
         token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``.
-            None means post if there is a secret, else none.
-        scope: Space-separated scopes to ask for when signing in and refreshing; None sends no
+            Defaults to post if there is a secret, else none.
+        scope: Space-separated scopes to request when signing in and refreshing; None sends no
             ``scope`` with a refresh.
         authorization_endpoint: URL of the sign-in page.
         device_authorization_endpoint: URL of the device grant (RFC 8628).
         revocation_endpoint: URL that revokes tokens (RFC 7009).
         redirect_uri: Where the browser returns after a sign-in: http on loopback (RFC 8252
-            section 7.3), as the provider knows it. Without a port, a free one is taken.
-        sign_in_scope: Scopes that every sign-in asks for besides `scope`, or None.
-        authorization_params: Further parameters of the sign-in page's URL.
-        authorization_response_iss_parameter_supported: Whether the browser always brings back who
-            sent it (RFC 9207); then an answer without that is refused.
-        extra_params: Further parameters of the token request.
-        default_expires_in: Seconds to assume for an answer without a usable ``expires_in``;
+            section 7.3), as registered with the provider. Without a port, a free one is used.
+        sign_in_scope: Scopes to request at every sign-in in addition to `scope`, or None.
+        authorization_params: Additional parameters of the sign-in page's URL.
+        authorization_response_iss_parameter_supported: Whether the provider always identifies
+            itself in the authorization response (RFC 9207). If so, a response without ``iss`` is
+            refused.
+        extra_params: Additional parameters of the token request.
+        default_expires_in: Seconds to assume for a response without a usable ``expires_in``;
             ``math.inf`` for tokens that do not expire.
-        body_format: ``form``, as RFC 6749 has it, or ``json`` for providers that want that.
-        basic_form_encode: Whether id and secret are form-encoded before they go into the Basic
-            header, as RFC 6749 section 2.3.1 has it; some providers do not decode them.
-        refresh_token_lifetime: Seconds that a refresh token lives from when it was obtained, for
-            providers that do not tell; None if it has no end.
-        refresh_token_idle: Seconds that it lives without being used; None if it has no end.
-        max_concurrency: How many accounts a fleet refresh asks it about at once; None: no limit.
+        body_format: ``form``, as RFC 6749 requires, or ``json`` for providers that require JSON.
+        basic_form_encode: Whether id and secret are form-encoded in the Basic header, as RFC 6749
+            section 2.3.1 requires. Some providers do not decode them.
+        refresh_token_lifetime: Seconds that a refresh token is valid after it was obtained, for
+            providers that do not report it; None if unlimited.
+        refresh_token_idle: Seconds that an unused refresh token is valid; None if unlimited.
+        max_concurrency: How many accounts a bulk refresh refreshes concurrently at this provider.
+            Defaults to no limit.
         issuer: URL whose ``.well-known/openid-configuration`` fills the endpoints that are None.
     """
 
@@ -82,17 +85,14 @@ class Provider:
 
     @property
     def auth_method(self) -> str:
-        """How the client authenticates: the method that was chosen, or the one that fits."""
+        """How the client authenticates: as configured, else by its secret if it has one."""
         if self.token_endpoint_auth_method is not None:
             return self.token_endpoint_auth_method
         return "none" if self.client_secret is None else "client_secret_post"
 
     @property
     def basic_credentials(self) -> str:
-        """Id and secret as a Basic header has them (secret!).
-
-        They are form-encoded first (RFC 6749 section 2.3.1), unless told otherwise.
-        """
+        """Id and secret for a Basic header (secret!), form-encoded unless configured otherwise."""
         pair = [self.client_id, self.client_secret or ""]
         if self.basic_form_encode:
             pair = [quote_plus(part) for part in pair]
@@ -100,45 +100,55 @@ class Provider:
 
     @property
     def client(self) -> str:
-        """Whom a verdict about a refresh token was given to: this client at this endpoint."""
+        """The client and endpoint that a recorded failure applies to."""
         return f"{self.client_id} {self.token_endpoint or self.issuer}"
 
     def require_usable(self) -> None:
-        """Raise a `ProviderConfigurationError` unless a request could be sent."""
-        for fault in (*self._faults_of_client(), *self._faults_of_endpoints(), *self._faults()):
-            raise self.misconfigured(fault)
+        """Raise a `ProviderConfigurationError` if no request could be sent."""
+        for problem in (
+            *self._client_problems(),
+            *self._endpoint_problems(),
+            *self._value_problems(),
+        ):
+            raise self.configuration_error(problem)
 
-    def _faults_of_client(self) -> Iterator[str]:
+    def _client_problems(self) -> Iterator[str]:
         if not self.client_id or not isinstance(self.client_id, str):
             yield "has no client_id"
         if self.auth_method not in AUTH_METHODS:
-            known = ", ".join(AUTH_METHODS)
-            yield f"has an unknown token_endpoint_auth_method; use one of {known}"
+            supported = ", ".join(AUTH_METHODS)
+            yield f"has an unknown token_endpoint_auth_method; use one of {supported}"
         if self.auth_method != "none" and not self.client_secret:
-            yield f"needs a client_secret for {self.auth_method}"
+            yield f"has no client_secret, which {self.auth_method} requires"
 
-    def _faults_of_endpoints(self) -> Iterator[str]:
+    def _endpoint_problems(self) -> Iterator[str]:
         if not self.token_endpoint and not self.issuer:
             yield "has neither a token_endpoint nor an issuer"
         for kind in ("token_endpoint", "issuer"):
             url = getattr(self, kind)
-            if url and (reason := _refusal(url)):
-                yield f"has a {kind} that {reason}"
+            if url and (problem := _url_problem(url)):
+                yield f"has an invalid {kind}: {problem}"
 
-    def _faults(self) -> Iterator[str]:
+    def _value_problems(self) -> Iterator[str]:
         if self.body_format not in {"form", "json"}:
             yield "has an unknown body_format; use form or json"
         for name in ("default_expires_in", "refresh_token_lifetime", "refresh_token_idle"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
-                yield f"needs a positive {name}"
+                yield f"has an invalid {name}: it must be greater than 0"
         if self.max_concurrency is not None and self.max_concurrency < 1:
-            yield "needs a max_concurrency of 1 or more"
+            yield "has an invalid max_concurrency: it must be 1 or more"
 
     def with_metadata(self, metadata: Mapping[str, Any]) -> Provider:
-        """Return this provider with its missing endpoints taken from *metadata* (RFC 8414)."""
+        """Return this provider with its missing endpoints taken from *metadata* (RFC 8414).
+
+        Raises:
+            ProviderConfigurationError: The metadata is of another issuer, or lacks an endpoint.
+        """
         if metadata.get("issuer") != self.issuer:
-            raise self.misconfigured("has an issuer that calls itself by another name")
+            raise self.configuration_error(
+                "cannot be used: metadata issuer does not match the configured issuer"
+            )
         missing: dict[str, Any] = {
             name: metadata[name]
             for name in _ENDPOINTS
@@ -146,55 +156,58 @@ class Provider:
         }
         if metadata.get(_ISS_SUPPORTED) is True:
             missing[_ISS_SUPPORTED] = True
-        found = replace(self, **missing)
-        if not found.token_endpoint:
-            raise self.misconfigured("has an issuer whose metadata names no token_endpoint")
-        found.require_usable()
-        return found
+        complete = replace(self, **missing)
+        if not complete.token_endpoint:
+            raise self.configuration_error("has an issuer whose metadata has no token_endpoint")
+        complete.require_usable()
+        return complete
 
     def endpoint(self, kind: str) -> str:
-        """Return the URL of an endpoint that something is sent to, such as the device one.
+        """Return the URL of an endpoint to send a request to.
+
+        Args:
+            kind: The endpoint's name in RFC 8414.
 
         Raises:
-            ProviderConfigurationError: There is none, or it must not be used.
+            ProviderConfigurationError: The provider has no such endpoint, or its URL is invalid.
         """
         url = getattr(self, kind)
         if not url or not isinstance(url, str):
-            raise self.misconfigured(f"has no {kind}")
-        if reason := _refusal(url):
-            raise self.misconfigured(f"has a {kind} that {reason}")
+            raise self.configuration_error(f"has no {kind}")
+        if problem := _url_problem(url):
+            raise self.configuration_error(f"has an invalid {kind}: {problem}")
         return url
 
-    def misconfigured(self, what: str) -> ProviderConfigurationError:
-        """Return the error that says what is wrong with this provider."""
-        return ProviderConfigurationError(f"provider {self.name!r} {what}", provider=self.name)
+    def configuration_error(self, problem: str) -> ProviderConfigurationError:
+        """Return the error for a problem with this provider's configuration."""
+        return ProviderConfigurationError(f"provider {self.name!r} {problem}", provider=self.name)
 
 
 _ISS_SUPPORTED = "authorization_response_iss_parameter_supported"
 _ENDPOINTS = tuple(f.name for f in fields(Provider) if f.name.endswith("_endpoint"))
 
 
-def _refusal(url: str) -> str | None:
-    """Say why *url* must not be sent a secret, None if it may be."""
+def _url_problem(url: str) -> str | None:
+    """Return why secrets must not be sent to *url*, or None if they may."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
     except ValueError:
-        return "is no URL"
+        return "it is not a URL"
     if not host or parts.scheme not in {"https", "http"} or re.search(r"[\x00-\x20\x7f]", url):
-        return "is no https URL"
+        return "it is not an https URL"
     if parts.scheme == "http" and not is_loopback(host):
-        return "is not https; http is for loopback only"
+        return "it is not https; http is allowed only on loopback"
     if parts.username is not None or parts.password is not None:
-        return "has a user name or password in it"
+        return "it contains a user name or password"
     if parts.fragment:
-        return "has a fragment (#…)"
+        return "it contains a fragment (#…)"
     return None
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine, by its name alone."""
+    """Return whether a host name or IP address is this machine, without a DNS lookup."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""``providers.toml``: one table a provider."""
+"""``providers.toml``: one table per provider."""
 
 from __future__ import annotations
 
@@ -15,69 +15,107 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# What a table of providers.toml may have, and what a value has to be.
-_A_NUMBER = "a number of seconds", lambda value: type(value) in {int, float}
-_A_SWITCH = "true or false", lambda value: isinstance(value, bool)
+# The keys of a table, each with the type of its value and a check for it.
+_STRING = "a string", lambda value: isinstance(value, str)
+_NUMBER = "a number of seconds", lambda value: type(value) in {int, float}
+_BOOLEAN = "true or false", lambda value: isinstance(value, bool)
 _STRINGS = (
     "a table of strings",
     lambda value: isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
 )
 _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(
-        (f.name for f in fields(Provider)), ("a string", lambda value: isinstance(value, str))
-    ),
-    "client_secret_env": ("a string", lambda value: isinstance(value, str)),
+    **dict.fromkeys((f.name for f in fields(Provider)), _STRING),
+    "client_secret_env": _STRING,
     "extra_params": _STRINGS,
     "authorization_params": _STRINGS,
-    "default_expires_in": _A_NUMBER,
-    "refresh_token_lifetime": _A_NUMBER,
-    "refresh_token_idle": _A_NUMBER,
-    "basic_form_encode": _A_SWITCH,
-    "authorization_response_iss_parameter_supported": _A_SWITCH,
+    "default_expires_in": _NUMBER,
+    "refresh_token_lifetime": _NUMBER,
+    "refresh_token_idle": _NUMBER,
+    "basic_form_encode": _BOOLEAN,
+    "authorization_response_iss_parameter_supported": _BOOLEAN,
     "max_concurrency": ("a whole number", lambda value: type(value) is int),
 }
 del _KEYS["name"]
 
 
-def read_tables(file: Path | None, *, required: bool) -> dict[str, Any]:
-    """Return the tables of a ``providers.toml``, none if it is missing.
+class ProvidersFile:
+    """A ``providers.toml``, which is parsed again only after it has changed.
 
-    Raises:
-        ProviderConfigurationError: It cannot be read, or it is missing and *required*.
+    Args:
+        path: The file, or None for no file.
+        required: Whether a missing file is an error.
     """
-    if file is None:
-        return {}
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        if not required:
+
+    def __init__(self, path: Path | None, *, required: bool) -> None:
+        self.path = path
+        self._required = required
+        self._parsed: tuple[_Version, dict[str, Any]] | None = None
+
+    def tables(self) -> dict[str, Any]:
+        """Return the tables of the file by name; none if it is missing.
+
+        Raises:
+            ProviderConfigurationError: It cannot be read, or it is missing and required.
+        """
+        if self.path is None:
             return {}
-        raise ProviderConfigurationError(f"{file}: no such file") from None
-    except OSError as error:
-        raise ProviderConfigurationError(f"{file}: {error.strerror}") from None
+        parsed = self._parsed  # another thread may replace it meanwhile
+        try:
+            if parsed is None or parsed[0] != _version(self.path.stat()):
+                with self.path.open("rb") as file:
+                    version = _version(os.fstat(file.fileno()))
+                    parsed = version, _parse(file.read(), self.path)
+                self._parsed = parsed
+        except FileNotFoundError:
+            if not self._required:
+                return {}
+            raise ProviderConfigurationError(f"{self.path}: no such file") from None
+        except OSError as error:
+            raise ProviderConfigurationError(f"{self.path}: {error.strerror}") from None
+        return parsed[1]
+
+
+_Version = tuple[int, int, int]
+
+
+def _version(status: os.stat_result) -> _Version:
+    """Return a value that differs after every change of a file."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _parse(content: bytes, path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
         return tomllib.loads(content.decode())
     except ValueError as error:
-        # The place alone: the text of a TOML error may quote the file, which may hold a secret.
-        place = " ".join(["not valid TOML", *re.findall(r"at line \d+", str(error))])
-        raise ProviderConfigurationError(f"{file}: {place}") from None
+        # Only the line: the text of the error may quote the file, which may contain a secret.
+        line = " ".join(["not valid TOML", *re.findall(r"at line \d+", str(error))])
+        raise ProviderConfigurationError(f"{path}: {line}") from None
 
 
-def provider_of(name: str, table: Any, file: Path | None, *, base: Provider | None) -> Provider:
-    """Return the provider that a table describes, or *base* with what the table overrides.
+def provider_from_table(
+    name: str, table: Any, path: Path | None, *, base: Provider | None
+) -> Provider:
+    """Return the provider that a table describes.
+
+    Args:
+        name: The provider's name.
+        table: The table.
+        path: The file, for errors.
+        base: The built-in provider whose settings the table overrides, or None.
 
     Raises:
-        ProviderConfigurationError: The table is wrong; the error names the key.
+        ProviderConfigurationError: The table is invalid; the error names the key.
     """
-    settings = _checked(name, table, file)
+    settings = _checked(name, table, path)
     variable = settings.pop("client_secret_env", None)
     if variable is not None:
         settings["client_secret"] = os.environ.get(variable)
         if not settings["client_secret"]:
             raise ProviderConfigurationError(
-                f"provider {name!r} in {file} needs {variable} in the environment", provider=name
+                f"provider {name!r} in {path} requires the environment variable {variable}",
+                provider=name,
             )
     if base is not None:
         return replace(base, **settings)
@@ -86,21 +124,22 @@ def provider_of(name: str, table: Any, file: Path | None, *, base: Provider | No
     )
 
 
-def _checked(name: str, table: Any, file: Path | None) -> dict[str, Any]:
-    def wrong(what: str) -> ProviderConfigurationError:
-        return ProviderConfigurationError(f"provider {name!r} in {file}: {what}", provider=name)
+def _checked(name: str, table: Any, path: Path | None) -> dict[str, Any]:
+    def invalid(problem: str) -> ProviderConfigurationError:
+        return ProviderConfigurationError(f"provider {name!r} in {path}: {problem}", provider=name)
 
     if not isinstance(table, dict):
-        raise wrong("a table is needed")
+        raise invalid("expected a table")
     for key, value in table.items():
         if key not in _KEYS:
             import difflib
 
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            raise wrong(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        kind, fits = _KEYS[key]
-        if not fits(value):
-            raise wrong(f"{key} has to be {kind}")
+            close = difflib.get_close_matches(key, _KEYS, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise invalid(f"unknown key {key!r}{hint}")
+        expected, is_valid = _KEYS[key]
+        if not is_valid(value):
+            raise invalid(f"{key} must be {expected}")
     if "client_secret" in table and "client_secret_env" in table:
-        raise wrong("client_secret and client_secret_env exclude each other")
+        raise invalid("client_secret and client_secret_env are mutually exclusive")
     return dict(table)

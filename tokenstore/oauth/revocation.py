@@ -1,4 +1,4 @@
-"""Revocation of tokens (RFC 7009): after that, nobody can use them."""
+"""Revocation of tokens at the provider (RFC 7009)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def revoke(
     timeout: float,
     session: requests.Session | None = None,
 ) -> None:
-    """Revoke both tokens, the refresh token first. One that is dead already is as good.
+    """Revoke both tokens, the refresh token first. Tokens that are already invalid are accepted.
 
     Args:
-        provider: Whose they are, with a revocation endpoint.
+        provider: The provider that issued the tokens, with a revocation endpoint.
         tokens: The tokens.
         account_name: The account, for errors.
         timeout: Seconds for each request.
-        session: A session to use in place of new connections.
+        session: The session to send the requests with. Defaults to new connections.
 
     Raises:
         ProviderConfigurationError: The provider has no usable revocation endpoint.
-        TransientRefreshError: It could not be asked, or is out of order; try again later.
-        ClientRejectedError: It refuses the client or the request.
+        TransientRefreshError: The provider is not available; try again later.
+        ClientRejectedError: The provider rejects the client or the request.
     """
     url = provider.endpoint(_ENDPOINT)
     for hint in ("refresh_token", "access_token"):
@@ -47,26 +47,26 @@ def revoke(
         if token is None:
             continue
         headers, form = authenticated_request(provider, {"token": token, "token_type_hint": hint})
-        received = exchange(
+        response = exchange(
             "POST", url, timeout=timeout, session=session, headers=headers, data=form
         )
-        judge = TokenResponseParser(
+        parser = TokenResponseParser(
             provider, [token], account_name, endpoint=_ENDPOINT, unsure="try again later"
         )
-        if isinstance(received, TransportFailure):
-            raise judge.silence(received)
-        verdict = judge.answer(received)
-        if isinstance(verdict, dict) or _is_dead(verdict, hint):
+        if isinstance(response, TransportFailure):
+            raise parser.silence(response)
+        result = parser.answer(response)
+        if isinstance(result, dict) or _is_revoked(result, hint):
             continue
-        raise verdict
+        raise result
 
 
-def _is_dead(verdict: TokenRefreshError, hint: str) -> bool:
-    """Tell whether an answer means that the token cannot be used any more."""
-    status = verdict.status_code or 0
-    if 200 <= status < 300 and verdict.error is None:  # noqa: PLR2004
+def _is_revoked(error: TokenRefreshError, hint: str) -> bool:
+    """Return whether a response to a revocation means that the token is no longer valid."""
+    status = error.status_code or 0
+    if 200 <= status < 300 and error.error is None:  # noqa: PLR2004
         return True
-    # Where access tokens cannot be revoked (section 2.2.1), theirs ended with the refresh token.
-    needless = hint == "access_token" and verdict.error == "unsupported_token_type"
-    dead = verdict.error == "invalid_token" or isinstance(verdict, ReauthorizationRequired)
-    return dead or needless
+    # Where access tokens cannot be revoked (section 2.2.1), they ended with the refresh token.
+    ended = hint == "access_token" and error.error == "unsupported_token_type"
+    invalid = error.error == "invalid_token" or isinstance(error, ReauthorizationRequired)
+    return invalid or ended

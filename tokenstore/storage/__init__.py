@@ -1,1 +1,1 @@
-"""Where accounts are kept: the repository, and the databases below it."""
+"""Stores accounts: the repository, and the database backends below it."""

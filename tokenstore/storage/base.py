@@ -1,4 +1,4 @@
-"""What the repository needs of a database, whichever it is."""
+"""The interface of a database backend: what the repository requires of it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tokenstore.storage.locks import HeldLock
-    from tokenstore.storage.query import Query, Row
+    from tokenstore.storage.query import CompiledStatement, Row
 
 T = TypeVar("T")
 
 JournalMode = Literal["wal", "delete"]
-"""How SQLite journals a transaction; no other database has a choice."""
+"""How SQLite journals a transaction. Other databases have no such choice."""
 
 
 class RefreshLocks(Protocol):
-    """The refresh locks of the accounts, which die with their holder."""
+    """The refresh locks of the accounts. A lock is released when its holder dies."""
 
     def account(self, account_name: str, *, timeout: float) -> AbstractContextManager[HeldLock]:
         """Hold the lock of an account; wait for it at most *timeout* seconds.
 
         Raises:
             LockTimeoutError: Another thread or process held it for that long.
-            StorageError: It cannot be taken at all, or the calling thread holds it already.
+            StorageError: The lock cannot be acquired, or the calling thread holds it already.
         """
 
     def is_held(self, account_name: str) -> bool:
-        """Tell whether somebody holds the lock of an account; that creates nothing."""
+        """Return whether the lock of an account is held. This creates nothing."""
 
 
 class Database(Protocol):
-    """A database, shared by threads and processes. It does no I/O before its first use.
+    """A database that threads and processes share. It does no I/O before its first use.
 
     Reading never creates it; the first transaction does. Every method may raise a `StorageError`.
 
     Attributes:
-        name: What messages call it: a path, or a URL without its password.
+        name: The name in messages: a path, or a URL without its password.
     """
 
     name: str
@@ -50,26 +50,31 @@ class Database(Protocol):
     def locks(self) -> RefreshLocks:
         """The refresh locks of its accounts."""
 
-    def fetch_one(self, query: Query, parameters: dict[str, Any]) -> Row | None:
-        """Return the first row, None if there is none or no database."""
+    def fetch_one(self, statement: CompiledStatement, parameters: dict[str, Any]) -> Row | None:
+        """Return the first row, or None if there is no row or no database."""
 
-    def fetch_all(self, query: Query, parameters: dict[str, Any]) -> list[Row]:
-        """Return all rows, none if there is no database."""
+    def fetch_all(self, statement: CompiledStatement, parameters: dict[str, Any]) -> list[Row]:
+        """Return all rows, or none if there is no database."""
 
-    def execute(self, query: Query, parameters: dict[str, Any]) -> int:
-        """Run a statement that writes, inside a transaction; return how many rows it changed."""
+    def execute(self, statement: CompiledStatement, parameters: dict[str, Any]) -> int:
+        """Run a statement that writes, inside a transaction; return the number of changed rows."""
 
     def run(
-        self, work: Callable[[], T], *, where: object = None, lock: HeldLock | None = None
+        self,
+        work: Callable[[], T],
+        *,
+        expected_identity: object = None,
+        lock: HeldLock | None = None,
     ) -> T:
-        """Do *work* in one durable transaction, or in the one that this thread is in.
+        """Call *work* in one durable transaction, or in the current one of this thread.
 
-        If the database ends it for a passing reason, with nothing stored, it is done again.
+        If the database ends the transaction for a transient reason, and nothing was stored,
+        *work* is called again.
 
         Args:
-            work: What to do; it reads and writes this database and nothing else.
-            where: The `identity` that the database has to have still; None: any, and one that is
-                missing is created.
+            work: The work. It reads and writes this database and nothing else.
+            expected_identity: The `identity` that the database must still have. Defaults to any;
+                a missing database is then created.
             lock: A refresh lock that the caller holds. A backend whose locks are held by a
                 transaction commits on that one, so that stored and released are one step.
         """
@@ -81,28 +86,40 @@ class Database(Protocol):
         """Raise a `StorageError` unless a row of *size* bytes can be stored, as far as is known."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Make what this thread does one durable transaction, while nobody else writes.
+        """Make the work of this thread one durable transaction, while no other thread writes.
 
-        Nested ones join it.
+        Nested transactions join the outer one.
         """
 
     def scrub_after_commit(self) -> None:
-        """Let the bytes that this transaction deletes leave the database's log as well."""
+        """Remove the bytes that this transaction deletes from the database's log too."""
 
     def identity(self) -> object:
-        """Return what tells this database, in a transaction, from another in its place."""
+        """Return, inside a transaction, a value that changes if the database is replaced."""
 
     def backup(self, target: Path, *, replace: bool) -> None:
-        """Copy the database to *target* while others go on writing."""
+        """Copy the database to *target* while other threads and processes keep writing.
+
+        Args:
+            target: The file to write.
+            replace: Whether to replace an existing file.
+        """
 
     def migration(self) -> AbstractContextManager[Connection]:
-        """Yield a connection inside one transaction, for migrations to run on."""
+        """Yield a connection for migrations, in a transaction that excludes other migrations.
+
+        A missing database is created, unless the migrations create nothing.
+        """
 
     def inspection(self) -> AbstractContextManager[Connection]:
-        """Yield a connection for migration commands that only look; it creates nothing."""
+        """Yield a connection for migration commands that only read. This creates nothing."""
 
     def back_up_before_upgrade(self, connection: Connection) -> None:
-        """Keep a copy of a database that is about to be migrated, if that is a file."""
+        """Copy a database that is about to be migrated, if it is a file.
+
+        Args:
+            connection: The connection of the `migration`.
+        """
 
     def close(self) -> None:
-        """Close all connections; whoever goes on using it opens new ones."""
+        """Close all connections. The next use opens new ones."""

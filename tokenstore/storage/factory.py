@@ -1,4 +1,4 @@
-"""Which backend a database belongs to. No other module imports one."""
+"""Chooses the backend of a database. No other module imports a backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def database_for(
     journal_mode: JournalMode = "wal",
     upgrade: bool = False,
 ) -> Database:
-    """Return the database of a name; it is not opened yet.
+    """Return the database at a location, without opening it.
 
     Args:
         database: A path, an SQLAlchemy URL, or None for the default (see `locate`).
@@ -29,16 +29,16 @@ def database_for(
         upgrade: Migrate an older database instead of refusing it.
 
     Raises:
-        ValueError: The name is neither a SQLite file nor a PostgreSQL database.
+        ValueError: The location is neither a SQLite file nor a PostgreSQL database.
         ModuleNotFoundError: It is a PostgreSQL database, and the driver is not installed.
     """
-    found = locate(database)
-    if isinstance(found, Path):
+    location = locate(database)
+    if isinstance(location, Path):
         from tokenstore.storage.sqlite.database import SQLiteDatabase
 
-        return SQLiteDatabase(found, journal_mode=journal_mode, upgrade=upgrade)
+        return SQLiteDatabase(location, journal_mode=journal_mode, upgrade=upgrade)
     if journal_mode != "wal":
-        raise ValueError("journal_mode: only a SQLite file has one")
+        raise ValueError("journal_mode: only for a SQLite file")
     try:
         from tokenstore.storage.postgresql.database import PostgreSQLDatabase
     except ModuleNotFoundError as error:
@@ -47,4 +47,4 @@ def database_for(
         raise ModuleNotFoundError(
             "PostgreSQL needs psycopg; run: pip install 'tokenstore[postgresql]'", name="psycopg"
         ) from None
-    return PostgreSQLDatabase(found, upgrade=upgrade)
+    return PostgreSQLDatabase(location, upgrade=upgrade)

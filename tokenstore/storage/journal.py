@@ -41,14 +41,14 @@ class Refresh:
         id: Its number; of two refreshes of an account, the later one has the higher number.
         started_at: When it began, in UTC epoch seconds.
         record: What was stored when it began; its refresh token is the one that is sent.
-        where: The database in which it is recorded (`Database.identity`).
+        identity: The database in which it is recorded (`Database.identity`).
         lock_lost: Whether another process could refresh the account at the same time.
     """
 
     id: int
     started_at: float
     record: Record
-    where: object
+    identity: object
     lock_lost: bool = False
 
 
@@ -267,7 +267,7 @@ class Journal:
             self._close(refresh, outcome, current, applied=done, now=now)
             return current
 
-        stored = self._database.run(finish, where=refresh.where, lock=lock)
+        stored = self._database.run(finish, expected_identity=refresh.identity, lock=lock)
         _at_work.discard((self._database.name, refresh.id))
         return stored
 
@@ -314,7 +314,7 @@ class Journal:
             self._database.execute(sql.FORGET_REFRESH, {"id_": refresh.id})
             return
         failure = outcome if isinstance(outcome, Failure) else None
-        result = "refreshed" if failure is None else failure.verdict
+        result = "refreshed" if failure is None else failure.kind
         self._database.execute(
             sql.CLOSE_REFRESH,
             {
@@ -332,7 +332,7 @@ class Journal:
 
 def _error_of(failure: Failure | None, refresh: Refresh) -> str | None:
     if failure is not None:
-        return failure.error or failure.verdict
+        return failure.error or failure.kind
     return LOCK_LOST if refresh.lock_lost else None
 
 

@@ -1,4 +1,4 @@
-"""Where things are: the database that a name stands for, the providers file beside it."""
+"""The locations of the database and of the providers file."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ if TYPE_CHECKING:
 
 
 def locate(database: str | os.PathLike[str] | URL | None) -> Path | URL:
-    """Return what *database* names: the absolute path of a SQLite file, or a PostgreSQL URL.
+    """Return the absolute path of a SQLite file, or the URL of a PostgreSQL database.
 
     Args:
-        database: A path, an SQLAlchemy URL, or None for ``$TOKENSTORE_DATABASE`` and, without
-            that, ``tokens.db`` in the user's data directory.
+        database: A path or an SQLAlchemy URL. Defaults to ``$TOKENSTORE_DATABASE``, or else to
+            ``tokens.db`` in the user's data directory.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: *database* is neither.
     """
     if database is None:
         database = os.environ.get("TOKENSTORE_DATABASE") or _data_directory() / "tokens.db"
     if not isinstance(database, (str, os.PathLike)) or "://" in str(database):
-        found = _parsed(database)
-        if not isinstance(found, str):
-            return found
-        database = found
+        location = _parse(database)
+        if not isinstance(location, str):
+            return location
+        database = location
     path = os.fspath(database)
     if not isinstance(path, str) or not path or path == ":memory:" or "\0" in path:
-        raise ValueError("database: name a file; tokens that only live in memory get lost")
-    # Not resolve(): a symlink has to be seen, to be refused.
-    # Not Path.expanduser(): it fails for a file whose name happens to begin with "~".
+        raise ValueError("database: expected the path of a file; tokens in memory would be lost")
+    # Not resolve(): a symlink must be seen, to be refused.
+    # Not Path.expanduser(): it fails for a file name that begins with "~".
     return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111
 
 
-def shown(database: Path | URL) -> str:
-    """Return what messages call a database: its path, or its URL without secrets."""
+def display_name(database: Path | URL) -> str:
+    """Return the name of a database in messages: its path, or its URL without secrets."""
     from sqlalchemy.engine import URL
 
     if isinstance(database, Path):
@@ -57,19 +57,19 @@ def shown(database: Path | URL) -> str:
 
 
 def schema_of(url: URL) -> str:
-    """Return the schema of a PostgreSQL database that the store is in."""
+    """Return the schema of a PostgreSQL database that holds the tables."""
     return str(url.query.get("schema", _DEFAULT_SCHEMA))
 
 
 def providers_file(database: Path | URL) -> tuple[Path, bool]:
-    """Return the path of ``providers.toml`` and whether somebody named it, so that it must exist.
+    """Return the path of ``providers.toml``, and whether that file must exist.
 
-    It is ``$TOKENSTORE_PROVIDERS``, else the one beside the database; for a database that is no
-    file, the one in the user's data directory.
+    It is ``$TOKENSTORE_PROVIDERS``, which must exist, or else the file next to the database. For a
+    PostgreSQL database, it is in the user's data directory.
     """
-    named = os.environ.get("TOKENSTORE_PROVIDERS")
-    if named:
-        return Path(os.path.expanduser(named)), True  # noqa: PTH111
+    configured = os.environ.get("TOKENSTORE_PROVIDERS")
+    if configured:
+        return Path(os.path.expanduser(configured)), True  # noqa: PTH111
     directory = database.parent if isinstance(database, Path) else _data_directory()
     return directory / "providers.toml", False
 
@@ -80,21 +80,22 @@ def _data_directory() -> Path:
     return platformdirs.user_data_path("tokenstore", appauthor=False)
 
 
-def _parsed(database: object) -> str | URL:
-    """Return the path that a sqlite URL names, or a PostgreSQL URL with its driver."""
+def _parse(database: object) -> str | URL:
+    """Return the path in a sqlite URL, or a PostgreSQL URL with its driver."""
     from sqlalchemy.engine import URL, make_url
     from sqlalchemy.exc import ArgumentError
 
     if not isinstance(database, (str, URL)):
-        raise ValueError("database: a path or an SQLAlchemy URL is needed")  # noqa: TRY004
+        kind = type(database).__name__
+        raise ValueError(f"database: expected a path or a URL, got {kind}")  # noqa: TRY004
     try:
         url = make_url(database)
     except (ArgumentError, ValueError):  # the text of the latter may quote a password
-        raise ValueError("database: neither a path nor an SQLAlchemy URL") from None
+        raise ValueError("database: not a valid path or SQLAlchemy URL") from None
     if url.drivername in {"postgresql", "postgresql+psycopg"}:
         schema = url.query.get("schema", _DEFAULT_SCHEMA)
         if not (isinstance(schema, str) and _SCHEMA.fullmatch(schema)):
-            raise ValueError("database: schema is one name of letters, digits and _, in lower case")
+            raise ValueError("database: schema must be a name of lower-case letters, digits and _")
         return url.set(drivername="postgresql+psycopg")
     if url.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Runs alembic on a connection of a database. alembic is imported here, and only to migrate."""
+"""Runs alembic on a connection. This module alone imports alembic, and only to migrate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tokenstore import fork
-from tokenstore.errors import SchemaTooNewError, StorageError
+from tokenstore.errors import SchemaOutdatedError, SchemaTooNewError, StorageError
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts, metadata
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _AlembicLock(fork.ForkParticipant):
-    """alembic keeps its state in the globals of a module, so only one thread may run it."""
+    """The lock of the thread that runs alembic, which keeps its state in module globals."""
 
     def __init__(self) -> None:
         self.after_fork_in_child()
@@ -45,12 +45,12 @@ def run(
     """Run one of alembic's commands.
 
     Args:
-        name: What messages call the database.
+        name: The name of the database in messages.
         command: Calls the command, given ``alembic.command`` and the configuration.
         connection: The connection to run on, inside a transaction.
         x: The values of ``-x``.
-        stdout: Where the command prints.
-        options: Further options of alembic's environment context.
+        stdout: Where the command prints. Defaults to ``sys.stdout``.
+        options: More options for alembic's environment context.
 
     Raises:
         SchemaTooNewError: The database has a revision that this code does not know.
@@ -75,28 +75,37 @@ def run(
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
             unknown = getattr(error.__cause__, "argument", None)
             if unknown in context.get_current_heads():
-                raise too_new(name, unknown) from error
+                raise too_new_error(name, unknown) from error
             raise StorageError(f"{name}: {error}", name) from error
 
 
 def upgrade_to_head(name: str, connection: Connection) -> None:
-    """Run every migration that a database lacks, in the transaction of *connection*."""
+    """Run the migrations that a database lacks, in the transaction of *connection*."""
     run(name, lambda command, config: command.upgrade(config, "head"), connection)
 
 
-def too_new(name: str, revision: str) -> SchemaTooNewError:
+def too_new_error(name: str, revision: str) -> SchemaTooNewError:
     """Return the error for a database whose schema is newer than this code."""
     return SchemaTooNewError(
-        f"{name} has schema {revision}, this tokenstore knows up to {REVISION}; upgrade tokenstore",
+        f"{name} has schema {revision}, but this tokenstore knows only up to {REVISION}; "
+        "upgrade tokenstore",
+        name,
+    )
+
+
+def outdated_error(name: str, revision: str) -> SchemaOutdatedError:
+    """Return the error for a database whose schema is older than this code."""
+    return SchemaOutdatedError(
+        f"{name} has schema {revision}, but this tokenstore requires {REVISION}; "
+        f"run: tokenstore --database '{name}' db upgrade",
         name,
     )
 
 
 def target_metadata() -> MetaData:
-    """Return the tables and all indexes: what the migrations add up to.
+    """Return the tables with all indexes, as the migrations create them.
 
-    The condition of a partial index loads the dialects that it is for, which only a migration
-    should wait for.
+    A partial index is added only here: its condition loads the dialects, which takes time.
     """
     from sqlalchemy import Index
 
@@ -108,15 +117,15 @@ def target_metadata() -> MetaData:
 
 
 def scripts() -> Path:
-    """Return the directory of the migrations: inside an installed package, else in the checkout.
+    """Return the directory of the migrations: in the installed package, or else in the checkout.
 
     Raises:
-        StorageError: The installation lacks them.
+        StorageError: The directory is missing.
     """
     package = Path(__file__).resolve().parents[1]
     if (package / "migrations").is_dir():
         return package / "migrations"
-    # Without alembic.ini beside it, a directory of that name may belong to any project.
+    # Without alembic.ini next to it, the directory may belong to any project.
     if (package.parent / "alembic.ini").is_file():
         return package.parent / "migrations"
     raise StorageError(f"{package}: the migrations are missing; reinstall tokenstore", package)

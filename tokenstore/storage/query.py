@@ -1,4 +1,4 @@
-"""A statement on the tables, compiled for the database that it runs on when it first does."""
+"""A statement on the tables, compiled for a database's dialect when it first runs there."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Row = tuple[Any, ...]
 _SQLITE = SQLiteDialect_pysqlite(paramstyle="qmark")
 
 
-class Compiled(NamedTuple):
-    """The text of a statement, the values that are part of it, and the order of all its values.
+class DialectStatement(NamedTuple):
+    """A statement as one dialect's text.
 
     Attributes:
         sql: The text.
-        constants: The values that are part of it.
-        values: Returns, for a driver that counts its parameters, all values in their order:
-            sqlite3 takes a third longer to find them by name for one row by its key (6.6 against
-            3.9 µs, `benchmarks`).
+        constants: The values that are part of the statement, by parameter name.
+        values: Returns all values in the order of the text, for a driver with positional
+            parameters. sqlite3 takes a third longer to find them by name for one row by its key
+            (6.6 instead of 3.9 µs, `benchmarks`).
     """
 
     sql: str
@@ -37,36 +37,37 @@ class Compiled(NamedTuple):
     values: Callable[[dict[str, Any]], tuple[Any, ...]]
 
 
-class Query:
-    """A Core statement that is run on the driver's own cursor.
+class CompiledStatement:
+    """A Core statement that runs on the driver's own cursor, with a compiled form per dialect.
 
-    SQLAlchemy's execution takes several times as long as SQLite itself takes for statements this
-    small; its errors carry the parameters and its log the rows.
+    SQLAlchemy's own execution takes several times as long as SQLite takes for statements this
+    small; its errors carry the parameters, and its log the rows.
 
     Args:
-        statement: The statement, or what makes it of the ``insert`` of a dialect: an upsert is
-            no standard SQL.
+        statement: The statement, or a function that builds it from a dialect's ``insert``, as an
+            upsert is not standard SQL.
     """
 
     def __init__(self, statement: ClauseElement | Callable[[Any], Any]) -> None:
         self._statement = statement
 
     @cached_property
-    def sqlite(self) -> Compiled:
+    def sqlite(self) -> DialectStatement:
         """The statement for SQLite."""
         return self._compile(_SQLITE, sqlite.insert)
 
-    def postgresql(self, schema: str) -> Compiled:
-        """Return the statement for PostgreSQL, its tables in *schema*."""
-        return _for_postgresql(self, schema)
+    def postgresql(self, schema: str) -> DialectStatement:
+        """Return the statement for PostgreSQL, with its tables in *schema*."""
+        return _compile_for_postgresql(self, schema)
 
-    def _compile(self, dialect: Dialect, insert: object, **options: Any) -> Compiled:
-        make = self._statement
-        statement = make(insert) if callable(make) else make
+    def _compile(self, dialect: Dialect, insert: object, **options: Any) -> DialectStatement:
+        build = self._statement
+        statement = build(insert) if callable(build) else build
         compiled = statement.compile(dialect=dialect, **options)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
         constants = {n: b.value for n, b in compiled.binds.items() if not b.required}
-        return Compiled(str(compiled), constants, _in_order(compiled.positiontup or (), constants))
+        values = _in_order(compiled.positiontup or (), constants)
+        return DialectStatement(str(compiled), constants, values)
 
 
 def _in_order(
@@ -82,11 +83,11 @@ def _in_order(
 
 
 @lru_cache(maxsize=1024)
-def _for_postgresql(query: Query, schema: str) -> Compiled:
+def _compile_for_postgresql(statement: CompiledStatement, schema: str) -> DialectStatement:
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-    return query._compile(  # noqa: SLF001 - it is of this module
+    return statement._compile(  # noqa: SLF001 - of this module
         PGDialect_psycopg(),  # type: ignore[no-untyped-call]
         postgresql.insert,
         schema_translate_map={None: schema},

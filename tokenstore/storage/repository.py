@@ -1,4 +1,4 @@
-"""Accounts in the database: rows to token sets and back, each change one transaction."""
+"""The accounts in a database. Each change is one transaction."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tokenstore.redaction import protect
 from tokenstore.storage import statements as sql
 from tokenstore.storage.factory import database_for
 from tokenstore.storage.journal import Journal
-from tokenstore.storage.listing import Listing
+from tokenstore.storage.listing import AccountListing
 from tokenstore.storage.location import locate
 from tokenstore.storage.rows import (
     CorruptRowError,
-    damaged,
+    corrupt_account_error,
     is_text,
     new_version,
-    to_access,
+    to_access_token,
     to_columns,
     to_record,
     to_tokens,
@@ -42,19 +42,19 @@ ConflictPolicy = Literal["replace", "keep", "keep_newer"]
 class TokenRepository:
     """The accounts of one database, shared by threads and processes.
 
-    It stores and gives back; it never talks to a provider. Creating one does no I/O. Reading
-    never creates the database, the first `save` does.
+    It never sends a request to a provider. Creating a repository does no I/O. Reading never
+    creates the database; the first `save` does.
 
     Args:
-        database: A path to the SQLite file, or an SQLAlchemy URL. None:
-            ``$TOKENSTORE_DATABASE``, else ``tokens.db`` in the user's data directory.
-        upgrade: Migrate an older database, after a backup, in place of raising
+        database: A path to a SQLite file, or an SQLAlchemy URL. Defaults to
+            ``$TOKENSTORE_DATABASE``, or else to ``tokens.db`` in the user's data directory.
+        upgrade: Migrate an older database, after a backup, instead of raising
             `SchemaOutdatedError`.
         journal_mode: ``wal``, or ``delete`` for file systems without shared memory.
-        clock: The time, in UTC epoch seconds.
+        clock: Returns the current time, in UTC epoch seconds.
 
-    Every method may raise a `StorageError`, and an `InvalidTokenError` for what is no account
-    name: 1 to 512 characters, none of them a control character.
+    Every method may raise a `StorageError`. The public ones raise an `InvalidTokenError` for an
+    invalid account name; a valid one has 1 to 512 characters and no control characters.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TokenRepository:
         self._database = database_for(self.location, journal_mode=journal_mode, upgrade=upgrade)
         self.name = self._database.name
         self.journal = Journal(self._database, self.record, clock)
-        self.listing = Listing(self._database, clock)
+        self.listing = AccountListing(self._database, clock)
 
     def __enter__(self) -> TokenRepository:
         return self
@@ -79,10 +79,10 @@ class TokenRepository:
         self.close()
 
     def close(self) -> None:
-        """Close the database; whoever goes on using the repository opens it again."""
+        """Close the database. The next call opens it again."""
         self._database.close()
 
-    # -- the public five ----------------------------------------------------------------------
+    # -- public -------------------------------------------------------------------------------
 
     def save(
         self,
@@ -91,24 +91,25 @@ class TokenRepository:
         *,
         provider: str | None = None,
     ) -> None:
-        """Store *tokens* in place of all that the account had, and forget why it failed.
+        """Replace the tokens of an account, and clear its recorded failure.
 
         Args:
             account_name: The account.
             tokens: A token set, as for `TokenManager.save_tokens`.
-            provider: The provider to bind the account to; None leaves that as it is.
+            provider: The provider to bind the account to. Defaults to the current one.
 
         Raises:
-            InvalidTokenError: *tokens* is no token set; nothing is written.
+            InvalidTokenError: *tokens* is not a valid token set; nothing is written.
         """
         if not isinstance(tokens, TokenSet):
             tokens = TokenSet.from_mapping(tokens, now=self._clock())
-        self.put(account_name, tokens, provider=provider)
+        self.put(normalize_account_name(account_name), tokens, provider=provider)
 
     def load(self, account_name: str) -> dict[str, Any] | None:
-        """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
+        """Return every saved field, with ``expires_at`` in UTC epoch seconds.
 
-        None if there is no such account.
+        Returns:
+            The fields, or None if there is no such account.
         """
         name = normalize_account_name(account_name)
         row = self._database.fetch_one(sql.LOAD, {"account_name": name})
@@ -117,10 +118,10 @@ class TokenRepository:
         try:
             return to_tokens(name, row).to_dict()
         except CorruptRowError:
-            raise damaged(self.name, name) from None
+            raise corrupt_account_error(self.name, name) from None
 
     def delete(self, account_name: str) -> bool:
-        """Remove the account, its bytes too; tell whether there was one."""
+        """Remove an account and its bytes; return whether it existed."""
         name = {"account_name": normalize_account_name(account_name)}
         if self._database.fetch_one(sql.EXISTS, name) is None:
             return False
@@ -140,13 +141,13 @@ class TokenRepository:
         client_of: Callable[[str | None], str | None] = lambda _: None,
         names: Iterable[str] | None = None,
     ) -> Iterator[Account]:
-        """Yield every account in the order of names, without secrets, read page by page.
+        """Yield accounts in the order of their names, without secrets, read page by page.
 
         Args:
             expiry_buffer: Seconds before its expiry at which a token counts as due.
-            client_of: Returns the `Provider.client` of a provider's name as it is configured now,
-                or None: what was remembered of another one does not count.
-            names: Yield only the accounts of these names, those that there are.
+            client_of: Returns, for the name of a provider, the `Provider.client` in its current
+                configuration, or None. A recorded failure of another client is ignored.
+            names: Yield only the accounts with these names. Defaults to all accounts.
         """
         yield from self.listing.accounts(
             expiry_buffer=expiry_buffer, client_of=client_of, names=names
@@ -158,24 +159,24 @@ class TokenRepository:
 
     @contextmanager
     def transaction(self) -> Iterator[TokenRepository]:
-        """Make what this thread does inside one transaction: all of it is stored, or nothing."""
+        """Make all changes of this thread one transaction: all of them are stored, or none."""
         with self._database.transaction():
             yield self
 
     def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
-        """Copy the database to a file, 0600, while others go on writing.
+        """Copy the database to a file, 0600, while other threads and processes keep writing.
 
-        The copy is one state of the database and appears as a whole, or not at all. It is checked
-        before that, so that a damaged database does not take the place of a sound backup.
+        The copy is one consistent state of the database, and the file appears complete or not at
+        all. The copy is checked first, so that a damaged database never replaces a good backup.
 
         Args:
-            target: The file; directories that are missing are made, 0700.
-            replace: Replace a file that is there already.
+            target: The file to write. Missing directories are created, 0700.
+            replace: Whether to replace an existing file.
 
         Returns:
-            Its absolute path.
+            The absolute path of the file.
         """
-        path = Path(os.path.abspath(target))  # noqa: PTH100 - a symlink has to be seen
+        path = Path(os.path.abspath(target))  # noqa: PTH100 - a symlink must be seen
         self._database.backup(path, replace=replace)
         return path
 
@@ -189,28 +190,27 @@ class TokenRepository:
         provider: str | None = None,
         existing: ConflictPolicy = "replace",
     ) -> bool:
-        """Store *tokens*; tell whether that was done.
+        """Store the tokens of an account; return whether they were stored.
 
         Args:
-            account_name: The account.
-            tokens: Its tokens.
-            provider: The provider to bind the account to; None leaves that as it is.
-            existing: What to do with an account that is there: ``replace`` it, ``keep`` it, or
-                ``keep_newer``: replace it if *tokens* expire later.
+            account_name: The account, normalized.
+            tokens: The tokens.
+            provider: The provider to bind the account to. Defaults to the current one.
+            existing: What to do if the account exists: ``replace`` it, ``keep`` it, or
+                ``keep_newer``, which replaces it if *tokens* expire later.
         """
-        name = normalize_account_name(account_name)
         if provider is not None and not is_text(provider):
-            raise InvalidTokenError("provider", "half a surrogate pair is not a character")
+            raise InvalidTokenError("provider", "contains half of a surrogate pair")
         row = {
-            "account_name": name,
+            "account_name": account_name,
             "provider": provider,
             "version": new_version(),
-            **to_columns(name, tokens),
+            **to_columns(account_name, tokens),
         }
-        token = {"account_name": name, "refresh_token": tokens.refresh_token}
+        refresh_token = {"account_name": account_name, "refresh_token": tokens.refresh_token}
 
         def store() -> bool:
-            rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, token)
+            rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, refresh_token)
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
                 self._database.scrub_after_commit()
@@ -218,41 +218,43 @@ class TokenRepository:
 
         return self._database.run(store)
 
-    def access(
+    def access_token(
         self, account_name: str
     ) -> tuple[str | None, float | None, float | None, str | None] | None:
-        """Return access token, ``expires_at``, ``refreshed_at`` and provider of an account.
+        """Return access token, ``expires_at``, ``refreshed_at`` and provider, or None.
 
-        This is the hot path: the narrowest of queries.
+        This is the hot path, with the narrowest query.
+
+        Args:
+            account_name: The account, normalized.
         """
-        row = self._database.fetch_one(sql.ACCESS, {"account_name": account_name})
+        row = self._database.fetch_one(sql.ACCESS_TOKEN, {"account_name": account_name})
         if row is None:
             return None
         try:
-            return to_access(account_name, row)
+            return to_access_token(account_name, row)
         except CorruptRowError:
-            raise damaged(self.name, account_name) from None
+            raise corrupt_account_error(self.name, account_name) from None
 
     def record(self, account_name: str) -> Record | None:
-        """Return all that is stored of an account, None if there is none."""
-        name = normalize_account_name(account_name)
-        row = self._database.fetch_one(sql.RECORD, {"account_name": name})
+        """Return the record of an account, or None if there is no such account.
+
+        Args:
+            account_name: The account, normalized.
+        """
+        row = self._database.fetch_one(sql.RECORD, {"account_name": account_name})
         if row is None:
             return None
         try:
             return to_record(row)
         except CorruptRowError:
-            raise damaged(self.name, name) from None
+            raise corrupt_account_error(self.name, account_name) from None
 
     @contextmanager
     def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[HeldLock]:
-        """Hold the account's refresh lock, which dies with its holder.
-
-        Raises:
-            TimeoutError: Somebody else held it for *timeout* seconds.
-        """
-        with self._database.locks.account(account_name, timeout=timeout) as hold:
-            yield hold
+        """Hold the refresh lock of an account (see `RefreshLocks.account`)."""
+        with self._database.locks.account(account_name, timeout=timeout) as lock:
+            yield lock
 
 
 _PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}

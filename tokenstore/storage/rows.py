@@ -1,7 +1,7 @@
-"""Rows to token sets and back: the one place that does it, and that notices damage on the way.
+"""Converts rows to token sets and back, and detects damaged rows.
 
-SQLite checks the structure of its file, not what is written in it. A bit that flips inside a token
-would be served, or sent to a provider, so every row carries checksums of its own.
+SQLite checks the structure of its file, not the content of its rows. A token with a flipped bit
+would be returned, or sent to a provider, so every row carries checksums.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ TOKEN_COLUMNS = (
 )
 CHECKSUMS = ("access_checksum", "checksum")
 
-_parsed = json.JSONDecoder().raw_decode  # half the time of json.loads for a text this small
+_parse = json.JSONDecoder().raw_decode  # half the time of json.loads for a text this small
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class CorruptRowError(Exception):
-    """What a row holds is not what was stored.
+    """A row does not hold the values that were stored.
 
     Attributes:
-        account_name: The account that it is of, as far as that can be told.
+        account_name: The account, as far as its name can be read.
     """
 
     def __init__(self, account_name: object) -> None:
@@ -47,23 +47,23 @@ class CorruptRowError(Exception):
         self.account_name = str(account_name)
 
 
-def damaged(store: str, account_name: str) -> StorageError:
-    """Return the error that tells of it."""
+def corrupt_account_error(database: str, account_name: str) -> StorageError:
+    """Return the error for a damaged account."""
     return StorageError(
-        f"{store}: what is stored of {account_name!a} is damaged; keep what is there and "
-        "restore a backup, or sign that account in again",
-        store,
+        f"{database}: the stored tokens of {account_name!a} are damaged; keep the database and "
+        "restore a backup, or sign in to the account again",
+        database,
         errno=errno.EIO,
     )
 
 
 def new_version() -> int:
-    """Return the mark of a changed row: another number every time, also after a delete."""
+    """Return a random number that marks a changed row, also after a delete."""
     return int.from_bytes(os.urandom(8), "big") >> 2  # in the range of a signed 64-bit integer
 
 
 def to_columns(account_name: str, tokens: TokenSet) -> dict[str, Any]:
-    """Return the columns that hold *tokens*, and the checksums that bind them to the account."""
+    """Return the columns for *tokens*, with the checksums that bind them to the account."""
     access_token, refresh_token = tokens.access_token, tokens.refresh_token
     expires_at = tokens.expires_at
     if expires_at is not None:
@@ -88,67 +88,67 @@ def row_size(tokens: TokenSet) -> int:
 
 
 def to_tokens(account_name: str, row: Row) -> TokenSet:
-    """Return the token set of the token columns and, last, the checksum.
+    """Return the token set of a row: the token columns and then the checksum.
 
     Raises:
-        CorruptRowError: They do not match. Rows older than the checksums have none.
+        CorruptRowError: The checksum does not match. A row older than the checksums has none.
     """
-    access_token, refresh_token, expires_at, extra, obtained_at, dies_at, checksum = row
-    # Whatever is raised here shows what it is about, so that nothing may come from it.
+    access_token, refresh_token, expires_at, extra, obtained_at, refresh_expires_at, checksum = row
+    # These errors quote the values, so none of them may become the context of another.
     try:
-        found = _checksum(account_name, access_token, refresh_token, expires_at, extra)
-        fields, end = _parsed(extra)
+        computed = _checksum(account_name, access_token, refresh_token, expires_at, extra)
+        fields, end = _parse(extra)
     except (TypeError, ValueError, RecursionError):
-        found, fields, end = -1, None, 0
-    if checksum is None:  # what a checksum would have told
-        optional = all(v is None or is_text(v) for v in (access_token, refresh_token))
-        known = optional and is_text(extra) and end == len(extra)
+        computed, fields, end = -1, None, 0
+    if checksum is None:
+        are_texts = all(v is None or is_text(v) for v in (access_token, refresh_token))
+        intact = are_texts and is_text(extra) and end == len(extra)
     else:
-        known = checksum == found
-    moments = is_moment(expires_at) and is_moment(obtained_at) and is_moment(dies_at)
-    if not (known and moments and isinstance(fields, dict)):
+        intact = checksum == computed
+    timestamps = (expires_at, obtained_at, refresh_expires_at)
+    if not (intact and all(map(is_timestamp, timestamps)) and isinstance(fields, dict)):
         raise CorruptRowError(account_name)
     return TokenSet(
         access_token=access_token,
         refresh_token=refresh_token,
         expires_at=expires_at,
         refresh_token_obtained_at=obtained_at,
-        refresh_token_expires_at=dies_at,
+        refresh_token_expires_at=refresh_expires_at,
         extra=fields,
     )
 
 
-def to_access(
+def to_access_token(
     account_name: str, row: Row
 ) -> tuple[str | None, float | None, float | None, str | None]:
     """Return access token, ``expires_at``, ``refreshed_at`` and provider of a row.
 
     The last column is the checksum.
 
-    This is the hot path: it checks what it returns and no more.
+    This is the hot path: it checks only the values that it returns.
 
     Raises:
-        CorruptRowError: The token is not the one that was stored.
+        CorruptRowError: The checksum does not match.
     """
     token, expires_at, refreshed_at, provider, checksum = row
     try:
-        known = checksum is None and (token is None or is_text(token))
-        intact = known or checksum == _access_checksum(account_name, token)
+        is_unchecked = checksum is None and (token is None or is_text(token))
+        intact = is_unchecked or checksum == _access_checksum(account_name, token)
     except UnicodeEncodeError:
         intact = False
-    if not (intact and is_moment(expires_at) and is_moment(refreshed_at)):
+    if not (intact and is_timestamp(expires_at) and is_timestamp(refreshed_at)):
         raise CorruptRowError(account_name)
     return token, expires_at, refreshed_at, provider
 
 
 def to_record(row: Row) -> Record:
-    """Return all that is stored of an account.
+    """Return the record of an account.
 
     Raises:
-        CorruptRowError: The row is not what was stored.
+        CorruptRowError: The row is damaged.
     """
     name, provider, version, refreshed_at, refresh_id, failure, *tokens = row
-    if not (provider is None or is_text(provider)) or not is_moment(refreshed_at):
+    if not (provider is None or is_text(provider)) or not is_timestamp(refreshed_at):
         raise CorruptRowError(name)
     return Record(
         account_name=name,
@@ -162,7 +162,7 @@ def to_record(row: Row) -> Record:
 
 
 def to_failure(details: object) -> Failure | None:
-    """Return the remembered failure; one that cannot be read is not remembered."""
+    """Return the recorded failure, or None if there is none or it cannot be read."""
     if details is None:
         return None
     try:
@@ -172,18 +172,18 @@ def to_failure(details: object) -> Failure | None:
 
 
 def to_history_entry(row: Row) -> HistoryEntry:
-    """Return one line of the journal."""
+    """Return one entry of the journal."""
     maybe_spent = row[-1]
     return HistoryEntry(*(*row[:-1], None if maybe_spent is None else bool(maybe_spent)))
 
 
 def is_text(value: object) -> bool:
-    """Tell whether *value* is text that was UTF-8 in the file; what was not has surrogates."""
+    """Return whether *value* is text that was valid UTF-8 in the file: it has no surrogates."""
     return isinstance(value, str) and (value.isascii() or not _SURROGATES.search(value))
 
 
-def is_moment(value: object) -> bool:
-    """Tell whether *value* is a moment, in UTC epoch seconds, or None."""
+def is_timestamp(value: object) -> bool:
+    """Return whether *value* is a timestamp, in UTC epoch seconds, or None."""
     return value is None or isinstance(value, float)
 
 

@@ -1,4 +1,4 @@
-"""Every statement that is run on the tables."""
+"""Every statement that the repository and the journal run on the tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sqlalchemy import (
     update,
 )
 
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.rows import CHECKSUMS, TOKEN_COLUMNS
 from tokenstore.storage.tables import accounts, refreshes
 
 HISTORY: Final = 50
-"""Refreshes that are remembered of an account."""
+"""Number of refreshes that the history keeps for each account."""
 
 _TOKENS = (*(accounts.c[name] for name in TOKEN_COLUMNS), accounts.c.checksum)
 _this = accounts.c.account_name == bindparam("account_name")
@@ -33,21 +33,21 @@ _its = refreshes.c.account_name == bindparam("account_name")
 
 # -- accounts -----------------------------------------------------------------------------------
 
-LOAD = Query(select(*_TOKENS).where(_this))
-NAMES = Query(
+LOAD = CompiledStatement(select(*_TOKENS).where(_this))
+NAMES = CompiledStatement(
     select(accounts.c.account_name)
     .where(accounts.c.account_name.between(bindparam("first"), bindparam("last")))
     .order_by(accounts.c.account_name)
     .limit(bindparam("page"))
 )
-EXISTS = Query(select(1).where(_this))
-# Compared inside the database, so that a damaged token can be replaced and deleted as any other.
-ROTATES = Query(
+EXISTS = CompiledStatement(select(1).where(_this))
+# Compared inside the database, so that a damaged token can be replaced and deleted too.
+ROTATES = CompiledStatement(
     select(1).where(
         _this, accounts.c.refresh_token.is_distinct_from(bindparam("refresh_token", type_=Text))
     )
 )
-ACCESS = Query(
+ACCESS_TOKEN = CompiledStatement(
     select(
         accounts.c.access_token,
         accounts.c.expires_at,
@@ -79,27 +79,27 @@ _listed = select(
 )
 _after = accounts.c.account_name > bindparam("after")
 
-RECORD = Query(_record.where(_this))
-ACCOUNT = Query(_listed.where(_this))
-PAGE_OF_RECORDS = Query(
+RECORD = CompiledStatement(_record.where(_this))
+ACCOUNT = CompiledStatement(_listed.where(_this))
+PAGE_OF_RECORDS = CompiledStatement(
     _record.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
 )
-PAGE_OF_ACCOUNTS = Query(
+PAGE_OF_ACCOUNTS = CompiledStatement(
     _listed.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
 )
 
-# What may be due: a token that expires by a moment, one of unknown expiry, or none at all.
+# Candidates for a refresh: a token that expires soon, one of unknown expiry, or no token at all.
 _expiry, _name = accounts.c.expires_at, accounts.c.account_name
 _after_expiry = tuple_(bindparam("after_expiry", type_=Float), bindparam("after", type_=Text))
-PAGE_OF_EXPIRING = Query(
+PAGE_OF_EXPIRING = CompiledStatement(
     _listed.where(_expiry <= bindparam("horizon"), tuple_(_expiry, _name) > _after_expiry)
     .order_by(_expiry, _name)
     .limit(bindparam("page"))
 )
-PAGE_OF_UNDATED = Query(
+PAGE_OF_UNDATED = CompiledStatement(
     _listed.where(_expiry.is_(None), _after).order_by(_name).limit(bindparam("page"))
 )
-PAGE_OF_TOKENLESS = Query(
+PAGE_OF_TOKENLESS = CompiledStatement(
     _listed.where(accounts.c.access_token.is_(None), _expiry > bindparam("horizon"), _after)
     .order_by(_name)
     .limit(bindparam("page"))
@@ -122,7 +122,7 @@ def _replace(insert: Any, *, older: bool = False) -> Any:
     replaced = {
         **{c.name: new[c.name] for c in accounts.c if not c.primary_key},
         "provider": func.coalesce(new.provider, accounts.c.provider),
-        # Saving a refresh token once more makes it no younger.
+        # Saving the same refresh token again does not change its age.
         **{
             c.name: case((same, func.coalesce(c, new[c.name])), else_=new[c.name])
             for c in (accounts.c.refresh_token_obtained_at, accounts.c.refresh_token_expires_at)
@@ -137,17 +137,17 @@ def _replace(insert: Any, *, older: bool = False) -> Any:
     )
 
 
-INSERT = Query(_insert)
-REPLACE = Query(_replace)
-REPLACE_OLDER = Query(partial(_replace, older=True))
-DELETE = Query(delete(accounts).where(_this))
+INSERT = CompiledStatement(_insert)
+REPLACE = CompiledStatement(_replace)
+REPLACE_OLDER = CompiledStatement(partial(_replace, older=True))
+DELETE = CompiledStatement(delete(accounts).where(_this))
 
 _unchanged = and_(
     accounts.c.account_name == bindparam("name"),
     accounts.c.version == bindparam("read_version"),
 )
 
-STORE_TOKENS = Query(
+STORE_TOKENS = CompiledStatement(
     update(accounts)
     .where(_unchanged)
     .values(
@@ -162,9 +162,9 @@ STORE_TOKENS = Query(
     )
 )
 # Both take the row's lock, and need the right to change it. What they write is what is there.
-TOUCH = Query(update(accounts).where(_unchanged).values(version=accounts.c.version))
-LOCK_ROW = Query(update(accounts).where(_this).values(version=accounts.c.version))
-STORE_FAILURE = Query(
+TOUCH = CompiledStatement(update(accounts).where(_unchanged).values(version=accounts.c.version))
+LOCK_ROW = CompiledStatement(update(accounts).where(_this).values(version=accounts.c.version))
+STORE_FAILURE = CompiledStatement(
     update(accounts)
     .where(_unchanged)
     .values(refresh_id=bindparam("refresh_id"), failure=bindparam("failure"))
@@ -176,22 +176,22 @@ _begun = ("account_name", "provider", "reason", "host", "pid", "started_at", "se
 _finished = ("finished_at", "outcome", "received", "status_code", "error", "maybe_spent")
 
 _last = select(func.max(refreshes.c.id)).scalar_subquery()
-LAST_BEGUN = Query(select(refreshes.c.started_at).where(refreshes.c.id == _last))
-LAST_REFRESH = Query(select(func.max(refreshes.c.id)).where(_its))
-BEGIN_REFRESH = Query(
+LAST_BEGUN = CompiledStatement(select(refreshes.c.started_at).where(refreshes.c.id == _last))
+LAST_REFRESH = CompiledStatement(select(func.max(refreshes.c.id)).where(_its))
+BEGIN_REFRESH = CompiledStatement(
     insert(refreshes).values({n: bindparam(n) for n in _begun}).returning(refreshes.c.id)
 )
-CLOSE_REFRESH = Query(
+CLOSE_REFRESH = CompiledStatement(
     update(refreshes)
     .where(refreshes.c.id == bindparam("id_"))
     .values({name: bindparam(name) for name in _finished})
 )
-CLOSE_INTERRUPTED = Query(
+CLOSE_INTERRUPTED = CompiledStatement(
     update(refreshes)
     .where(_its, refreshes.c.outcome.is_(None))
     .values(finished_at=bindparam("finished_at"), outcome="interrupted")
 )
-UNANSWERED = Query(
+UNANSWERED = CompiledStatement(
     select(refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome, refreshes.c.status_code)
     .where(
         _its,
@@ -207,8 +207,8 @@ UNANSWERED = Query(
     .limit(1)
 )
 
-REASON = Query(select(refreshes.c.reason).where(refreshes.c.id == bindparam("id_")))
-SPENT = Query(
+REASON = CompiledStatement(select(refreshes.c.reason).where(refreshes.c.id == bindparam("id_")))
+SPENT = CompiledStatement(
     select(refreshes.c.started_at)
     .where(
         _its,
@@ -231,14 +231,14 @@ _history = (
     .limit(bindparam("page"))
 )
 
-OPEN_REFRESH = Query(
+OPEN_REFRESH = CompiledStatement(
     select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
     .where(_its, refreshes.c.outcome.is_(None))
     .order_by(refreshes.c.id.desc())
     .limit(1)
 )
-PAGE_OF_HISTORY = Query(_history)
-PAGE_OF_ITS_HISTORY = Query(_history.where(_its))
+PAGE_OF_HISTORY = CompiledStatement(_history)
+PAGE_OF_ITS_HISTORY = CompiledStatement(_history.where(_its))
 
 _newest = (
     select(refreshes.c.id)
@@ -248,6 +248,8 @@ _newest = (
     .offset(HISTORY)
     .scalar_subquery()
 )
-PRUNE_REFRESHES = Query(delete(refreshes).where(_its, refreshes.c.id <= _newest))
-FORGET_REFRESH = Query(delete(refreshes).where(refreshes.c.id == bindparam("id_")))
-FORGET_REFRESHES = Query(delete(refreshes).where(_its, refreshes.c.outcome.is_not(None)))
+PRUNE_REFRESHES = CompiledStatement(delete(refreshes).where(_its, refreshes.c.id <= _newest))
+FORGET_REFRESH = CompiledStatement(delete(refreshes).where(refreshes.c.id == bindparam("id_")))
+FORGET_REFRESHES = CompiledStatement(
+    delete(refreshes).where(_its, refreshes.c.outcome.is_not(None))
+)

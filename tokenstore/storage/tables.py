@@ -1,4 +1,4 @@
-"""The tables, as the newest migration leaves them. Only migrations create them."""
+"""The tables of the newest schema revision. Only migrations create them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sqlalchemy import (
 )
 
 REVISION: Final = "0004"
-"""The newest migration, which is the schema that this code reads and writes."""
+"""The newest migration: the schema that this code reads and writes."""
 
 VERSION_TABLE: Final = "tokenstore_alembic_version"
 
 APPLICATION_ID: Final = 0x746F6B73
-"""What marks a SQLite file as a token store (``PRAGMA application_id``): "toks" in ASCII."""
+"""Marks a SQLite file as a tokenstore database (``PRAGMA application_id``): "toks" in ASCII."""
 
 metadata = MetaData(
     naming_convention={
@@ -35,11 +35,11 @@ metadata = MetaData(
     }
 )
 
-# In PostgreSQL, names are in the order of their code points, as everywhere else here.
+# PostgreSQL sorts names by their code points, as all other code does.
 _Name = String(512).with_variant(String(512, collation="C"), "postgresql")
-_Number = BigInteger().with_variant(Integer(), "sqlite")  # as SQLite's autoincrement needs it
+_Number = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's autoincrement needs it
 
-# All times are UTC epoch seconds. A row with a failure keeps its tokens: a verdict deletes nothing.
+# All times are UTC epoch seconds. A row with a failure keeps its tokens.
 accounts = Table(
     "accounts",
     metadata,
@@ -49,22 +49,22 @@ accounts = Table(
     Column("refresh_token", Text),
     Column("expires_at", Float(53)),
     Column("extra", Text, nullable=False),  # JSON: every other field of the token set
-    # Drawn anew whenever the tokens change, also after a delete: equal means untouched.
+    # A new random number whenever the tokens change, also after a delete: equal means unchanged.
     Column("version", BigInteger, nullable=False),
-    Column("refreshed_at", Float(53)),  # when the tokens came from our refresh, else NULL
-    Column("refresh_id", _Number),  # the refresh that these tokens or this failure came from
-    Column("failure", Text),  # JSON: why the last refresh failed, NULL if it did not
+    Column("refreshed_at", Float(53)),  # when a refresh produced the tokens, else NULL
+    Column("refresh_id", _Number),  # the refresh that produced these tokens or this failure
+    Column("failure", Text),  # JSON: why the last refresh failed, or NULL
     Column("refresh_token_obtained_at", Float(53)),
-    Column("refresh_token_expires_at", Float(53)),  # NULL if the provider did not say
-    # Of the access token, and of all tokens and other fields (rows.py). NULL in a row that was
-    # stored before there were any.
+    Column("refresh_token_expires_at", Float(53)),  # NULL if the provider did not report it
+    # Checksums of the access token, and of all tokens and other fields (rows.py). NULL in a row
+    # that is older than the columns.
     Column("access_checksum", BigInteger),
     Column("checksum", BigInteger),
-    Index(None, "expires_at", "account_name"),  # what is due, the most urgent first
+    Index(None, "expires_at", "account_name"),  # due accounts, most urgent first
 )
 
-# Journal and history in one: a refresh is written down before its request and closed after it.
-# A row that is still open while nobody holds the account's lock was interrupted.
+# Journal and history in one: a refresh is recorded before its request and closed after it. A row
+# that is still open while no process holds the account's lock was interrupted.
 refreshes = Table(
     "refreshes",
     metadata,
@@ -78,10 +78,10 @@ refreshes = Table(
     Column("sent", Text, nullable=False),  # fingerprint of the refresh token
     Column("finished_at", Float(53)),
     Column("outcome", Text),  # NULL while the refresh is open
-    Column("received", Text),  # fingerprint of the refresh token that is stored afterwards
+    Column("received", Text),  # fingerprint of the refresh token stored afterwards
     Column("status_code", Integer),
     Column("error", Text),
     Column("maybe_spent", Boolean),
     Index(None, "account_name", "id"),
-    sqlite_autoincrement=True,  # an id says which of two refreshes began first
+    sqlite_autoincrement=True,  # so that ids increase with time
 )

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 MARKUP = "<b onclick='x'>\"&</b>"
 PAGES = {
     "success": page.success("alice", "acme", "alice@example.com"),
-    "failure": page.failure("alice", "acme", SignInError("alice: nobody came; start again")),
+    "failure": page.failure("alice", "acme", SignInError("alice: no code; start again")),
     "refusal": page.failure("alice", "acme", SignInError("no", error="access_denied")),
-    "somebody else": page.failure("alice", "acme", WrongAccountError("this was bob")),
+    "different user": page.failure("alice", "acme", WrongAccountError("this was bob")),
     "not stored": page.failure("alice", "acme", TokenPersistError("the disk is full")),
     "interrupted": page.INTERRUPTED,
-    "stray": page.STRAY,
-    "over": page.OVER,
-    "nowhere": page.NOWHERE,
+    "wrong state": page.WRONG_STATE,
+    "already complete": page.ALREADY_COMPLETE,
+    "not found": page.NOT_FOUND,
 }
 every_page = pytest.mark.parametrize("shown", PAGES.values(), ids=PAGES)
 
@@ -72,7 +72,7 @@ def test_a_page_stands_alone_and_works_without_scripts(shown: Page) -> None:
 
 
 @every_page
-def test_the_one_style_is_the_one_that_is_allowed(shown: Page) -> None:
+def test_the_policy_allows_the_style_of_the_page(shown: Page) -> None:
     [style] = re.findall(r"<style>(.*?)</style>", shown.html(), re.DOTALL)
     digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = page.HEADERS["Content-Security-Policy"]
@@ -90,35 +90,35 @@ def test_the_one_style_is_the_one_that_is_allowed(shown: Page) -> None:
         page.failure(MARKUP, MARKUP, WrongAccountError(MARKUP)),
     ],
 )
-def test_whatever_is_shown_is_text(shown: Page) -> None:
+def test_every_text_is_escaped(shown: Page) -> None:
     html = shown.html()
     assert "<b" not in html.replace("<body>", "").replace("<bdi>", "")
     assert "&lt;b onclick=&#x27;x&#x27;&gt;&quot;&amp;&lt;/b&gt;" in html
     assert Tags(html).open == []
 
 
-def test_a_page_says_whose_sign_in_it_was_and_how_it_ended() -> None:
+def test_a_page_shows_the_account_and_the_outcome() -> None:
     shown = PAGES["success"].html()
     for text in ("Signed in", "alice", "acme", "alice@example.com", "close this page"):
         assert text in shown
     shown = PAGES["failure"].html()
-    for text in ("Not signed in", "Nobody came.", "alice", "acme", "try again"):
+    for text in ("Not signed in", "No code.", "alice", "acme", "try again"):
         assert text in shown
     assert "Signed in as" not in page.success("alice", "acme", "alice").html()
     assert "Signed in as" not in page.success("alice", "acme", None).html()
 
 
-def test_the_headers_keep_the_address_to_the_browser(tmp_path: Path) -> None:
+def test_the_headers_keep_the_url_private(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         begun = begin(world.manager())
         location, params = callback(world.server, begun.prompt.url)
-        answers = [
+        responses = [
             requests.get(location, params=sent, timeout=SOON) for sent in ({"state": "x"}, params)
         ]
         assert begun.call.result()
-    for answer in answers:
-        assert {**answer.headers, **page.HEADERS} == answer.headers
-        assert answer.headers["Referrer-Policy"] == "no-referrer"
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert answer.headers["Server"].strip() == "tokenstore"
-        assert int(answer.headers["Content-Length"]) == len(answer.content)
+    for response in responses:
+        assert {**response.headers, **page.HEADERS} == response.headers
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["Server"].strip() == "tokenstore"
+        assert int(response.headers["Content-Length"]) == len(response.content)

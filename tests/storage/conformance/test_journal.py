@@ -21,9 +21,7 @@ def outcomes(manager: TokenManager, account: str | None = None) -> list[str | No
     return [entry.outcome for entry in manager.history(account)]
 
 
-def test_the_newest_comes_first_of_one_account_or_of_all(
-    world: World, manager: TokenManager
-) -> None:
+def test_the_newest_entry_comes_first(world: World, manager: TokenManager) -> None:
     world.sign_in("alice")
     world.sign_in("bob")
     for name in ("alice", "bob", "alice"):
@@ -37,7 +35,7 @@ def test_the_newest_comes_first_of_one_account_or_of_all(
     assert list(manager.history("nobody")) == []
 
 
-def test_a_name_is_known_in_one_form(world: World, manager: TokenManager) -> None:
+def test_an_account_name_is_normalized(world: World, manager: TokenManager) -> None:
     world.sign_in("caf\u00e9")
     manager.refresh_token("caf\u00e9")
     assert outcomes(manager, "cafe\u0301") == ["refreshed"]
@@ -45,7 +43,7 @@ def test_a_name_is_known_in_one_form(world: World, manager: TokenManager) -> Non
         list(manager.history(""))
 
 
-def test_an_entry_tells_who_when_why_and_how_long(world: World, manager: TokenManager) -> None:
+def test_an_entry_has_host_time_reason_and_duration(world: World, manager: TokenManager) -> None:
     old = world.sign_in()
     began = world.clock.now
     hold = world.hold()
@@ -76,16 +74,14 @@ def test_the_reason_is_due_forced_or_rejected(world: World, manager: TokenManage
     assert reasons == ["due", "rejected", "forced", "due"]
 
 
-def test_what_was_answered_without_a_request_is_no_entry(
-    world: World, manager: TokenManager
-) -> None:
+def test_a_call_without_a_request_adds_no_entry(world: World, manager: TokenManager) -> None:
     world.sign_in(expires_in=3600)
     manager.get_valid_token("alice")
     manager.refresh_token("alice", rejected="another")
     assert list(manager.history()) == []
 
 
-def test_a_failure_is_told_by_its_kind(world: World, manager: TokenManager) -> None:
+def test_a_failed_refresh_has_the_kind_of_its_failure(world: World, manager: TokenManager) -> None:
     world.sign_in()
     world.server.script(
         Answer(503, headers={"Retry-After": "0"}), Drop(spent=False), denied("invalid_scope")
@@ -103,16 +99,14 @@ def test_a_failure_is_told_by_its_kind(world: World, manager: TokenManager) -> N
     ]
 
 
-def test_both_requests_of_a_call_that_tries_again_are_told(
-    world: World, manager: TokenManager
-) -> None:
+def test_a_call_that_retries_adds_two_entries(world: World, manager: TokenManager) -> None:
     world.sign_in()
     world.server.script(Answer(503))
     assert manager.get_valid_token("alice") is not None
     assert outcomes(manager) == ["refreshed", "transient"]
 
 
-def test_a_sign_in_meanwhile_supersedes(world: World, manager: TokenManager) -> None:
+def test_a_sign_in_during_a_refresh_supersedes_it(world: World, manager: TokenManager) -> None:
     world.sign_in()
     hold = world.hold()
     call = Call(manager.get_valid_token, "alice")
@@ -125,7 +119,10 @@ def test_a_sign_in_meanwhile_supersedes(world: World, manager: TokenManager) -> 
     assert entry.received == fingerprint(won["refresh_token"])
 
 
-def test_a_process_that_died_was_interrupted(world: World, manager: TokenManager) -> None:
+@pytest.mark.slow
+def test_the_refresh_of_a_killed_process_is_interrupted(
+    world: World, manager: TokenManager
+) -> None:
     world.sign_in()
     code = """
 child = os.fork()
@@ -151,9 +148,7 @@ os.waitpid(child, 0)
     assert interrupted.finished_at == world.clock.now
 
 
-def test_an_answer_that_was_stored_later_is_told_as_refreshed(
-    world: World, manager: TokenManager
-) -> None:
+def test_a_response_that_was_stored_later_is_refreshed(world: World, manager: TokenManager) -> None:
     world.sign_in()
     world.refuse("UPDATE ON accounts")
     with pytest.raises(TokenPersistError):
@@ -164,7 +159,7 @@ def test_an_answer_that_was_stored_later_is_told_as_refreshed(
     assert outcomes(manager) == ["refreshed"]
 
 
-def test_the_last_50_of_each_account_are_remembered(world: World, manager: TokenManager) -> None:
+def test_the_history_keeps_50_entries_per_account(world: World, manager: TokenManager) -> None:
     assert HISTORY == 50
     world.sign_in("alice")
     world.sign_in("bob")
@@ -181,7 +176,7 @@ def test_the_last_50_of_each_account_are_remembered(world: World, manager: Token
     assert len(list(manager.history())) == HISTORY + 1
 
 
-def test_a_history_longer_than_a_page_misses_and_repeats_nothing(
+def test_a_history_of_several_pages_is_complete_and_without_duplicates(
     world: World, manager: TokenManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.journal._PAGE", 3)
@@ -192,7 +187,7 @@ def test_a_history_longer_than_a_page_misses_and_repeats_nothing(
     assert [entry.id for entry in manager.history("alice")] == list(range(7, 0, -1))
 
 
-def test_no_secret_is_in_it(world: World, manager: TokenManager) -> None:
+def test_the_history_has_no_secret(world: World, manager: TokenManager) -> None:
     secrets = [world.sign_in(), manager.refresh_token("alice")]
     refused = world.tokens()[1] or ""
     world.server.script(denied(f"no {refused}", 418))

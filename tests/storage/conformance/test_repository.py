@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.refreshes import SOON, Clock, execute
-from tests.helpers.stores import LATER, python, tokens
+from tests.helpers.stores import LATER, begin, python, token_set, tokens
 from tokenstore import InvalidTokenError, TokenRepository
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tokenstore.storage.journal import Refresh
 
 NOW = 1_800_000_000.0
 
@@ -33,20 +32,8 @@ def repository(database: Path | str, clock: Clock) -> Iterator[TokenRepository]:
         yield repository
 
 
-def failure(verdict: Any = "reauthorization", **more: Any) -> Failure:
-    return Failure(verdict=verdict, message="the provider said no", client="client", **more)
-
-
-def begin(repository: TokenRepository, name: str = "alice") -> Refresh:
-    record = repository.record(name)
-    assert record is not None
-    return repository.journal.begin(record, provider="p", reason="due")
-
-
-def token_set(number: int) -> TokenSet:
-    return TokenSet(
-        access_token=f"access-{number}", refresh_token=f"refresh-{number}", expires_at=LATER
-    )
+def failure(kind: Any = "reauthorization", **more: Any) -> Failure:
+    return Failure(kind=kind, message="the provider said no", client="client", **more)
 
 
 def history(database: Path | str, columns: str = "outcome") -> list[Any]:
@@ -57,7 +44,7 @@ def history(database: Path | str, columns: str = "outcome") -> list[Any]:
 # -- save and load --------------------------------------------------------------------------------
 
 
-def test_what_is_saved_is_loaded(repository: TokenRepository) -> None:
+def test_saved_tokens_are_loaded(repository: TokenRepository) -> None:
     saved = tokens(scope=["a", "b"], nested={"x": [1, None, {"y": "ä€😀"}]}, empty="", none=None)
 
     repository.save("alice", saved)
@@ -70,7 +57,7 @@ def test_an_unknown_account_is_none(repository: TokenRepository) -> None:
 
     assert repository.load("bob") is None
     assert repository.record("bob") is None
-    assert repository.access("bob") is None
+    assert repository.access_token("bob") is None
 
 
 def test_saving_again_replaces_every_field(repository: TokenRepository) -> None:
@@ -81,7 +68,7 @@ def test_saving_again_replaces_every_field(repository: TokenRepository) -> None:
     assert repository.load("alice") == {"access_token": "only"}
 
 
-def test_a_lifetime_becomes_a_moment(repository: TokenRepository) -> None:
+def test_expires_in_becomes_expires_at(repository: TokenRepository) -> None:
     repository.save("alice", {"access_token": "a", "expires_in": 3600})
 
     found = repository.load("alice")
@@ -100,7 +87,7 @@ def test_saving_clears_a_failure_and_keeps_the_provider(repository: TokenReposit
     assert (record.failure, record.provider, record.refreshed_at) == (None, "google", None)
 
 
-def test_a_provider_can_be_named_anew(repository: TokenRepository) -> None:
+def test_an_account_can_be_bound_to_another_provider(repository: TokenRepository) -> None:
     repository.save("alice", tokens(), provider="google")
 
     repository.save("alice", tokens(), provider="microsoft")
@@ -123,7 +110,7 @@ def test_a_provider_can_be_named_anew(repository: TokenRepository) -> None:
     ],
     ids=["empty", "newline", "empty-refresh", "moment", "set", "nan", "surrogate"],
 )
-def test_what_is_no_token_set_is_refused_and_writes_nothing(
+def test_an_invalid_token_set_is_refused_and_nothing_is_written(
     repository: TokenRepository, given: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidTokenError) as caught:
@@ -137,7 +124,9 @@ NAMES = ["alice@example.com", "a/b", "..", "  spaces ", "ä€😀", "' OR 1=1 -
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_any_name_names_an_account(repository: TokenRepository, name: str) -> None:
+def test_an_account_name_may_contain_any_printable_character(
+    repository: TokenRepository, name: str
+) -> None:
     repository.save(name, tokens())
 
     assert repository.load(name) == tokens()
@@ -147,13 +136,15 @@ def test_any_name_names_an_account(repository: TokenRepository, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["", "x" * 513, "a\0b", "a\nb", "\ud800", None, 7], ids=ascii)
-@pytest.mark.parametrize("call", ["save", "load", "delete", "record"])
-def test_what_is_no_name_is_refused(repository: TokenRepository, name: Any, call: str) -> None:
+@pytest.mark.parametrize("call", ["save", "load", "delete"])
+def test_an_invalid_account_name_is_refused(
+    repository: TokenRepository, name: Any, call: str
+) -> None:
     with pytest.raises(InvalidTokenError, match="account_name"):
         repository.save(name, tokens()) if call == "save" else getattr(repository, call)(name)
 
 
-def test_two_spellings_of_a_name_are_one_account(repository: TokenRepository) -> None:
+def test_two_unicode_forms_of_a_name_are_one_account(repository: TokenRepository) -> None:
     composed, decomposed = (unicodedata.normalize(form, "José") for form in ("NFC", "NFD"))
     assert composed != decomposed
 
@@ -174,7 +165,7 @@ def test_names_that_differ_in_case_are_two_accounts(repository: TokenRepository)
 # -- put ------------------------------------------------------------------------------------------
 
 
-def test_keeping_leaves_an_account_as_it_is(repository: TokenRepository) -> None:
+def test_keep_does_not_change_an_existing_account(repository: TokenRepository) -> None:
     assert repository.put("alice", token_set(1), existing="keep")
     assert not repository.put("alice", token_set(2), existing="keep")
 
@@ -192,7 +183,7 @@ def test_keeping_leaves_an_account_as_it_is(repository: TokenRepository) -> None
         (None, None, False),
     ],
 )
-def test_only_newer_tokens_replace_older_ones(
+def test_keep_newer_replaces_only_older_tokens(
     repository: TokenRepository, stored: float | None, given: float | None, replaced: bool
 ) -> None:
     repository.put("alice", TokenSet(access_token="old", expires_at=stored))
@@ -209,14 +200,14 @@ def test_only_newer_tokens_replace_older_ones(
 # -- delete ---------------------------------------------------------------------------------------
 
 
-def test_delete_tells_whether_there_was_an_account(repository: TokenRepository) -> None:
+def test_delete_returns_whether_the_account_existed(repository: TokenRepository) -> None:
     repository.save("alice", tokens())
 
     assert repository.delete("alice") is True
     assert repository.delete("alice") is False
 
 
-def test_delete_forgets_the_history_too(repository: TokenRepository, database: Path | str) -> None:
+def test_delete_removes_the_history(repository: TokenRepository, database: Path | str) -> None:
     for name in ("alice", "bob"):
         repository.save(name, tokens())
         repository.journal.finish(begin(repository, name), token_set(1), provider="p")
@@ -229,7 +220,7 @@ def test_delete_forgets_the_history_too(repository: TokenRepository, database: P
 # -- accounts -------------------------------------------------------------------------------------
 
 
-def test_accounts_come_in_the_order_of_names(repository: TokenRepository) -> None:
+def test_accounts_are_in_the_order_of_their_names(repository: TokenRepository) -> None:
     given = ["b", "a", "B", "ä", "😀", "\uffee", "a/b", "Z"]
     for name in given:
         repository.save(name, tokens())
@@ -238,7 +229,7 @@ def test_accounts_come_in_the_order_of_names(repository: TokenRepository) -> Non
     assert [record.account_name for record in repository.listing.records()] == sorted(given)
 
 
-def test_pages_miss_and_repeat_nothing(
+def test_pages_are_complete_and_without_duplicates(
     repository: TokenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.listing._PAGE", 3)
@@ -250,7 +241,7 @@ def test_pages_miss_and_repeat_nothing(
     assert [account.name for account in repository.accounts()] == names
 
 
-def test_accounts_that_change_while_they_are_listed_hinder_nobody(
+def test_accounts_may_change_while_they_are_listed(
     repository: TokenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.listing._PAGE", 2)
@@ -266,7 +257,7 @@ def test_accounts_that_change_while_they_are_listed_hinder_nobody(
     assert list(repository.accounts()) == []
 
 
-def test_an_account_is_told_without_secrets(repository: TokenRepository) -> None:
+def test_an_account_has_no_secrets(repository: TokenRepository) -> None:
     repository.save("alice", tokens(), provider="google")
 
     [account] = repository.accounts()
@@ -318,7 +309,7 @@ def test_the_state_of_an_account_follows_its_last_failure(
     assert (account.state, account.last_error) == (state, "the provider said no")
 
 
-def test_a_token_that_a_refresh_gave_is_due_after_half_its_lifetime(
+def test_a_refreshed_token_is_due_after_half_its_lifetime(
     repository: TokenRepository,
 ) -> None:
     repository.save("alice", tokens())
@@ -367,7 +358,7 @@ def test_a_failed_refresh_keeps_the_tokens(
 
 @pytest.mark.parametrize("outcome", [token_set(9), failure()], ids=["tokens", "failure"])
 @pytest.mark.parametrize("saved", [tokens(2), tokens(1)], ids=["another", "the same"])
-def test_an_outcome_does_not_replace_what_was_saved_meanwhile(
+def test_an_outcome_does_not_replace_newer_tokens(
     repository: TokenRepository,
     database: Path | str,
     outcome: TokenSet | Failure,
@@ -385,7 +376,7 @@ def test_an_outcome_does_not_replace_what_was_saved_meanwhile(
 
 
 @pytest.mark.parametrize("outcome", [token_set(9), failure()], ids=["tokens", "failure"])
-def test_an_outcome_does_not_bring_a_deleted_account_back(
+def test_an_outcome_does_not_recreate_a_deleted_account(
     repository: TokenRepository, database: Path | str, outcome: TokenSet | Failure
 ) -> None:
     repository.save("alice", tokens(1))
@@ -399,7 +390,7 @@ def test_an_outcome_does_not_bring_a_deleted_account_back(
 
 
 @pytest.mark.parametrize("outcome", [token_set(9), failure()], ids=["tokens", "failure"])
-def test_an_outcome_does_not_replace_what_was_deleted_and_saved_again(
+def test_an_outcome_does_not_replace_a_recreated_account(
     repository: TokenRepository, database: Path | str, outcome: TokenSet | Failure
 ) -> None:
     repository.save("alice", tokens(1))
@@ -422,7 +413,7 @@ def test_an_outcome_does_not_touch_another_account(repository: TokenRepository) 
     assert repository.load("bob") == tokens(1)
 
 
-def test_a_refresh_does_not_bind_an_account_anew(repository: TokenRepository) -> None:
+def test_a_refresh_does_not_change_the_provider(repository: TokenRepository) -> None:
     repository.save("alice", tokens(), provider="google")
 
     stored = repository.journal.finish(begin(repository), token_set(1), provider="p")
@@ -431,7 +422,7 @@ def test_a_refresh_does_not_bind_an_account_anew(repository: TokenRepository) ->
     assert stored.provider == "google"
 
 
-def test_a_later_refresh_has_a_higher_number(repository: TokenRepository) -> None:
+def test_a_later_refresh_has_a_higher_id(repository: TokenRepository) -> None:
     repository.save("alice", tokens())
     assert repository.journal.last_begun("alice") == 0
 
@@ -446,7 +437,7 @@ def test_a_later_refresh_has_a_higher_number(repository: TokenRepository) -> Non
     assert repository.journal.last_begun("bob") == 0
 
 
-def test_the_history_tells_a_refresh_without_a_secret(
+def test_a_history_entry_has_fingerprints_instead_of_tokens(
     repository: TokenRepository, database: Path | str, clock: Clock
 ) -> None:
     repository.save("alice", tokens(1))
@@ -479,7 +470,7 @@ def test_the_history_of_an_account_is_bounded(
     assert found[-1] == ("alice", last.id)
 
 
-def test_a_refresh_that_nobody_ended_was_interrupted(
+def test_a_refresh_without_an_end_was_interrupted(
     repository: TokenRepository, database: Path | str, clock: Clock
 ) -> None:
     repository.save("alice", tokens(1))
@@ -495,6 +486,7 @@ def test_a_refresh_that_nobody_ended_was_interrupted(
     assert suspicion.host
 
 
+@pytest.mark.slow
 def test_a_refresh_whose_process_was_killed_was_interrupted(
     database: Path | str, repository: TokenRepository
 ) -> None:
@@ -519,7 +511,7 @@ os.waitpid(child, 0)
     assert suspicion.interrupted
 
 
-def test_a_request_without_a_usable_answer_is_suspicious_too(repository: TokenRepository) -> None:
+def test_a_request_without_a_usable_response_is_suspicious(repository: TokenRepository) -> None:
     repository.save("alice", tokens(1))
     repository.journal.finish(
         begin(repository), failure("transient", maybe_spent=True), provider="p"
@@ -532,7 +524,7 @@ def test_a_request_without_a_usable_answer_is_suspicious_too(repository: TokenRe
 
 
 @pytest.mark.parametrize("outcome", [failure("transient"), failure(), failure("client_rejected")])
-def test_an_answered_request_is_not_suspicious(
+def test_a_request_with_a_response_is_not_suspicious(
     repository: TokenRepository, outcome: Failure
 ) -> None:
     repository.save("alice", tokens(1))
@@ -541,7 +533,7 @@ def test_an_answered_request_is_not_suspicious(
     assert repository.journal.suspicion(begin(repository)) is None
 
 
-def test_nobody_suspects_a_new_refresh_token(repository: TokenRepository) -> None:
+def test_a_new_refresh_token_is_not_suspicious(repository: TokenRepository) -> None:
     repository.save("alice", tokens(1))
     begin(repository)
     repository.save("alice", tokens(2))
@@ -549,7 +541,7 @@ def test_nobody_suspects_a_new_refresh_token(repository: TokenRepository) -> Non
     assert repository.journal.suspicion(begin(repository)) is None
 
 
-def test_nobody_suspects_another_account(repository: TokenRepository) -> None:
+def test_another_account_is_not_suspicious(repository: TokenRepository) -> None:
     for name in ("alice", "bob"):
         repository.save(name, tokens(1))
     begin(repository, "bob")

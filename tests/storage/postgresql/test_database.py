@@ -1,4 +1,4 @@
-"""What a server can do to a store that a file cannot."""
+"""The PostgreSQL backend, and faults that only a server has."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_reading_creates_nothing(schema: str) -> None:
     assert ask(schema, "SELECT to_regnamespace('new')") == [(None,)]
 
 
-def test_two_who_are_first_create_one_store(schema: str) -> None:
+@pytest.mark.slow
+def test_two_processes_create_one_database(schema: str) -> None:
     code = """
 with TokenRepository(sys.argv[1]) as repository:
     tell("ready")
@@ -97,12 +98,12 @@ with TokenRepository(sys.argv[1]) as repository:
     assert ask(schema, f"SELECT * FROM {VERSION_TABLE}") == [(REVISION,)]
 
 
-def test_a_schema_of_something_else_is_refused_and_stays_as_it_is(schema: str) -> None:
+def test_a_schema_of_another_application_is_refused_and_unchanged(schema: str) -> None:
     ask(schema.replace("new", "public"), "CREATE SCHEMA new CREATE TABLE accounts (x int)")
     with TokenRepository(schema) as repository:
-        with pytest.raises(InsecureStorageError, match="tables of something else"):
+        with pytest.raises(InsecureStorageError, match="tables of another application"):
             repository.save("alice", tokens())
-        with pytest.raises(InsecureStorageError, match="tables of something else"):
+        with pytest.raises(InsecureStorageError, match="tables of another application"):
             repository.load("alice")
     with pytest.raises(InsecureStorageError):
         migrate.upgrade(schema)
@@ -110,7 +111,7 @@ def test_a_schema_of_something_else_is_refused_and_stays_as_it_is(schema: str) -
     assert ask(schema, tables) == [("accounts",)]
 
 
-def test_another_revision_is_refused_and_an_older_one_upgraded_if_told_so(schema: str) -> None:
+def test_another_revision_is_refused_and_an_older_one_upgraded_on_request(schema: str) -> None:
     with TokenRepository(schema) as repository:
         repository.save("alice", tokens())
     migrate.downgrade(schema, "0002")
@@ -148,7 +149,7 @@ def test_nothing_is_created_in_a_database_that_cannot_hold_every_name(schema: st
     try:
         with (
             TokenRepository(narrow) as repository,
-            pytest.raises(StorageError, match="encoding is LATIN1"),
+            pytest.raises(StorageError, match="encoding LATIN1 cannot"),
         ):
             repository.save("alice", tokens())
         url = narrow.render_as_string(hide_password=False)
@@ -157,13 +158,13 @@ def test_nothing_is_created_in_a_database_that_cannot_hold_every_name(schema: st
         ask(schema, "DROP DATABASE narrow WITH (FORCE)")
 
 
-def test_a_user_without_rights_is_told_which(schema: str) -> None:
+def test_an_error_names_the_missing_privilege(schema: str) -> None:
     ask(schema, "DROP ROLE IF EXISTS poor")
     ask(schema, "CREATE ROLE poor LOGIN")
     poor = schema.replace("postgres:@", "poor:@", 1)
     try:
         with TokenRepository(poor) as repository:
-            with pytest.raises(StorageError, match="lacks a right") as caught:
+            with pytest.raises(StorageError, match="lacks a privilege") as caught:
                 repository.save("alice", tokens())
             assert caught.value.errno == errno.EACCES
     finally:
@@ -182,7 +183,7 @@ def test_names_are_in_the_order_of_code_points(repository: TokenRepository) -> N
 # -- transactions ---------------------------------------------------------------------------------
 
 
-def test_a_transaction_keeps_other_writers_waiting_and_readers_not(
+def test_a_transaction_blocks_writers_but_not_readers(
     url: str, repository: TokenRepository
 ) -> None:
     repository.save("alice", tokens(1))
@@ -197,7 +198,7 @@ def test_a_transaction_keeps_other_writers_waiting_and_readers_not(
     assert repository.load("alice") == tokens(3)
 
 
-def test_an_error_inside_ends_all_of_a_transaction(world: World) -> None:
+def test_an_error_inside_a_transaction_rolls_back_all_of_it(world: World) -> None:
     repository = world.manager()._repository
     repository.save("bob", tokens())
     world.refuse("UPDATE ON accounts")
@@ -208,14 +209,14 @@ def test_an_error_inside_ends_all_of_a_transaction(world: World) -> None:
             with suppress(StorageError):
                 repository.save("bob", tokens(1))
 
-    with pytest.raises(StorageError, match="nothing of it is stored"):
+    with pytest.raises(StorageError, match="nothing of it was stored"):
         save_both()
     assert repository.load("alice") is None
     repository.save("alice", tokens())
 
 
-def test_what_is_acknowledged_is_on_the_disk_whatever_the_server_is_used_to(url: str) -> None:
-    """It has to be for a token that was rotated; asked of the server in the midst of a save."""
+def test_a_commit_is_synchronous_whatever_the_servers_default(url: str) -> None:
+    """A rotated token must not be lost. The setting is read during a save."""
     seen = """
         CREATE TABLE seen (setting text);
         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql SET search_path = tests AS $$BEGIN
@@ -239,9 +240,7 @@ def test_what_is_acknowledged_is_on_the_disk_whatever_the_server_is_used_to(url:
 # -- lost connections -----------------------------------------------------------------------------
 
 
-def test_a_connection_that_was_lost_while_idle_is_not_noticed(
-    url: str, repository: TokenRepository
-) -> None:
+def test_a_connection_lost_while_idle_is_replaced(url: str, repository: TokenRepository) -> None:
     def lock() -> None:
         with repository.refresh_lock("alice", timeout=SOON):
             pass
@@ -259,7 +258,7 @@ def test_a_connection_that_was_lost_while_idle_is_not_noticed(
     assert repository.load("alice") == tokens(2)
 
 
-def test_an_operation_whose_connection_is_lost_before_the_commit_is_done_again(
+def test_an_operation_is_repeated_if_the_connection_is_lost_before_the_commit(
     world: World, url: str
 ) -> None:
     """The server ends the connection that inserts, the first time."""
@@ -356,21 +355,21 @@ def proxied(url: str) -> Iterator[Callable[..., Proxy]]:
 
 
 @pytest.mark.parametrize("passes", [False, True], ids=["before the server", "behind it"])
-def test_a_save_whose_commit_is_not_answered_says_that_it_is_not_known(
+def test_a_save_without_a_response_to_its_commit_raises(
     proxied: Callable[..., Proxy], passes: bool
 ) -> None:
     proxy = proxied(passes=passes)
     with TokenRepository(proxy.url) as repository:
         repository.save("alice", tokens(1))
         proxy.is_armed = True
-        with pytest.raises(StorageError, match="is not known") as caught:
+        with pytest.raises(StorageError, match="may or may not be stored") as caught:
             repository.save("alice", tokens(2))
         assert caught.value.errno == errno.ECONNABORTED
         until(lambda: repository.load("alice") == tokens(2 if passes else 1))
 
 
 @pytest.mark.parametrize("passes", [False, True], ids=["before the server", "behind it"])
-def test_a_refresh_whose_commit_is_not_answered_is_stored_once(
+def test_a_refresh_without_a_response_to_its_commit_is_stored_once(
     world: World, proxied: Callable[..., Proxy], passes: bool
 ) -> None:
     proxy = proxied(passes=passes)
@@ -414,9 +413,7 @@ def test_a_lock_is_held_whatever_timeouts_the_server_has(url: str) -> None:
             ask(url, f"ALTER ROLE postgres RESET {setting}")
 
 
-def test_a_lock_that_is_lost_during_the_request_is_told_by_the_journal(
-    world: World, url: str
-) -> None:
+def test_the_journal_records_a_lock_lost_during_the_request(world: World, url: str) -> None:
     world.sign_in()
     hold = world.hold()
     call = Call(world.manager().get_valid_token, "alice")
@@ -430,7 +427,10 @@ def test_a_lock_that_is_lost_during_the_request_is_told_by_the_journal(
     assert (entry.outcome, entry.error) == ("refreshed", LOCK_LOST)
 
 
-def test_who_takes_over_a_lost_lock_is_told_of_the_one_before(world: World, url: str) -> None:
+@pytest.mark.slow
+def test_the_next_holder_of_a_lost_lock_learns_of_the_earlier_refresh(
+    world: World, url: str
+) -> None:
     world.sign_in()
     hold = world.hold()
     call = Call(world.manager().get_valid_token, "alice")
@@ -452,18 +452,18 @@ with TokenManager(path, providers={"test": test}, clock=lambda: float(now)) as m
     assert outcomes[1][1] is not None
 
 
-def test_a_lock_that_an_interrupt_hid_from_its_holder_is_free(url: str) -> None:
+def test_a_lock_interrupted_during_its_acquisition_is_released(url: str) -> None:
     with TokenRepository(url) as repository:
         locks = repository._database.locks
         assert isinstance(locks, AdvisoryLocks)
         for _ in range(2):
-            locks._take(7, timeout=0.0)  # nobody keeps what it returns
+            locks._take(7, timeout=0.0)  # drops the returned connection
 
         assert ask(url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
 @pytest.mark.parametrize("looked", ["before", "after"])
-def test_an_answer_does_not_go_into_a_store_that_took_the_place_of_its_own(
+def test_a_response_is_not_stored_in_a_replaced_database(
     tmp_path: Path, schema: str, looked: str
 ) -> None:
     with World(tmp_path, schema) as world:
@@ -475,7 +475,7 @@ def test_an_answer_does_not_go_into_a_store_that_took_the_place_of_its_own(
         ask(schema, f"DROP SCHEMA {schema_of(schema)} CASCADE")
         with TokenRepository(schema) as other:
             other.save("alice", tokens())
-            if looked == "before":  # the manager knows of the new store by now
+            if looked == "before":  # the manager has seen the new database
                 assert manager.load_tokens("alice") == tokens()
             hold.release.set()
 
@@ -530,16 +530,18 @@ with TokenRepository(url) as found:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inside", "said"), [("transaction", ["0", "after", "before"]), ("lock", ["0", "held"])]
 )
-def test_a_child_of_fork_ends_nothing_that_its_parent_is_in(
+def test_a_child_of_fork_does_not_end_its_parents_transaction(
     url: str, inside: str, said: list[str]
 ) -> None:
     assert python(FORKED, url, inside).split() == said
 
 
-def test_a_child_of_fork_begins_anew_and_leaves_the_parents_connections_alone(url: str) -> None:
+@pytest.mark.slow
+def test_a_child_of_fork_opens_connections_of_its_own(url: str) -> None:
     code = """
 repository = TokenRepository(sys.argv[1])
 repository.save("alice", tokens())
@@ -568,7 +570,7 @@ with repository.transaction():
         try:
             repository.save("dave", tokens())
         except StorageError as error:
-            os._exit(0 if "Fork outside" in str(error) else 3)
+            os._exit(0 if "do not fork inside" in str(error) else 3)
         os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 parent = os.getpid()
@@ -590,6 +592,7 @@ repository.close()
 # -- errors ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -598,7 +601,7 @@ repository.close()
         pytest.param(("host=", "host=/nowhere&x="), "", id="no server"),
     ],
 )
-def test_a_server_that_does_not_let_us_in_is_told_of_without_the_password(
+def test_a_refused_connection_is_an_error_without_the_password(
     url: str, change: tuple[str, str], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -610,8 +613,8 @@ def test_a_server_that_does_not_let_us_in_is_told_of_without_the_password(
         assert "pw-canary" not in text
 
 
-def test_a_provider_that_says_nul_costs_nothing(world: World) -> None:
-    """PostgreSQL has no way to store that character."""
+def test_a_nul_in_a_response_does_not_lose_the_tokens(world: World) -> None:
+    """PostgreSQL cannot store that character."""
     world.sign_in()
     manager = world.manager()
     world.server.script(Answer(400, {"error": "in\0valid", "error_description": "a\0b"}))
@@ -622,7 +625,7 @@ def test_a_provider_that_says_nul_costs_nothing(world: World) -> None:
     assert manager.load_tokens("alice") == manager.load_tokens("alice")
 
 
-def test_nul_in_the_name_of_a_provider_is_refused_at_once(repository: TokenRepository) -> None:
+def test_a_nul_in_a_provider_name_is_refused(repository: TokenRepository) -> None:
     with pytest.raises(StorageError, match="NUL") as caught:
         repository.save("alice", tokens(), provider="a\0b")
     assert caught.value.errno == errno.EINVAL

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 [databases]
 postgres = host={directory} port=5432
@@ -38,7 +40,7 @@ max_client_conn = 500
 
 @pytest.fixture
 def pooled(migrated: str) -> Iterator[str]:
-    """The URL of the store, through a pgbouncer of its own."""
+    """The URL of the database through a pgbouncer."""
     require("pgbouncer")
     (directory,) = parse_qs(urlsplit(migrated).query)["host"]
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -61,12 +63,14 @@ def pooled(migrated: str) -> Iterator[str]:
     empty(migrated)
 
 
-def test_the_race_through_a_pooler_is_one_request(pooled: str, tmp_path: Path) -> None:
+def test_concurrent_refreshes_through_a_pooler_send_one_request(
+    pooled: str, tmp_path: Path
+) -> None:
     with World(tmp_path, pooled) as world:
         race(world, "wal", 1)
 
 
-def test_a_lock_is_held_and_let_go_through_a_pooler(pooled: str) -> None:
+def test_a_lock_is_held_and_released_through_a_pooler(pooled: str) -> None:
     with TokenRepository(pooled) as one, TokenRepository(pooled) as other:
         with one.refresh_lock("alice", timeout=1.0) as hold:
             for number in range(3):

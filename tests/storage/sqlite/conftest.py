@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def repository(path: Path) -> Iterator[TokenRepository]:
-    """A store with one account."""
+    """A database with one account."""
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
         yield repository

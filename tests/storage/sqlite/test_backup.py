@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, which is made once and copied for each test."""
+    """A database that is created once and copied for each test."""
     directory = tmp_path_factory.mktemp("made") / "data"
     with TokenRepository(directory / "tokens.db") as repository:
         repository.save("alice", tokens(1))
@@ -61,12 +61,12 @@ def back_up(path: Path, target: Path, **options: Any) -> Path:
 
 
 def stored(path: Path) -> dict[str, Any]:
-    """Return all that is in a store."""
+    """Return the content of a database."""
     with TokenRepository(path) as repository:
         return {a.name: repository.load(a.name) for a in repository.accounts()}
 
 
-# -- what is in a backup --------------------------------------------------------------------------
+# -- the content of a backup ----------------------------------------------------------------------
 
 WRITE = """
 repository = TokenRepository(sys.argv[1], journal_mode=sys.argv[2])
@@ -82,8 +82,9 @@ while not stopped.is_set():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_a_backup_has_what_was_committed_before_it_while_others_write(
+def test_a_backup_has_all_earlier_commits_while_other_processes_write(
     tmp_path: Path, target: Path, journal_mode: str
 ) -> None:
     path = tmp_path / "tokens.db"
@@ -100,7 +101,8 @@ def test_a_backup_has_what_was_committed_before_it_while_others_write(
             pass
 
 
-def test_what_is_only_in_the_log_is_in_the_backup(path: Path, target: Path) -> None:
+@pytest.mark.slow
+def test_a_backup_includes_the_write_ahead_log(path: Path, target: Path) -> None:
     with Process(
         """
 repository = TokenRepository(sys.argv[1])
@@ -142,7 +144,7 @@ assert seen == {"0o600"}, seen
     assert names(target.parent) == {"tokens.db"}
 
 
-def test_the_path_of_a_backup_is_returned_whole(
+def test_the_absolute_path_of_a_backup_is_returned(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -163,7 +165,9 @@ def test_a_deleted_secret_is_not_in_a_backup(path: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
-def test_an_older_store_is_backed_up_as_it_is(path: Path, target: Path, revision: str) -> None:
+def test_a_backup_of_an_older_database_keeps_its_schema(
+    path: Path, target: Path, revision: str
+) -> None:
     migrate.downgrade(path, revision)
 
     back_up(path, target)
@@ -174,7 +178,10 @@ def test_an_older_store_is_backed_up_as_it_is(path: Path, target: Path, revision
     assert stored(target) == {"alice": tokens(1)}
 
 
-def test_a_newer_store_is_backed_up_as_it_is(path: Path, target: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_backup_of_a_newer_database_keeps_its_schema(
+    path: Path, target: Path, tmp_path: Path
+) -> None:
     newer = {**os.environ, "PYTHONPATH": str(newer_checkout(tmp_path))}
     python("migrate.upgrade(sys.argv[1])", path, env=newer)
 
@@ -184,15 +191,16 @@ def test_a_newer_store_is_backed_up_as_it_is(path: Path, target: Path, tmp_path:
         assert list(after.iterdump()) == list(before.iterdump())
 
 
-def test_a_backup_that_nobody_can_write_to_is_read(path: Path, target: Path) -> None:
+def test_a_read_only_backup_can_be_read(path: Path, target: Path) -> None:
     back_up(path, target)
     target.chmod(0o400)
 
     assert stored(target) == {"alice": tokens(1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_restoring_works_as_the_help_tells(
+def test_a_restore_works_as_the_help_describes(
     tmp_path: Path, target: Path, journal_mode: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["backup", "--help"]) == 0
@@ -230,7 +238,7 @@ with repository.transaction():
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- refused targets ------------------------------------------------------------------------------
 
 
 def hard_link(path: Path, target: Path) -> Path:
@@ -267,31 +275,33 @@ def test_the_log_of_the_database_is_not_replaced(path: Path, suffix: str) -> Non
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(2))
 
-        with pytest.raises(StorageError, match="for part of a database"):
+        with pytest.raises(StorageError, match="is part of another database"):
             repository.backup(path.with_name(f"tokens.db{suffix}"), replace=True)
 
     assert stored(path) == {"alice": tokens(2)}
 
 
-def test_a_file_that_is_there_is_only_replaced_when_asked(path: Path, target: Path) -> None:
+def test_an_existing_file_is_replaced_only_on_request(path: Path, target: Path) -> None:
     back_up(path, target)
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(2))
     before = target.read_bytes()
 
-    with pytest.raises(StorageError, match="is there already"):
+    with pytest.raises(StorageError, match="already exists"):
         back_up(path, target)
     assert target.read_bytes() == before
 
     old = target.stat().st_ino
     back_up(path, target, replace=True)
-    assert target.stat().st_ino != old  # as a whole: whoever reads the old one reads on
+    assert target.stat().st_ino != old  # replaced atomically: open readers keep the old file
     assert stored(target) == {"alice": tokens(2)}
     assert mode(target) == 0o600
 
 
 @pytest.mark.parametrize("kind", ["symlink", "dangling", "directory", "pipe"])
-def test_what_is_no_file_is_not_replaced(path: Path, target: Path, kind: str) -> None:
+def test_a_target_that_is_not_a_regular_file_is_not_replaced(
+    path: Path, target: Path, kind: str
+) -> None:
     target.parent.mkdir()
     other = target.with_name("other.db")
     match kind:
@@ -306,7 +316,7 @@ def test_what_is_no_file_is_not_replaced(path: Path, target: Path, kind: str) ->
             os.mkfifo(target)
     before = names(target.parent)
 
-    with pytest.raises(InsecureStorageError, match="is not a file"):
+    with pytest.raises(InsecureStorageError, match="is not a regular file"):
         back_up(path, target, replace=True)
 
     assert names(target.parent) == before
@@ -317,13 +327,14 @@ def test_a_database_in_use_is_not_replaced(path: Path, target: Path) -> None:
     with TokenRepository(target) as other:
         other.save("bob", tokens(5))
 
-        with pytest.raises(StorageError, match="is a database that is in use"):
+        with pytest.raises(StorageError, match="is a database in use"):
             back_up(path, target, replace=True)
 
         assert other.load("bob") == tokens(5)
 
 
-def test_a_log_that_would_be_replayed_into_the_copy_is_told(path: Path, target: Path) -> None:
+@pytest.mark.slow
+def test_a_stale_log_at_the_target_is_refused(path: Path, target: Path) -> None:
     with Process(
         """
 repository = TokenRepository(sys.argv[1])
@@ -338,20 +349,20 @@ wait()
     target.unlink()
     assert target.with_name("tokens.db-wal").stat().st_size
 
-    with pytest.raises(StorageError, match="left over from a database"):
+    with pytest.raises(StorageError, match="belongs to a database that is no longer"):
         back_up(path, target)
 
     assert not target.exists()
 
 
-def test_a_missing_database_has_no_backup_and_nothing_is_created(tmp_path: Path) -> None:
+def test_a_backup_of_a_missing_database_fails_and_creates_nothing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no database to back up"):
         back_up(tmp_path / "data" / "tokens.db", tmp_path / "backups" / "tokens.db")
 
     assert not names(tmp_path)
 
 
-def test_a_foreign_database_has_no_backup(path: Path, target: Path) -> None:
+def test_a_backup_of_another_applications_database_is_refused(path: Path, target: Path) -> None:
     with raw(path) as connection:
         connection.execute("PRAGMA application_id = 1")
 
@@ -361,7 +372,7 @@ def test_a_foreign_database_has_no_backup(path: Path, target: Path) -> None:
     assert not target.exists()
 
 
-def test_inside_a_transaction_there_is_no_backup(path: Path, target: Path) -> None:
+def test_a_backup_inside_a_transaction_is_refused(path: Path, target: Path) -> None:
     with TokenRepository(path) as repository:
         with repository.transaction():
             repository.save("alice", tokens(2))
@@ -372,7 +383,7 @@ def test_inside_a_transaction_there_is_no_backup(path: Path, target: Path) -> No
     assert stored(target) == {"alice": tokens(2)}
 
 
-# -- what goes wrong ------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------
 
 
 def damage(path: Path) -> None:
@@ -387,7 +398,7 @@ def damage(path: Path) -> None:
         file.write(b"\xa5" * size)
 
 
-def test_a_damaged_database_does_not_cost_the_older_backup(path: Path, target: Path) -> None:
+def test_a_damaged_database_does_not_replace_the_older_backup(path: Path, target: Path) -> None:
     back_up(path, target)
     before = target.read_bytes()
     damage(path)
@@ -400,8 +411,9 @@ def test_a_damaged_database_does_not_cost_the_older_backup(path: Path, target: P
     assert names(target.parent) == {"tokens.db"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 6000, 30_000])
-def test_a_full_disk_does_not_cost_the_older_backup(path: Path, target: Path, size: int) -> None:
+def test_a_full_disk_keeps_the_older_backup(path: Path, target: Path, size: int) -> None:
     back_up(path, target)
     with TokenRepository(path) as repository:
         repository.save("bob", tokens(2, padding="x" * 200_000))
@@ -433,8 +445,9 @@ tell(repository.load("alice") == tokens(1))
     assert names(target.parent) == {"tokens.db"}
 
 
+@pytest.mark.slow
 @needs_root
-def test_an_unwritable_directory_is_told() -> None:
+def test_a_backup_to_an_unwritable_directory_fails() -> None:
     printed = python(
         """
 import logging, shutil, tempfile
@@ -474,7 +487,7 @@ shutil.rmtree(directory)
     assert NOBODY == 65534
 
 
-def test_a_database_that_stays_locked_is_told(
+def test_a_backup_of_a_locked_database_times_out(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tokens.db"
@@ -492,14 +505,14 @@ def test_a_database_that_stays_locked_is_told(
     assert names(target.parent) == {"tokens.db"}
 
 
-def test_a_file_in_the_place_of_a_directory_is_told(path: Path, tmp_path: Path) -> None:
+def test_a_backup_below_a_file_fails(path: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StorageError, match="file"):
         back_up(path, tmp_path / "file" / "tokens.db")
 
 
-def test_the_next_backup_sweeps_up_after_one_that_was_killed(path: Path, target: Path) -> None:
+def test_a_backup_deletes_the_temporary_files_of_a_killed_one(path: Path, target: Path) -> None:
     with Process(
         """
 import tokenstore.storage.sqlite.backup
@@ -526,7 +539,7 @@ TokenRepository(sys.argv[1]).backup(sys.argv[2])
 # -- the command ----------------------------------------------------------------------------------
 
 
-def test_the_command_tells_what_it_did(
+def test_the_backup_command_prints_its_result(
     path: Path, target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command(*arguments: str) -> tuple[int, str, str]:
@@ -537,14 +550,14 @@ def test_the_command_tells_what_it_did(
     code, out, err = command()
     assert (code, out) == (1, "")
     assert err.endswith(
-        f"tokenstore: {target} is there already; name another file, or replace it\n"
+        f"tokenstore: {target} already exists; choose another file, or replace it\n"
     )
     code, out, err = command("--replace", "--json")
     assert (code, json.loads(out), err) == (0, {"backup": {"path": str(target)}}, "")
     assert stored(target) == {"alice": tokens(1)}
 
 
-def test_the_command_needs_a_file(path: Path, tmp_path: Path) -> None:
+def test_the_backup_command_requires_a_file(path: Path, tmp_path: Path) -> None:
     assert run(["--database", str(path), "backup"]) == 2
     assert run(["--database", str(path), "backup", str(tmp_path)]) == 2
     assert run(["--database", str(tmp_path / "no.db"), "backup", str(tmp_path / "x")]) == 1

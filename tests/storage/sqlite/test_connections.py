@@ -30,7 +30,7 @@ def test_a_thread_keeps_its_connection(repository: TokenRepository, path: Path) 
     assert open_files(path) == before
 
 
-def test_more_threads_than_any_pool_has_work_at_once(repository: TokenRepository) -> None:
+def test_threads_are_not_limited_by_a_pool(repository: TokenRepository) -> None:
     barrier = threading.Barrier(100)
 
     def work(number: int) -> int:
@@ -45,6 +45,7 @@ def test_more_threads_than_any_pool_has_work_at_once(repository: TokenRepository
     assert len(list(repository.accounts())) == 301
 
 
+@pytest.mark.slow
 def test_the_connection_of_a_thread_that_ended_is_closed(
     repository: TokenRepository, path: Path
 ) -> None:
@@ -61,10 +62,9 @@ def test_the_connection_of_a_thread_that_ended_is_closed(
     assert after_threads(10) == after_threads(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ended threads", "closed", "forgotten", "open at exit"])
-def test_no_connection_is_left_for_the_garbage_collector_to_complain_of(
-    tmp_path: Path, how: str
-) -> None:
+def test_no_connection_causes_a_resource_warning(tmp_path: Path, how: str) -> None:
     printed = python(
         """
 import gc
@@ -113,7 +113,9 @@ def test_close_waits_for_a_transaction_of_another_thread(repository: TokenReposi
     assert {account.name for account in repository.accounts()} == {"alice", "bob", "carol"}
 
 
-def test_close_leaves_no_descriptor_of_any_thread(repository: TokenRepository, path: Path) -> None:
+def test_close_closes_the_descriptors_of_all_threads(
+    repository: TokenRepository, path: Path
+) -> None:
     with ThreadPoolExecutor(5) as threads:
         barrier = threading.Barrier(5)
 
@@ -128,7 +130,7 @@ def test_close_leaves_no_descriptor_of_any_thread(repository: TokenRepository, p
         assert threads.submit(repository.load, "alice").result() == tokens()
 
 
-def test_two_threads_never_write_at_once(repository: TokenRepository) -> None:
+def test_threads_write_one_at_a_time(repository: TokenRepository) -> None:
     inside = 0
     most = 0
 
@@ -154,7 +156,7 @@ def test_a_reader_does_not_wait_for_a_writer(repository: TokenRepository) -> Non
     assert repository.load("alice") == tokens(2)
 
 
-def test_a_second_repository_inside_a_transaction_is_refused_at_once(
+def test_writing_through_a_second_repository_inside_a_transaction_fails_at_once(
     repository: TokenRepository, path: Path
 ) -> None:
     with TokenRepository(path) as other, repository.transaction():
@@ -221,6 +223,7 @@ def fork():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 def test_parent_and_child_write_after_a_fork_with_idle_threads(
     path: Path, journal_mode: str
@@ -253,6 +256,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 def test_parent_and_child_write_after_a_fork_with_busy_threads(
     path: Path, journal_mode: str
@@ -293,12 +297,13 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("journal_mode", "then"),
     [("wal", 'repository.save("inside-2", tokens(2))'), ("delete", "pass")],
     ids=["wal-then-save", "delete-then-commit"],
 )
-def test_a_fork_inside_a_transaction_ends_it_and_says_so(
+def test_a_fork_inside_a_transaction_ends_it_with_an_error(
     path: Path, journal_mode: str, then: str
 ) -> None:
     printed = python(
@@ -310,7 +315,7 @@ try:
         child = fork()
         {then}
 except StorageError as error:
-    assert "nothing of it is stored" in str(error)
+    assert "nothing of it was stored" in str(error)
 else:
     raise AssertionError
 write("parent")
@@ -325,7 +330,8 @@ check(child)
     assert printed == "ok\n"
 
 
-def test_a_child_that_leaves_the_transaction_it_was_forked_in_stores_nothing(path: Path) -> None:
+@pytest.mark.slow
+def test_a_child_forked_inside_a_transaction_stores_nothing(path: Path) -> None:
     printed = python(
         BOTH_WRITE
         + """
@@ -356,6 +362,7 @@ check(child)
     assert printed == "ok\n"
 
 
+@pytest.mark.slow
 def test_a_parent_that_fails_after_a_fork_inside_a_transaction_stores_nothing(path: Path) -> None:
     printed = python(
         BOTH_WRITE
@@ -378,7 +385,8 @@ check(child)
     assert printed == "ok\n"
 
 
-def test_a_fork_waits_for_nobody_who_waits_for_another_database(path: Path) -> None:
+@pytest.mark.slow
+def test_a_fork_does_not_wait_for_a_thread_that_waits_for_another_database(path: Path) -> None:
     printed = python(
         BOTH_WRITE
         + """
@@ -411,7 +419,8 @@ check(child)
     assert printed == "ok\n"
 
 
-def test_a_child_of_a_child_works_too(path: Path) -> None:
+@pytest.mark.slow
+def test_a_grandchild_can_write(path: Path) -> None:
     printed = python(
         BOTH_WRITE
         + """
@@ -430,7 +439,8 @@ check(child)
     assert printed == "ok\n"
 
 
-def test_no_descriptor_of_the_database_goes_into_a_child(path: Path) -> None:
+@pytest.mark.slow
+def test_a_child_inherits_no_descriptor_of_the_database(path: Path) -> None:
     printed = python(
         BOTH_WRITE
         + """
@@ -450,6 +460,7 @@ repository.close()
     assert printed == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_fork_waits_for_a_migration_of_another_thread(path: Path) -> None:
     printed = python(
         BOTH_WRITE

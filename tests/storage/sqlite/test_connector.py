@@ -1,4 +1,4 @@
-"""A store is taken for what it is, also in the middle of a checkpoint and after one was cut off."""
+"""Opening a database during a checkpoint, after an interrupted one, and next to a stale log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = 4096
 
 
 def cut_off(path: Path) -> Path:
-    """Return a copy of a store as a checkpoint leaves it that ends after its first page."""
+    """Return a copy of a database as a checkpoint leaves it that ends after its first page."""
     copy = path.parent / "copy" / path.name
     copy.parent.mkdir()
     with TokenRepository(path) as repository:
@@ -36,7 +36,7 @@ def cut_off(path: Path) -> Path:
     return copy
 
 
-def test_a_checkpoint_that_was_cut_off_costs_nothing(path: Path) -> None:
+def test_an_interrupted_checkpoint_loses_nothing(path: Path) -> None:
     copy = cut_off(path)
 
     with TokenRepository(copy) as repository:
@@ -46,7 +46,7 @@ def test_a_checkpoint_that_was_cut_off_costs_nothing(path: Path) -> None:
     assert is_sound(copy)
 
 
-def test_the_doctor_and_a_backup_take_it_too(path: Path, tmp_path: Path) -> None:
+def test_doctor_and_backup_accept_an_interrupted_checkpoint(path: Path, tmp_path: Path) -> None:
     copy = cut_off(path)
 
     checks = {finding.check for finding in examine(copy) if finding.severity == "error"}
@@ -55,8 +55,9 @@ def test_the_doctor_and_a_backup_take_it_too(path: Path, tmp_path: Path) -> None
         assert is_sound(repository.backup(tmp_path / "backup.db"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_a_store_that_grows_is_never_damaged_to_who_opens_it(path: Path, journal_mode: str) -> None:
+def test_a_growing_database_never_looks_damaged(path: Path, journal_mode: str) -> None:
     printed = python(
         """
 def work(number):
@@ -82,13 +83,13 @@ tell(forked(3, work))
     assert printed == "[0, 0, 0]\n"
 
 
-def test_the_log_of_a_new_store_is_not_blamed_on_the_old_one(path: Path, tmp_path: Path) -> None:
+def test_the_log_of_a_new_database_is_not_taken_for_a_stale_one(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "tokens.db"
     with TokenRepository(other) as repository:
         repository.save("restored", tokens(1))
     first, second = TokenRepository(path), TokenRepository(path)
     first.save("alice", tokens())
-    for suffix in ("-wal", "-shm"):  # as whoever restores a backup is told
+    for suffix in ("-wal", "-shm"):  # as the guide to restoring a backup says
         path.with_name(path.name + suffix).rename(tmp_path / f"old{suffix}")
     other.replace(path)
     second.save("bob", tokens(2))
@@ -103,7 +104,7 @@ def test_the_log_of_a_new_store_is_not_blamed_on_the_old_one(path: Path, tmp_pat
     assert is_sound(path)
 
 
-def test_the_log_of_the_old_store_is_not_replayed_into_the_new_one(
+def test_the_log_of_the_old_database_is_not_replayed_into_the_new_one(
     path: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other" / "tokens.db"
@@ -117,7 +118,7 @@ def test_the_log_of_the_old_store_is_not_replayed_into_the_new_one(
     with pytest.raises(StorageError, match="removed or replaced"):
         first.load("alice")
     for repository in (first, TokenRepository(path)):
-        with pytest.raises(StorageError, match="left over from the database"):
+        with pytest.raises(StorageError, match="belongs to the database that was at"):
             repository.load("alice")
 
     assert path.read_bytes() == before
@@ -127,7 +128,7 @@ def test_the_log_of_the_old_store_is_not_replayed_into_the_new_one(
     first.close()
 
 
-def test_a_link_to_a_part_of_a_live_store_is_not_opened(path: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_sidecar_of_an_open_database_is_not_opened(path: Path, tmp_path: Path) -> None:
     TokenRepository(path).save("alice", tokens())
     with TokenRepository(path) as repository, raw(path) as reader:
         repository.load("alice")

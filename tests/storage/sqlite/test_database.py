@@ -32,7 +32,7 @@ from tokenstore import (
 )
 from tokenstore.storage import statements as sql
 from tokenstore.storage.base import JournalMode
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import driver_of
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts
@@ -67,8 +67,9 @@ def test_a_new_database_is_one_private_file(path: Path, journal_mode: JournalMod
     assert journal_mode_of(path) == journal_mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_processes_that_create_it_at_once_all_succeed(
+def test_processes_can_create_a_database_concurrently(
     path: Path, journal_mode: JournalMode
 ) -> None:
     printed = python(
@@ -91,14 +92,15 @@ with TokenRepository(sys.argv[1]) as repository:
     assert names(path.parent) == {"tokens.db", "tokens.db-locks", "tokens.db-locks/schema"}
 
 
-def test_threads_that_create_it_at_once_all_succeed(path: Path) -> None:
+def test_threads_can_create_a_database_concurrently(path: Path) -> None:
     with TokenRepository(path) as repository, ThreadPoolExecutor(16) as threads:
         list(threads.map(lambda n: repository.save(f"account-{n}", tokens(n)), range(16)))
 
         assert len(list(repository.accounts())) == 16
 
 
-def test_whoever_looks_while_it_is_created_sees_nothing_or_all(path: Path) -> None:
+@pytest.mark.slow
+def test_a_reader_sees_a_new_database_completely_or_not_at_all(path: Path) -> None:
     printed = python(
         """
 path = Path(sys.argv[1])
@@ -133,11 +135,12 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("journal_mode", "stage"),
     [*(("wal", stage) for stage in STAGES), ("delete", "migrated"), ("delete", "finished")],
 )
-def test_a_process_that_is_killed_while_creating_leaves_nothing_half(
+def test_a_process_killed_while_creating_leaves_no_partial_database(
     path: Path, journal_mode: JournalMode, stage: str
 ) -> None:
     with Process(
@@ -179,7 +182,8 @@ def test_a_creation_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.Mo
     assert names(path.parent) == {"tokens.db-locks", "tokens.db-locks/schema"}
 
 
-def test_a_process_that_is_killed_inside_a_transaction_loses_only_that(path: Path) -> None:
+@pytest.mark.slow
+def test_a_process_killed_inside_a_transaction_loses_only_that(path: Path) -> None:
     with Process(
         """
 repository = TokenRepository(sys.argv[1])
@@ -204,7 +208,7 @@ with repository.transaction():
 # -- transactions ---------------------------------------------------------------------------------
 
 
-def test_an_error_takes_back_all_of_a_transaction(repository: TokenRepository) -> None:
+def test_an_error_rolls_back_all_of_a_transaction(repository: TokenRepository) -> None:
     def save_and_fail() -> None:
         with repository.transaction():
             repository.save("bob", tokens())
@@ -230,9 +234,7 @@ def test_a_nested_transaction_joins_the_outer_one(repository: TokenRepository) -
     assert repository.load("bob") is None
 
 
-def test_a_transaction_sees_what_it_wrote_and_nobody_else_does(
-    repository: TokenRepository, path: Path
-) -> None:
+def test_a_transaction_is_isolated(repository: TokenRepository, path: Path) -> None:
     with repository.transaction(), TokenRepository(path) as other:
         repository.save("bob", tokens())
 
@@ -240,7 +242,7 @@ def test_a_transaction_sees_what_it_wrote_and_nobody_else_does(
         assert other.load("bob") is None
 
 
-def test_an_empty_transaction_creates_the_store(path: Path) -> None:
+def test_an_empty_transaction_creates_the_database(path: Path) -> None:
     with TokenRepository(path) as repository:
         with repository.transaction():
             pass
@@ -249,7 +251,7 @@ def test_an_empty_transaction_creates_the_store(path: Path) -> None:
     assert mode(path) == 0o600
 
 
-def test_a_write_outside_a_transaction_is_a_mistake_of_the_caller(
+def test_a_write_outside_a_transaction_is_a_runtime_error(
     repository: TokenRepository,
 ) -> None:
     with pytest.raises(RuntimeError, match="transaction"):
@@ -258,7 +260,7 @@ def test_a_write_outside_a_transaction_is_a_mistake_of_the_caller(
     assert repository.load("alice") == tokens()
 
 
-def test_a_repository_works_on_after_close(repository: TokenRepository) -> None:
+def test_a_repository_can_be_used_after_close(repository: TokenRepository) -> None:
     repository.close()
     repository.close()
 
@@ -266,18 +268,19 @@ def test_a_repository_works_on_after_close(repository: TokenRepository) -> None:
     repository.save("bob", tokens())
 
 
-def test_a_close_inside_a_transaction_ends_it_and_says_so(repository: TokenRepository) -> None:
+def test_a_close_inside_a_transaction_ends_it_with_an_error(repository: TokenRepository) -> None:
     def close_inside() -> None:
         with repository.transaction():
             repository.save("bob", tokens())
             repository.close()
 
-    with pytest.raises(StorageError, match="nothing of it is stored"):
+    with pytest.raises(StorageError, match="nothing of it was stored"):
         close_inside()
 
     assert [a.name for a in repository.accounts()] == ["alice"]
 
 
+@pytest.mark.slow
 def test_a_lock_of_another_process_ends_in_a_storage_error(
     path: Path, repository: TokenRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,11 +309,11 @@ with TokenRepository(sys.argv[1]) as repository, repository.transaction():
     assert repository.load("bob") == tokens()
 
 
-def test_a_statement_that_fails_leaves_the_rest_of_its_transaction(
+def test_a_failed_statement_keeps_the_rest_of_its_transaction(
     repository: TokenRepository,
 ) -> None:
     database = repository._database
-    wrong = Query(accounts.insert())
+    wrong = CompiledStatement(accounts.insert())
 
     with database.transaction():
         repository.save("bob", tokens())
@@ -331,7 +334,7 @@ def test_an_unknown_journal_mode_is_refused(path: Path) -> None:
         TokenRepository(path, journal_mode=mode)
 
 
-def test_a_wal_database_is_changed_to_delete_when_asked(path: Path) -> None:
+def test_delete_mode_changes_a_wal_database(path: Path) -> None:
     make_store(path)
 
     with TokenRepository(path, journal_mode="delete") as repository:
@@ -342,7 +345,7 @@ def test_a_wal_database_is_changed_to_delete_when_asked(path: Path) -> None:
     assert journal_mode_of(path) == "delete"
 
 
-def test_a_delete_database_stays_so(path: Path) -> None:
+def test_wal_mode_keeps_a_delete_mode_database(path: Path) -> None:
     make_store(path, journal_mode="delete")
 
     with TokenRepository(path) as repository:
@@ -351,7 +354,8 @@ def test_a_delete_database_stays_so(path: Path) -> None:
     assert journal_mode_of(path) == "delete"
 
 
-def test_all_who_ask_for_delete_at_once_get_it(path: Path) -> None:
+@pytest.mark.slow
+def test_processes_can_change_the_journal_mode_concurrently(path: Path) -> None:
     make_store(path)
 
     printed = python(
@@ -374,7 +378,7 @@ tell(forked(8, work))
     assert journal_mode_of(path) == "delete"
 
 
-def test_a_mode_that_cannot_be_had_is_a_storage_error(
+def test_a_journal_mode_that_cannot_be_set_is_a_storage_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.storage.sqlite.connector._MODE_TIMEOUT", 0.05)
@@ -403,7 +407,7 @@ def set_revision(path: Path, revision: str | None) -> None:
 
 @pytest.mark.parametrize("revision", [None, "0000"])
 @pytest.mark.parametrize("use", ["load", "save", "delete", "accounts"])
-def test_an_older_database_is_refused_and_the_cure_named(
+def test_an_older_database_is_refused_with_the_command_to_run(
     path: Path, revision: str | None, use: str
 ) -> None:
     make_store(path)
@@ -448,6 +452,7 @@ repository.close()
 """
 
 
+@pytest.mark.slow
 def test_an_older_database_is_upgraded_after_a_private_backup(path: Path, tmp_path: Path) -> None:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(1))
@@ -459,7 +464,7 @@ def test_an_older_database_is_upgraded_after_a_private_backup(path: Path, tmp_pa
     assert printed.splitlines() == ["True", "['alice', 'bob']"]
     [backup] = path.parent.glob(f"tokens.db-backup-{REVISION}-*")
     assert mode(backup) == 0o600
-    with TokenRepository(backup) as copy:  # the backup is a store of the old schema
+    with TokenRepository(backup) as copy:  # the backup has the old schema
         assert copy.load("bob") == tokens()
     with TokenRepository(path) as repository, pytest.raises(SchemaTooNewError):
         repository.load("alice")
@@ -482,7 +487,8 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(
         database.fetch_one(sql.LOAD, {"account_name": "alice"})
 
 
-def test_processes_that_upgrade_at_once_all_succeed(path: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_processes_can_upgrade_a_database_concurrently(path: Path, tmp_path: Path) -> None:
     make_store(path)
     checkout = newer_checkout(tmp_path)
 
@@ -503,7 +509,8 @@ tell(forked(6, work))
     assert len(list(path.parent.glob("*-backup-*"))) == 1
 
 
-def test_without_upgrade_the_old_database_stays_as_it_is(path: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_without_upgrade_an_older_database_is_unchanged(path: Path, tmp_path: Path) -> None:
     make_store(path)
     checkout = newer_checkout(tmp_path)
     before = path.read_bytes()
@@ -549,6 +556,7 @@ migrate.current(path)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made_in", "opened_in", "file", "directory"),
     [
@@ -561,7 +569,7 @@ migrate.current(path)
     ],
     ids=lambda given: f"{given:04o}" if isinstance(given, int) else given,
 )
-def test_what_is_read_only_can_be_read(
+def test_a_read_only_database_can_be_read(
     open_directory: Path, made_in: JournalMode, opened_in: JournalMode, file: int, directory: int
 ) -> None:
     path = open_directory / "data" / "tokens.db"
@@ -580,7 +588,8 @@ def test_what_is_read_only_can_be_read(
     path.parent.chmod(0o700)
 
 
-def test_a_new_store_in_a_read_only_directory_is_a_storage_error(open_directory: Path) -> None:
+@pytest.mark.slow
+def test_a_new_database_in_a_read_only_directory_is_a_storage_error(open_directory: Path) -> None:
     printed = python(
         """
 become_nobody()
@@ -602,7 +611,7 @@ except StorageError as error:
 # -- full disk ------------------------------------------------------------------------------------
 
 
-def test_a_database_that_may_not_grow_keeps_what_it_has(path: Path) -> None:
+def test_a_database_that_cannot_grow_keeps_its_content(path: Path) -> None:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
         driver = driver_in_use(repository)
@@ -618,7 +627,7 @@ def test_a_database_that_may_not_grow_keeps_what_it_has(path: Path) -> None:
         assert repository.load("alice") == tokens(2)
 
 
-def test_an_error_that_ends_a_transaction_ends_all_of_it(path: Path) -> None:
+def test_an_error_of_sqlite_rolls_back_all_of_a_transaction(path: Path) -> None:
     def save_all(repository: TokenRepository) -> None:
         with repository.transaction():
             repository.save("bob", tokens())
@@ -637,8 +646,11 @@ def test_an_error_that_ends_a_transaction_ends_all_of_it(path: Path) -> None:
         assert [account.name for account in repository.accounts()] == ["alice"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_a_full_disk_is_told_and_the_old_row_stays(path: Path, journal_mode: JournalMode) -> None:
+def test_a_full_disk_is_an_error_and_keeps_the_old_row(
+    path: Path, journal_mode: JournalMode
+) -> None:
     printed = python(
         """
 import resource
@@ -665,7 +677,8 @@ repository.close()
     assert is_sound(path)
 
 
-def test_a_new_store_on_a_full_disk_is_a_storage_error_and_leaves_nothing(path: Path) -> None:
+@pytest.mark.slow
+def test_a_new_database_on_a_full_disk_is_an_error_and_leaves_nothing(path: Path) -> None:
     printed = python(
         """
 import resource
@@ -684,7 +697,7 @@ except StorageError as error:
     assert names(path.parent) == {"tokens.db-locks", "tokens.db-locks/schema"}
 
 
-def test_a_commit_that_fails_is_told(path: Path) -> None:
+def test_a_failed_commit_is_an_error(path: Path) -> None:
     with TokenRepository(path, journal_mode="delete") as repository:
         repository.save("alice", tokens())
         with raw(path) as reader, pytest.MonkeyPatch.context() as patch:
@@ -705,7 +718,7 @@ def test_a_commit_that_fails_is_told(path: Path) -> None:
 # -- the rest -------------------------------------------------------------------------------------
 
 
-def test_migrate_upgrade_and_a_first_save_make_the_same_store(tmp_path: Path) -> None:
+def test_migrate_upgrade_and_a_first_save_create_the_same_database(tmp_path: Path) -> None:
     migrate.upgrade(tmp_path / "migrated.db")
     make_store(tmp_path / "saved.db")
 
@@ -717,7 +730,7 @@ def test_migrate_upgrade_and_a_first_save_make_the_same_store(tmp_path: Path) ->
     assert journal_mode_of(tmp_path / "migrated.db") == "wal"
 
 
-def test_an_error_of_sqlite_never_escapes_as_such(path: Path, repository: TokenRepository) -> None:
+def test_every_error_of_sqlite_is_a_storage_error(path: Path, repository: TokenRepository) -> None:
     with raw(path) as other:
         other.execute("DROP TABLE accounts")
 
@@ -731,7 +744,7 @@ def test_an_error_of_sqlite_never_escapes_as_such(path: Path, repository: TokenR
         assert not isinstance(caught.value, sqlite3.Error)
 
 
-def test_a_thread_that_reads_while_others_write_sees_whole_rows(
+def test_a_reader_sees_complete_rows_while_other_threads_write(
     repository: TokenRepository,
 ) -> None:
     def write() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from tests.helpers.stores import raw, tokens
 from tokenstore import InsecureStorageError, StorageError, TokenRepository
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.sqlite.engine import driver_of, make_engine, pragma
 from tokenstore.storage.sqlite.errors import error_name, sqlite_error, translated
 from tokenstore.storage.tables import APPLICATION_ID, accounts
@@ -50,7 +50,7 @@ def test_a_connection_has_its_pragmas(connection: sa.Connection, name: str, valu
     assert pragma(driver_of(connection), name) == value
 
 
-def test_the_driver_begins_nothing_by_itself(connection: sa.Connection) -> None:
+def test_the_driver_begins_no_transaction_by_itself(connection: sa.Connection) -> None:
     driver = driver_of(connection)
 
     driver.execute("UPDATE accounts SET provider = 'p'")
@@ -59,7 +59,9 @@ def test_the_driver_begins_nothing_by_itself(connection: sa.Connection) -> None:
     assert not driver.in_transaction
 
 
-def test_a_transaction_takes_the_write_lock_at_once(connection: sa.Connection, path: Path) -> None:
+def test_a_transaction_acquires_the_write_lock_at_once(
+    connection: sa.Connection, path: Path
+) -> None:
     with (
         connection.begin(),
         raw(path, timeout=0) as other,
@@ -68,7 +70,7 @@ def test_a_transaction_takes_the_write_lock_at_once(connection: sa.Connection, p
         other.execute("BEGIN IMMEDIATE")
 
 
-def test_a_rollback_takes_tables_back_too(connection: sa.Connection) -> None:
+def test_a_rollback_includes_tables(connection: sa.Connection) -> None:
     transaction = connection.begin()
     connection.execute(sa.text("CREATE TABLE half (id INTEGER)"))
     transaction.rollback()
@@ -76,7 +78,7 @@ def test_a_rollback_takes_tables_back_too(connection: sa.Connection) -> None:
     assert "half" not in sa.inspect(connection).get_table_names()
 
 
-def test_a_begin_that_fails_leaves_the_connection_usable(path: Path) -> None:
+def test_a_failed_begin_leaves_the_connection_usable(path: Path) -> None:
     with make_engine(path).connect() as connection, raw(path) as other:
         driver_of(connection).execute("PRAGMA busy_timeout = 0")
         other.execute("BEGIN IMMEDIATE")
@@ -123,7 +125,7 @@ def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
     ],
     ids=ascii,
 )
-def test_a_path_is_a_path_whatever_is_in_it(tmp_path: Path, name: str) -> None:
+def test_a_path_may_contain_any_character(tmp_path: Path, name: str) -> None:
     with TokenRepository(tmp_path / name) as repository:
         repository.save("alice", tokens())
 
@@ -140,8 +142,8 @@ def test_a_path_may_begin_with_two_slashes(tmp_path: Path) -> None:
     assert (tmp_path / "tokens.db").is_file()
 
 
-def test_a_query_carries_its_constants_and_orders_its_parameters() -> None:
-    query = Query(
+def test_a_compiled_statement_has_its_constants_and_the_order_of_its_values() -> None:
+    query = CompiledStatement(
         sa.select(accounts.c.provider).where(
             accounts.c.account_name == sa.bindparam("name"), accounts.c.version == 7
         )
@@ -180,11 +182,11 @@ def driver_error(name: str) -> sqlite3.Error:
         ("SQLITE_CORRUPT", errno.EIO, StorageError, "damaged"),
         ("SQLITE_BUSY", errno.EBUSY, StorageError, "locked by another process"),
         ("SQLITE_BUSY_SNAPSHOT", errno.EBUSY, StorageError, "locked by another process"),
-        ("SQLITE_IOERR_WRITE", errno.EIO, StorageError, "the disk reports an error"),
+        ("SQLITE_IOERR_WRITE", errno.EIO, StorageError, "the disk reported an error"),
         ("SQLITE_ERROR", errno.EIO, StorageError, "is damaged"),
     ],
 )
-def test_an_error_says_what_happened_to_which_file(
+def test_an_error_has_its_cause_and_its_path(
     name: str, number: int | None, cls: type[StorageError], text: str
 ) -> None:
     error = sqlite_error(Path("/x/tokens.db"), driver_error(name))
@@ -197,11 +199,11 @@ def test_an_error_says_what_happened_to_which_file(
     assert name in str(error)
 
 
-def test_an_error_without_a_name_has_one_all_the_same() -> None:
+def test_an_error_without_a_name_gets_a_general_one() -> None:
     assert error_name(sqlite3.ProgrammingError("closed")) == "SQLITE_ERROR"
 
 
-def test_a_translated_error_brings_no_parameters_along(path: Path) -> None:
+def test_a_translated_error_has_no_context(path: Path) -> None:
     with (
         closing(sqlite3.connect(path)) as connection,
         pytest.raises(StorageError) as caught,

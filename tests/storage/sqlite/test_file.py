@@ -31,6 +31,7 @@ def make_store(path: Path, **accounts: dict[str, Any]) -> None:
 # -- modes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 @pytest.mark.parametrize("umask", [0o000, 0o022], ids=["umask-000", "umask-022"])
 def test_everything_is_private_while_a_transaction_is_open(
@@ -85,6 +86,7 @@ with TokenRepository(path, journal_mode=sys.argv[2]) as repository:
     assert mode(tmp_path / "a") == 0o700
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o000, 0o022], ids=["umask-000", "umask-022"])
 def test_the_umask_is_never_touched(tmp_path: Path, umask: int) -> None:
     printed = python(
@@ -125,7 +127,7 @@ tell(real(0))
 @pytest.mark.parametrize(
     "loose", [0o644, 0o640, 0o666, 0o660, 0o755], ids=lambda loose: f"{loose:04o}"
 )
-def test_a_looser_database_is_tightened_with_a_warning(
+def test_the_permissions_of_a_database_are_restricted_with_a_warning(
     path: Path, loose: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_store(path)
@@ -136,10 +138,10 @@ def test_a_looser_database_is_tightened_with_a_warning(
 
     assert mode(path) == loose & 0o700
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert f"{path} was open to others (mode {loose:04o}); made it private" in warnings
+    assert f"{path} was accessible to other users (mode {loose:04o}); fixed" in warnings
 
 
-def test_a_stricter_database_stays_strict(path: Path) -> None:
+def test_stricter_permissions_are_kept(path: Path) -> None:
     make_store(path)
     path.chmod(0o400)
 
@@ -149,7 +151,7 @@ def test_a_stricter_database_stays_strict(path: Path) -> None:
     assert mode(path) == 0o400
 
 
-def test_looser_companions_are_tightened_too(path: Path) -> None:
+def test_the_permissions_of_sidecars_are_restricted_too(path: Path) -> None:
     make_store(path)
 
     with raw(path) as other:
@@ -166,7 +168,7 @@ def test_looser_companions_are_tightened_too(path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [0o755, 0o777, 0o1777, 0o500], ids=lambda given: f"{given:04o}")
-def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path, given: int) -> None:
+def test_an_existing_directory_keeps_its_mode(tmp_path: Path, given: int) -> None:
     directory = tmp_path / "there"
     directory.mkdir()
     make_store(directory / "tokens.db")
@@ -180,7 +182,7 @@ def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path, given: int) -
     assert mode(directory) == given
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- refused files --------------------------------------------------------------------------------
 
 
 def test_a_database_of_another_owner_is_refused(path: Path) -> None:
@@ -200,10 +202,10 @@ def test_a_database_of_another_owner_is_refused(path: Path) -> None:
     assert foreign.stat().st_mode == before.st_mode
 
 
-# -- new stores -----------------------------------------------------------------------------------
+# -- new databases --------------------------------------------------------------------------------
 
 
-def test_a_zero_byte_file_is_a_new_store(path: Path) -> None:
+def test_an_empty_file_is_a_new_database(path: Path) -> None:
     path.touch(0o644)
 
     with TokenRepository(path) as repository:
@@ -222,7 +224,7 @@ def test_the_log_of_a_lost_database_is_not_replayed_into_a_new_one(path: Path, s
     leftover.write_bytes(b"the only copy of something")
     repository = TokenRepository(path)
 
-    with pytest.raises(StorageError, match="left over") as caught:
+    with pytest.raises(StorageError, match="belongs to a database") as caught:
         repository.save("alice", tokens())
 
     assert caught.value.path == str(leftover)
@@ -234,7 +236,7 @@ def test_the_log_of_a_lost_database_is_not_replayed_into_a_new_one(path: Path, s
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
-def test_an_empty_leftover_is_no_obstacle(path: Path, suffix: str) -> None:
+def test_an_empty_stale_log_is_ignored(path: Path, suffix: str) -> None:
     path.with_name(path.name + suffix).touch()
 
     make_store(path)
@@ -249,7 +251,7 @@ def test_an_empty_leftover_is_no_obstacle(path: Path, suffix: str) -> None:
         lambda path: TokenRepository(path).load("alice"),
         lambda path: list(TokenRepository(path).accounts()),
         lambda path: TokenRepository(path).delete("alice"),
-        lambda path: TokenRepository(path).access("alice"),
+        lambda path: TokenRepository(path).access_token("alice"),
         lambda path: TokenRepository(path).record("alice"),
         lambda path: list(TokenRepository(path).listing.records()),
         lambda path: TokenRepository(path).journal.last_begun("alice"),
@@ -292,7 +294,7 @@ def test_a_failed_first_write_leaves_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 @pytest.mark.parametrize("first", ["load", "save"])
-def test_a_vanished_file_is_told_once_and_then_there_is_no_store(
+def test_a_removed_file_raises_once_and_then_there_is_no_database(
     path: Path, journal_mode: Any, first: str
 ) -> None:
     with TokenRepository(path, journal_mode=journal_mode) as repository:
@@ -312,7 +314,7 @@ def test_a_vanished_file_is_told_once_and_then_there_is_no_store(
 
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 @pytest.mark.parametrize("first", ["load", "save"])
-def test_a_replaced_file_is_told_once_and_then_used(
+def test_a_replaced_file_raises_once_and_is_then_used(
     tmp_path: Path, path: Path, journal_mode: Any, first: str
 ) -> None:
     make_store(tmp_path / "backup.db", carol=tokens(7))
@@ -344,7 +346,7 @@ def test_a_file_that_vanishes_inside_a_transaction_fails_it(path: Path) -> None:
             save_and_lose()
 
 
-def test_every_thread_is_told_of_a_replaced_file(path: Path) -> None:
+def test_every_thread_gets_an_error_for_a_replaced_file(path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with TokenRepository(path) as repository, ThreadPoolExecutor(1) as other:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tokenstore.models.accounts import Record
 
+pytestmark = pytest.mark.slow
+
 FLIPS = 400
 SAVED: dict[str, dict[str, Any]] = {
     f"account-{number:02}@example.com": {
@@ -41,7 +43,7 @@ ALL = list(SAVED)
 
 @dataclass(frozen=True)
 class Reading:
-    """What one call made of a database with a flipped bit.
+    """The result of a call on a database with a flipped bit.
 
     Attributes:
         offset: The byte that the bit is in.
@@ -84,7 +86,7 @@ def read_all(path: Path, offset: int) -> Iterator[Reading]:
 
 
 def are_as_saved(records: Iterator[Record | CorruptRowError]) -> bool:
-    """Tell whether every record is what was saved, or known not to be."""
+    """Return whether every record is either as saved or an error."""
     intact = [record for record in some(records) if not isinstance(record, CorruptRowError)]
     return all(SAVED.get(r.account_name) == r.tokens.to_dict() for r in intact)
 
@@ -110,7 +112,7 @@ def whole(path: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def names(path: Path, whole: bytes) -> set[int]:
-    """Return which bytes say what an account is called, or find one by its name.
+    """Return the bytes that hold the name of an account, or that find an account by its name.
 
     No checksum of a row can tell that the row is not found.
     """
@@ -151,7 +153,7 @@ def flip(path: Path, whole: bytes, offset: int, bit: int) -> None:
     path.write_bytes(flipped)
 
 
-def test_a_flipped_bit_raises_nothing_but_a_storage_error(readings: list[Reading]) -> None:
+def test_a_flipped_bit_raises_only_storage_errors(readings: list[Reading]) -> None:
     raised = {reading.error for reading in readings if reading.error is not None}
 
     assert {error for error in raised if not issubclass(error, StorageError)} == set()
@@ -161,7 +163,7 @@ def test_a_flipped_bit_shows_no_secret(readings: list[Reading]) -> None:
     assert [reading for reading in readings if reading.leaks] == []
 
 
-def test_a_flipped_bit_never_gives_a_wrong_token(readings: list[Reading]) -> None:
+def test_a_flipped_bit_never_returns_a_wrong_token(readings: list[Reading]) -> None:
     tokens = [r for r in readings if r.call in {"load", "get_valid_token"}]
 
     assert [r for r in tokens if not (r.right or r.missing or r.error)] == []
@@ -173,13 +175,13 @@ def test_a_flipped_bit_never_lists_a_wrong_token(readings: list[Reading], names:
     assert [r for r in records if not (r.right or r.error)] == []
 
 
-def test_a_flipped_bit_hides_no_account_but_in_its_name(
+def test_a_flipped_bit_hides_an_account_only_in_its_name(
     readings: list[Reading], names: set[int]
 ) -> None:
     assert [r for r in readings if r.missing and r.offset not in names] == []
 
 
-def test_no_bit_of_a_name_makes_a_list_endless(path: Path, whole: bytes) -> None:
+def test_a_flipped_bit_in_a_name_does_not_make_a_list_endless(path: Path, whole: bytes) -> None:
     places = [match.start() for match in re.finditer(re.escape(ALL[-1].encode()), whole)]
     assert len(places) == 3  # in the row and in both indexes of names
 

@@ -32,7 +32,7 @@ def locks(tmp_path: Path) -> FileLocks:
 
 
 def is_free(locks: FileLocks, account_name: str = "alice") -> bool:
-    """Ask from another thread, to which this thread's locks are somebody else's."""
+    """Return whether the lock is held, as another thread sees it."""
 
     def ask() -> bool:
         try:
@@ -48,14 +48,14 @@ def is_free(locks: FileLocks, account_name: str = "alice") -> bool:
 # -- holding --------------------------------------------------------------------------------------
 
 
-def test_a_lock_is_held_inside_and_free_outside(locks: FileLocks) -> None:
+def test_a_lock_is_held_inside_its_block_only(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
         assert not is_free(locks)
 
     assert is_free(locks)
 
 
-def test_an_error_inside_frees_the_lock(locks: FileLocks) -> None:
+def test_an_error_inside_the_block_releases_the_lock(locks: FileLocks) -> None:
     with pytest.raises(KeyError), locks.account("alice", timeout=1):
         raise KeyError
 
@@ -67,12 +67,12 @@ def test_accounts_do_not_wait_for_each_other(locks: FileLocks) -> None:
         assert is_free(locks, "bob")
 
 
-def test_two_objects_on_one_directory_share_their_locks(locks: FileLocks) -> None:
+def test_two_objects_for_one_directory_share_their_locks(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
         assert not is_free(FileLocks(locks.directory))
 
 
-def test_threads_take_turns(locks: FileLocks) -> None:
+def test_threads_hold_a_lock_one_at_a_time(locks: FileLocks) -> None:
     inside, most, turns = 0, 0, 0
 
     def work(_: int) -> None:
@@ -89,7 +89,7 @@ def test_threads_take_turns(locks: FileLocks) -> None:
     assert (most, turns) == (1, 160)
 
 
-def test_processes_take_turns(tmp_path: Path) -> None:
+def test_processes_hold_a_lock_one_at_a_time(tmp_path: Path) -> None:
     printed = python(
         """
 from tokenstore.storage.sqlite.locks import FileLocks
@@ -117,7 +117,7 @@ tell(counter.read_text())
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.1])
-def test_waiting_for_another_thread_ends_in_time(locks: FileLocks, timeout: float) -> None:
+def test_waiting_for_another_thread_times_out(locks: FileLocks, timeout: float) -> None:
     def ask() -> float:
         began = time.monotonic()
         with pytest.raises(TimeoutError), locks.account("alice", timeout=timeout):
@@ -129,7 +129,7 @@ def test_waiting_for_another_thread_ends_in_time(locks: FileLocks, timeout: floa
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.1])
-def test_waiting_for_another_process_ends_in_time(locks: FileLocks, timeout: float) -> None:
+def test_waiting_for_another_process_times_out(locks: FileLocks, timeout: float) -> None:
     with Process(HOLDER, locks.directory) as holder:
         assert holder.line() == "held"
 
@@ -140,7 +140,7 @@ def test_waiting_for_another_process_ends_in_time(locks: FileLocks, timeout: flo
         assert timeout <= time.monotonic() - began < timeout + 2
 
 
-def test_a_waiter_gets_the_lock_when_its_holder_is_done(locks: FileLocks) -> None:
+def test_a_waiter_gets_the_lock_when_the_holder_releases_it(locks: FileLocks) -> None:
     with Process(HOLDER, locks.directory) as holder, ThreadPoolExecutor(1) as thread:
         assert holder.line() == "held"
         began = threading.Event()
@@ -160,7 +160,7 @@ def test_a_waiter_gets_the_lock_when_its_holder_is_done(locks: FileLocks) -> Non
 # -- dying ----------------------------------------------------------------------------------------
 
 
-def test_a_killed_holder_frees_the_lock_at_once(locks: FileLocks) -> None:
+def test_a_lock_is_released_when_its_holder_is_killed(locks: FileLocks) -> None:
     with Process(HOLDER, locks.directory) as holder:
         assert holder.line() == "held"
         assert not is_free(locks)
@@ -171,7 +171,7 @@ def test_a_killed_holder_frees_the_lock_at_once(locks: FileLocks) -> None:
 
 
 @pytest.mark.parametrize("hours", [-4, 4])
-def test_the_clock_says_nothing_about_a_lock(locks: FileLocks, hours: int) -> None:
+def test_a_lock_does_not_depend_on_the_clock(locks: FileLocks, hours: int) -> None:
     with Process(HOLDER, locks.directory) as holder:
         assert holder.line() == "held"
         [file] = locks.directory.iterdir()
@@ -186,7 +186,7 @@ def test_the_clock_says_nothing_about_a_lock(locks: FileLocks, hours: int) -> No
         assert is_free(locks)
 
 
-def test_what_is_in_a_lock_file_blocks_nobody(locks: FileLocks) -> None:
+def test_the_content_of_a_lock_file_is_ignored(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
         pass
     [file] = locks.directory.iterdir()
@@ -272,7 +272,7 @@ os.waitpid(child, 0)
     assert printed.splitlines() == ["False", "True"]
 
 
-def test_a_child_that_leaves_the_block_does_not_free_the_lock_of_its_parent(
+def test_a_child_that_leaves_the_block_does_not_release_the_parents_lock(
     tmp_path: Path,
 ) -> None:
     printed = python(
@@ -292,7 +292,7 @@ if child:
     assert printed.splitlines() == ["False", "True"]
 
 
-def test_a_living_child_does_not_keep_the_lock_of_a_killed_parent(locks: FileLocks) -> None:
+def test_a_running_child_does_not_keep_the_lock_of_a_killed_parent(locks: FileLocks) -> None:
     code = (
         FORK
         + """
@@ -319,7 +319,7 @@ with locks.account("alice", timeout=1):
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=lambda umask: f"umask-{umask:03o}")
-def test_lock_files_are_private_and_stay(tmp_path: Path, umask: int) -> None:
+def test_lock_files_are_private_and_not_removed(tmp_path: Path, umask: int) -> None:
     python(
         """
 from tokenstore.storage.sqlite.locks import FileLocks
@@ -378,7 +378,7 @@ def symlink_in_place(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [file_in_place, symlink_in_place], ids=lambda make: make.__name__)
-def test_what_is_no_directory_of_ours_is_refused(
+def test_a_lock_directory_that_is_not_a_directory_is_refused(
     locks: FileLocks, make: Callable[[Path], None]
 ) -> None:
     make(locks.directory)
@@ -410,7 +410,7 @@ def test_a_missing_parent_is_a_storage_error(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
-def test_a_directory_in_place_of_a_lock_file_is_a_storage_error(locks: FileLocks) -> None:
+def test_a_directory_at_the_path_of_a_lock_file_is_a_storage_error(locks: FileLocks) -> None:
     with locks.account("alice", timeout=1):
         pass
     [file] = locks.directory.iterdir()
@@ -421,7 +421,7 @@ def test_a_directory_in_place_of_a_lock_file_is_a_storage_error(locks: FileLocks
         pass
 
 
-def test_a_symlink_in_place_of_a_lock_file_is_not_followed(
+def test_a_symlink_at_the_path_of_a_lock_file_is_not_followed(
     locks: FileLocks, tmp_path: Path
 ) -> None:
     with locks.account("alice", timeout=1):
@@ -436,6 +436,7 @@ def test_a_symlink_in_place_of_a_lock_file_is_not_followed(
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_a_lock_in_an_unwritable_directory_is_a_storage_error() -> None:
     printed = python(
         """
@@ -456,7 +457,7 @@ except StorageError as error:
     assert printed == "StorageError EACCES\n"
 
 
-def test_whether_a_lock_is_held_is_told_and_nothing_created(tmp_path: Path) -> None:
+def test_is_held_creates_nothing(tmp_path: Path) -> None:
     locks = FileLocks(tmp_path / "locks")
     assert not locks.is_held("alice")
     assert not names(tmp_path)
@@ -482,7 +483,7 @@ with TokenRepository(sys.argv[1]).refresh_lock("alice", timeout=1):
         assert not there.is_held("alice")
 
 
-def test_the_lock_directory_stands_beside_the_database(tmp_path: Path) -> None:
+def test_the_lock_directory_is_next_to_the_database(tmp_path: Path) -> None:
     repository = TokenRepository(tmp_path / "tokens.db")
 
     with repository.refresh_lock("alice", timeout=1):

@@ -1,4 +1,4 @@
-"""What a store in a file owes besides: plans of statements, and what is left in the files."""
+"""The repository on SQLite: query plans, and the bytes that deleted secrets leave in the files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.refreshes import until
-from tests.helpers.stores import LATER, holding, raw, tokens
+from tests.helpers.stores import begin, holding, raw, token_set, tokens
 from tokenstore import StorageError, TokenRepository
-from tokenstore.models.tokens import TokenSet
 from tokenstore.storage import statements
-from tokenstore.storage.query import Query
+from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, pragma
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tokenstore.storage.base import JournalMode
-    from tokenstore.storage.journal import Refresh
 
 JOURNAL_MODES = ["wal", "delete"]
 
@@ -34,19 +32,7 @@ def repository(path: Path) -> Iterator[TokenRepository]:
         yield repository
 
 
-def begin(repository: TokenRepository, name: str = "alice") -> Refresh:
-    record = repository.record(name)
-    assert record is not None
-    return repository.journal.begin(record, provider="p", reason="due")
-
-
-def token_set(number: int) -> TokenSet:
-    return TokenSet(
-        access_token=f"access-{number}", refresh_token=f"refresh-{number}", expires_at=LATER
-    )
-
-
-# -- secrets that are gone ------------------------------------------------------------------------
+# -- deleted secrets ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
@@ -83,7 +69,7 @@ def test_a_replaced_secret_leaves_the_files_with_the_last_close(
     assert holding(path.parent, "canary-1") == []
 
 
-def test_a_secret_that_a_reader_still_sees_leaves_the_files_with_the_next_write(
+def test_a_secret_that_a_reader_needs_leaves_the_files_with_the_next_write(
     repository: TokenRepository, path: Path
 ) -> None:
     repository.save("alice", tokens() | {"refresh_token": "canary"})
@@ -101,21 +87,23 @@ def test_a_secret_that_a_reader_still_sees_leaves_the_files_with_the_next_write(
 
 # -- the statements -------------------------------------------------------------------------------
 
-QUERIES = {name: query for name, query in vars(statements).items() if isinstance(query, Query)}
+STATEMENTS = {
+    name: value for name, value in vars(statements).items() if isinstance(value, CompiledStatement)
+}
 
 
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", STATEMENTS)
 def test_no_statement_scans_a_table(repository: TokenRepository, path: Path, name: str) -> None:
     repository.save("alice", tokens())
-    query = QUERIES[name].sqlite
+    statement = STATEMENTS[name].sqlite
 
     with raw(path) as connection:
-        values = query.values(defaultdict(lambda: 1) | query.constants)
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {query.sql}", values).fetchall()
+        values = statement.values(defaultdict(lambda: 1) | statement.constants)
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {statement.sql}", values).fetchall()
 
     steps = [step for *_, step in plan]
     assert not [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step]
-    assert steps or query.sql.startswith("INSERT")
+    assert steps or statement.sql.startswith("INSERT")
 
 
 def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None:
@@ -124,7 +112,7 @@ def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None
     before = path.read_bytes()
 
     repository.load("alice")
-    repository.access("alice")
+    repository.access_token("alice")
     list(repository.accounts())
     repository.delete("nobody")
     repository.close()
@@ -132,14 +120,15 @@ def test_reading_writes_nothing(repository: TokenRepository, path: Path) -> None
     assert path.read_bytes() == before
 
 
-# -- errors, and what is left in the files --------------------------------------------------------
+# -- errors, and the content of the files ---------------------------------------------------------
 
 
-def test_a_storage_error_says_where(tmp_path: Path) -> None:
+def test_a_storage_error_has_the_path(tmp_path: Path) -> None:
     (tmp_path / "tokens.db").write_text("not a database, and longer than a header would be")
 
     with TokenRepository(tmp_path / "tokens.db") as repository:
-        for call in (repository.load, repository.delete, repository.record, repository.access):
+        reads = (repository.load, repository.record, repository.access_token)
+        for call in (*reads, repository.delete):
             with pytest.raises(StorageError) as caught:
                 call("alice")
             assert caught.value.path == str(tmp_path / "tokens.db")
@@ -162,10 +151,10 @@ def bytes_of(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("rush", [0.0, 1e9], ids=["a rush that lasts", "a rush"])
-def test_whoever_writes_last_in_a_rush_empties_the_log(
+def test_the_last_of_a_series_of_writers_empties_the_log(
     path: Path, monkeypatch: pytest.MonkeyPatch, rush: float
 ) -> None:
-    monkeypatch.setattr("tokenstore.storage.sqlite.database._LONGEST_RUSH", rush)
+    monkeypatch.setattr("tokenstore.storage.sqlite.database._MAX_SCRUB_DELAY", rush)
     names = [f"account-{number}" for number in range(8)]
     emptied: list[str] = []
 
@@ -176,7 +165,7 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
     def replace(name: str) -> None:
         repository.load(name)  # opens this thread's connection
         assert isinstance(database, SQLiteDatabase)
-        driver = database._threads.current().driver
+        driver = database._connections.current().driver
         assert driver is not None
         driver.set_trace_callback(note)
         ready.wait()
@@ -193,7 +182,7 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
             saves = [threads.submit(replace, name) for name in names]
             with repository.transaction():
                 ready.wait()
-                until(lambda: len(database._threads.write_lock._waiting) == len(names))
+                until(lambda: len(database._connections.write_lock._waiting) == len(names))
             for save in saves:
                 save.result()
 
@@ -201,7 +190,7 @@ def test_whoever_writes_last_in_a_rush_empties_the_log(
     assert len(emptied) == (1 if rush else len(names))
 
 
-def test_what_a_reader_was_in_the_way_of_is_done_when_the_store_is_closed(path: Path) -> None:
+def test_close_empties_the_log_that_a_reader_has_protected(path: Path) -> None:
     old = "refresh-token-of-a-deleted-account"
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(refresh_token=old))
@@ -216,19 +205,19 @@ def test_what_a_reader_was_in_the_way_of_is_done_when_the_store_is_closed(path: 
         assert old.encode() not in bytes_of(path)
 
 
-def test_a_connection_that_has_emptied_the_log_waits_for_others_as_before(path: Path) -> None:
+def test_emptying_the_log_keeps_the_busy_timeout(path: Path) -> None:
     with TokenRepository(path) as repository:
         for number in range(2):
             repository.save("alice", tokens(refresh_token=f"refresh-{number}"))
         database = repository._database
         assert isinstance(database, SQLiteDatabase)
-        driver = database._threads.current().driver
+        driver = database._connections.current().driver
         assert driver is not None
 
         assert pragma(driver, "busy_timeout") == BUSY_TIMEOUT * 1000
 
 
-def test_a_scrub_that_met_a_reader_is_done_by_whoever_writes_next(path: Path) -> None:
+def test_the_next_writer_repeats_a_scrub_that_a_reader_prevented(path: Path) -> None:
     old = "refresh-token-of-a-deleted-account"
     with TokenRepository(path) as repository:
         repository.save("alice", tokens(refresh_token=old))
@@ -249,12 +238,12 @@ def test_a_scrub_that_met_a_reader_is_done_by_whoever_writes_next(path: Path) ->
 # -- interrupts -----------------------------------------------------------------------------------
 
 
-def test_a_transaction_that_an_interrupt_left_open_is_undone(path: Path) -> None:
+def test_a_transaction_that_an_interrupt_left_open_is_rolled_back(path: Path) -> None:
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
         database = repository._database
         assert isinstance(database, SQLiteDatabase)
-        driver = database._threads.current().driver
+        driver = database._connections.current().driver
         assert driver is not None
         driver.execute("BEGIN IMMEDIATE")
         driver.execute("DELETE FROM accounts")
@@ -268,13 +257,13 @@ def test_a_transaction_that_an_interrupt_left_open_is_undone(path: Path) -> None
         assert [account.name for account in repository.accounts()] == ["alice", "bob"]
 
 
-def test_an_interrupt_while_damage_is_read_takes_nothing_of_it_along(
+def test_an_interrupt_while_reading_damaged_text_does_not_quote_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_: bytes) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokenstore.storage.sqlite.engine.decode_what_can_be", interrupted)
+    monkeypatch.setattr("tokenstore.storage.sqlite.engine.decode_leniently", interrupted)
     with TokenRepository(path) as repository:
         repository.save("alice", tokens())
         with raw(path) as connection:

@@ -1,1 +1,1 @@
-"""The ways to sign a user in."""
+"""The flows that sign a user in."""

@@ -1,4 +1,4 @@
-"""One attempt to sign in: who, where, and how its requests are sent and judged."""
+"""What one sign-in needs: its account and provider, how to send requests, how to report failure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """What the token endpoint gave for a code.
+    """The successful response of the token endpoint to a sign-in.
 
     Attributes:
-        response: Its response (secret!).
+        response: The response (secret!).
         requested_at: When the request was sent, in UTC epoch seconds.
-        nonce: What an id_token has to repeat, or None.
+        nonce: The value that the id_token must contain, or None.
     """
 
     response: dict[str, Any] = field(repr=False)
@@ -35,17 +35,17 @@ class TokenGrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignInContext:
-    """One attempt to sign in.
+    """The settings of one sign-in.
 
     Attributes:
         account_name: The account.
-        provider: Where, with every endpoint that is needed.
-        scope: The scopes to ask for, with single spaces between them; may be empty.
-        force: Whether it may be another user than before, or another provider.
-        patience: Seconds to wait for the person.
+        provider: The provider, with all endpoints that the sign-in needs.
+        scope: The scopes to request, separated by single spaces; may be empty.
+        force: Whether to allow a different user or provider than before.
+        patience: Seconds to wait for the user.
         timeout: Seconds for one request.
-        session: A session to use in place of new connections, or None.
-        clock: The time, in UTC epoch seconds.
+        session: The session to send requests with, or None for new connections.
+        clock: Returns the current time, in UTC epoch seconds.
     """
 
     account_name: str
@@ -57,7 +57,7 @@ class SignInContext:
     session: requests.Session | None
     clock: Callable[[], float]
 
-    def ask(
+    def request(
         self,
         endpoint: str,
         params: Mapping[str, str],
@@ -65,24 +65,24 @@ class SignInContext:
         secrets: tuple[str, ...] = (),
         needed: str = "access_token",
     ) -> dict[str, Any] | TokenRefreshError:
-        """Send one request; return a good answer, or the error that a bad one means.
+        """Send one request; return a successful response, or the error for any other.
 
         Args:
-            endpoint: Which endpoint, by its name in RFC 8414.
-            params: What to send, besides what authenticates the client.
-            secrets: Which of that is secret.
-            needed: The field that makes an answer a good one.
+            endpoint: The endpoint's name in RFC 8414.
+            params: The parameters, without those that authenticate the client.
+            secrets: The values among them that are secret.
+            needed: The field that a successful response contains.
         """
         url = self.provider.endpoint(endpoint)
         headers, form = authenticated_request(self.provider, params)
-        judge = TokenResponseParser(
+        parser = TokenResponseParser(
             self.provider,
             secrets,
             self.account_name,
             endpoint=endpoint,
             unsure="start the sign-in again",
         )
-        received = exchange(
+        response = exchange(
             "POST",
             url,
             timeout=self.timeout,
@@ -91,26 +91,37 @@ class SignInContext:
             data=form,
             as_json=self.provider.body_format == "json",
         )
-        if isinstance(received, TransportFailure):
-            return judge.silence(received)
-        return judge.answer(received, needed=needed)
+        if isinstance(response, TransportFailure):
+            return parser.silence(response)
+        return parser.answer(response, needed=needed)
 
-    def failed(self, what: str, error: str | None = None) -> SignInError:
-        """Return the error that ends the attempt.
+    def sign_in_error(self, problem: str, error: str | None = None) -> SignInError:
+        """Return the error that ends this sign-in.
 
         Args:
-            what: What happened, and what to do next.
+            problem: What happened, and what to do next.
             error: The error code of the provider, or None.
         """
         return SignInError(
-            f"{self.account_name}: {what}",
+            f"{self.account_name}: {problem}",
             account_name=self.account_name,
             provider=self.provider.name,
             error=error,
         )
 
-    def verdict(self, error: TokenRefreshError) -> TokenRefreshError:
-        """Return *error* as that of a sign-in: a code that is refused is no dead login."""
+    def denied_error(self) -> SignInError:
+        """Return the error for a sign-in that the user or the provider has refused."""
+        return self.sign_in_error(
+            "the sign-in was refused at the provider, by the user or by its rules; start again",
+            "access_denied",
+        )
+
+    def as_sign_in_error(self, error: TokenRefreshError) -> TokenRefreshError:
+        """Return the error to raise for a failed request of this sign-in.
+
+        A refused code does not mean that the account needs a new sign-in, so a
+        `ReauthorizationRequired` becomes a `SignInError`.
+        """
         if not isinstance(error, ReauthorizationRequired):
             return error
         return SignInError(
@@ -124,9 +135,16 @@ class SignInContext:
 
 
 def requested_scope(provider: Provider, scope: str | None) -> str:
-    """Return the scopes to request at a sign-in, each once; an issuer's include ``openid``."""
-    wanted = provider.scope if scope is None else scope
+    """Return the scopes to request at a sign-in, without duplicates.
+
+    With an issuer, they include ``openid`` unless `Provider.sign_in_scope` says otherwise.
+
+    Args:
+        provider: The provider.
+        scope: The scopes that the caller requests. Defaults to the provider's.
+    """
+    chosen = provider.scope if scope is None else scope
     always = provider.sign_in_scope
     if always is None and provider.issuer is not None:
         always = "openid"
-    return " ".join(dict.fromkeys(f"{always or ''} {wanted or ''}".split()))
+    return " ".join(dict.fromkeys(f"{always or ''} {chosen or ''}".split()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from tokenstore.errors import TokenStoreError
-from tokenstore.oauth.flows import callback_page as page
+from tokenstore.oauth.flows import callback_page
 from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant
 from tokenstore.oauth.flows.loopback import RedirectServer
 from tokenstore.oauth.flows.prompt import Prompt
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_OURS = {
+_RESERVED_PARAMS = {
     "client_id",
     "code_challenge",
     "code_challenge_method",
@@ -30,59 +30,60 @@ _OURS = {
     "scope",
     "state",
 }
+_MAX_QUOTED = 200  # characters of a text from the redirect
 
 
 def sign_in_by_browser(
-    attempt: SignInContext,
+    context: SignInContext,
     finish: Callable[[TokenGrant], tuple[_T, str | None]],
     *,
     prompt: Callable[[Prompt], object],
     port: int,
 ) -> _T:
-    """Sign in by browser; show there how it ended.
+    """Sign in by browser, and show the outcome there.
 
     Args:
-        attempt: Who and where.
-        finish: Looks at what was granted and stores it; returns what to return, and a name to
-            show of the person who signed in.
-        prompt: Sends the person to the sign-in page.
-        port: The port to come back to; 0: any that is free.
+        context: The sign-in.
+        finish: Checks and stores the granted tokens; returns the result of this function, and a
+            name of the user to show.
+        prompt: Sends the user to the sign-in page.
+        port: The port to listen on; 0 uses the redirect URI's port, or a free one.
 
     Raises:
-        SignInError: It was refused, given up, or is not to be trusted.
-        TokenRefreshError: The provider did not give tokens; the subclass says why.
+        SignInError: The sign-in was refused, abandoned, or is not trustworthy.
+        TokenRefreshError: The provider gave no tokens; the subclass says why.
     """
-    provider = attempt.provider
+    provider = context.provider
     provider.endpoint("authorization_endpoint")
     _require_loopback(provider)
     state, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
-    nonce = secrets.token_urlsafe(32) if "openid" in attempt.scope.split() else None
-    with _listen(attempt, port, state) as loopback:
-        told = Prompt(
-            attempt.account_name,
+    nonce = secrets.token_urlsafe(32) if "openid" in context.scope.split() else None
+    with _listen(context, port, state) as server:
+        instructions = Prompt(
+            context.account_name,
             provider.name,
-            _address(attempt, loopback.redirect_uri, state, verifier, nonce),
-            attempt.clock() + attempt.patience,
-            redirect_uri=loopback.redirect_uri,
+            _authorization_url(context, server.redirect_uri, state, verifier, nonce),
+            context.clock() + context.patience,
+            redirect_uri=server.redirect_uri,
             has_device_grant=provider.device_authorization_endpoint is not None,
         )
         try:
-            callback = loopback.wait(lambda: prompt(told), attempt.patience)
+            response = server.wait(lambda: prompt(instructions), context.patience)
         except TimeoutError:
-            raise attempt.failed(
-                f"nobody signed in within {attempt.patience:.0f} s; start again"
+            raise context.sign_in_error(
+                f"no sign-in within {context.patience:.0f} s; start again"
             ) from None
-        last = page.INTERRUPTED
+        page = callback_page.INTERRUPTED
         try:
-            code = _code_of(attempt, callback.params)
-            granted = _redeem(attempt, code, verifier, loopback.redirect_uri, nonce)
-            result, signed_in_as = finish(granted)
-            last = page.success(attempt.account_name, provider.name, signed_in_as)
+            code = _authorization_code(context, response.params)
+            grant = _redeem(context, code, verifier, server.redirect_uri, nonce)
+            result, signed_in_as = finish(grant)
+            page = callback_page.success(context.account_name, provider.name, signed_in_as)
         except TokenStoreError as error:
-            last = page.failure(attempt.account_name, provider.name, error)
+            page = callback_page.failure(context.account_name, provider.name, error)
             raise
         finally:
-            callback.answer(last)
+            response.show(page)
     return result
 
 
@@ -91,94 +92,97 @@ def _require_loopback(provider: Provider) -> None:
         parts = urlsplit(provider.redirect_uri)
         port = parts.port
     except ValueError:
-        raise provider.misconfigured("has a redirect_uri that is no URL") from None
-    plain = parts.scheme == "http" and port != 0 and not (parts.query or parts.fragment)
-    if not plain or "@" in parts.netloc or not is_loopback(parts.hostname or ""):
-        raise provider.misconfigured(
-            "has a redirect_uri that is not on loopback; use one such as http://127.0.0.1/callback"
+        raise provider.configuration_error("has an invalid redirect_uri: it is not a URL") from None
+    is_plain_http = parts.scheme == "http" and port != 0 and not (parts.query or parts.fragment)
+    if not is_plain_http or "@" in parts.netloc or not is_loopback(parts.hostname or ""):
+        raise provider.configuration_error(
+            "has an invalid redirect_uri: it is not on loopback; use one such as "
+            "http://127.0.0.1/callback"
         )
 
 
-def _listen(attempt: SignInContext, port: int, state: str) -> RedirectServer:
+def _listen(context: SignInContext, port: int, state: str) -> RedirectServer:
     try:
-        return RedirectServer(attempt.provider.redirect_uri, port, state)
+        return RedirectServer(context.provider.redirect_uri, port, state)
     except OSError as error:
-        raise attempt.failed(
-            f"the browser has nowhere to return to: port {port or 'any'} on loopback cannot be "
-            f"had ({error.strerror}); choose another port, or none"
+        where = "on loopback" if port == 0 else f"on port {port} of loopback"
+        raise context.sign_in_error(
+            f"cannot listen {where}: {error.strerror}; choose another port or omit it"
         ) from None
 
 
-def _address(
-    attempt: SignInContext, redirect_uri: str, state: str, verifier: str, nonce: str | None
+def _authorization_url(
+    context: SignInContext, redirect_uri: str, state: str, verifier: str, nonce: str | None
 ) -> str:
-    """Return the address of the sign-in page (RFC 6749 section 4.1.1)."""
+    """Return the URL of the sign-in page (RFC 6749 section 4.1.1)."""
     from authlib.oauth2 import OAuth2Client
 
-    provider = attempt.provider
-    params = {k: v for k, v in provider.authorization_params.items() if k not in _OURS}
-    if "@" in attempt.account_name:
-        params.setdefault("login_hint", attempt.account_name)
+    provider = context.provider
+    params = {k: v for k, v in provider.authorization_params.items() if k not in _RESERVED_PARAMS}
+    if "@" in context.account_name:
+        params.setdefault("login_hint", context.account_name)
     client = OAuth2Client(
         None,
         client_id=provider.client_id,
         redirect_uri=redirect_uri,
-        scope=attempt.scope or None,
+        scope=context.scope or None,
         code_challenge_method="S256",
     )
-    address, _ = client.create_authorization_url(
+    url, _ = client.create_authorization_url(
         provider.authorization_endpoint, state=state, code_verifier=verifier, nonce=nonce, **params
     )
-    return str(address)
+    return str(url)
 
 
-def _code_of(attempt: SignInContext, params: Mapping[str, str]) -> str:
-    """Return the code that the browser brought, unless somebody else sent it or it is an error."""
-    provider = attempt.provider
+def _authorization_code(context: SignInContext, params: Mapping[str, str]) -> str:
+    """Return the code from an authorization response.
+
+    Raises:
+        SignInError: The response is an error, comes from another provider, or has no code.
+    """
+    provider = context.provider
     issuer = params.get("iss")
     if issuer is None and provider.authorization_response_iss_parameter_supported:
-        raise attempt.failed(
-            "the browser came back without 'iss', which this provider always sends (RFC 9207); "
-            "nothing was stored"
+        raise context.sign_in_error(
+            "the authorization response has no 'iss', which this provider always sends "
+            "(RFC 9207); nothing was stored"
         )
-    # Section 2.4. Without a known issuer there is nothing to compare with; who comes here is told
-    # by port and state, which are of one attempt at one provider.
+    # RFC 9207 section 2.4. Without a configured issuer, port and state identify the provider.
     if issuer is not None and provider.issuer is not None and issuer != provider.issuer:
-        raise attempt.failed(
-            f"the browser came back from another provider than {provider.name!r} (its 'iss' is "
-            "not the issuer, RFC 9207); nothing was stored"
+        raise context.sign_in_error(
+            f"the authorization response comes from another provider than {provider.name!r} "
+            "('iss' is not its issuer, RFC 9207); nothing was stored"
         )
-    error = params.get("error")
-    if error is not None:
-        raise _refused(attempt, error, params.get("error_description", ""))
+    if "error" in params:
+        raise _refusal(context, params["error"], params.get("error_description", ""))
     code = params.get("code")
     if not code:
-        raise attempt.failed("the browser came back without a code; start again")
+        raise context.sign_in_error("the authorization response has no code; start again")
     return code
 
 
-def _refused(attempt: SignInContext, error: str, description: str) -> TokenStoreError:
-    """Return the error for an error that the browser brought (RFC 6749 section 4.1.2.1)."""
+def _refusal(context: SignInContext, error: str, description: str) -> TokenStoreError:
+    """Return the error for an error response (RFC 6749 section 4.1.2.1)."""
     if error == "access_denied":
-        what = "the sign-in was refused at the provider, by you or by its rules; start again"
-        return attempt.failed(what, error)
-    told = ": ".join(part for part in (_shown(error), _shown(description)) if part)
-    return attempt.failed(f"the provider answered {told}; nothing was stored", _shown(error))
+        return context.denied_error()
+    error = _one_line(error)
+    details = ": ".join(text for text in (error, _one_line(description)) if text)
+    return context.sign_in_error(f"the provider returned {details}; nothing was stored", error)
 
 
-def _shown(text: str) -> str:
-    """Return what is shown of words that came in an address: one line, not too long."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+def _one_line(text: str) -> str:
+    """Return text from a redirect as one printable line of limited length."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MAX_QUOTED]
 
 
 def _redeem(
-    attempt: SignInContext, code: str, verifier: str, redirect_uri: str, nonce: str | None
+    context: SignInContext, code: str, verifier: str, redirect_uri: str, nonce: str | None
 ) -> TokenGrant:
-    asked_at = attempt.clock()
-    answer = attempt.ask(
+    requested_at = context.clock()
+    response = context.request(
         "token_endpoint",
         {
-            **attempt.provider.extra_params,
+            **context.provider.extra_params,
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": redirect_uri,
@@ -186,6 +190,6 @@ def _redeem(
         },
         secrets=(code, verifier),
     )
-    if not isinstance(answer, dict):
-        raise attempt.verdict(answer)
-    return TokenGrant(answer, asked_at, nonce)
+    if not isinstance(response, dict):
+        raise context.as_sign_in_error(response)
+    return TokenGrant(response, requested_at, nonce)

@@ -1,4 +1,4 @@
-"""The page on which the browser ends: one file, no script, nothing from elsewhere."""
+"""The page that the browser shows after a sign-in: one file, without scripts or other resources."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ HEADERS = {
         "form-action 'none'; frame-ancestors 'none'"
     ),
     "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",  # the address holds the code
+    "Referrer-Policy": "no-referrer",  # the URL contains the code
     "X-Content-Type-Options": "nosniff",
 }
-_SIGNS = {
+_ICONS = {
     "good": '<path d="M7.5 12.5l3 3 6-7"/>',
     "bad": '<path d="M8.5 8.5l7 7m0-7l-7 7"/>',
     "wait": '<path d="M12 7v6m0 3.5v.01"/>',
@@ -77,30 +77,30 @@ _SIGNS = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page that says how a sign-in ended.
+    """A page with the outcome of a sign-in.
 
     Attributes:
         status: The HTTP status.
-        kind: ``good``, ``bad``, or ``wait`` if the sign-in goes on.
-        title: How it ended, in two or three words.
-        texts: What happened and what to do, a paragraph each, as plain text.
-        facts: What to show of it, such as the account, as plain text.
+        kind: ``good``, ``bad``, or ``wait`` if the sign-in continues elsewhere.
+        title: The outcome, in two or three words.
+        texts: What happened and what to do, one paragraph each, as plain text.
+        details: Details by label, such as the account, as plain text.
     """
 
     status: int
     kind: str
     title: str
     texts: tuple[str, ...]
-    facts: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
 
     def html(self) -> str:
-        """Return the page, with every text escaped."""
+        """Return the page as HTML, with all texts escaped."""
         texts = "\n".join(f"<p>{escape(text)}</p>" for text in self.texts)
         rows = "".join(
             f"<dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd>"
-            for name, value in self.facts.items()
+            for name, value in self.details.items()
         )
-        facts = f"<dl>{rows}</dl>" if rows else ""
+        details = f"<dl>{rows}</dl>" if rows else ""
         return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -114,10 +114,10 @@ class Page:
 <body>
 <main class="{self.kind}">
 <svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="10.5"/>\
-{_SIGNS[self.kind]}</svg>
+{_ICONS[self.kind]}</svg>
 <h1>{escape(self.title)}</h1>
 {texts}
-{facts}
+{details}
 <footer>tokenstore, on this computer</footer>
 </main>
 </body>
@@ -126,22 +126,21 @@ class Page:
 
 
 def success(account_name: str, provider: str, signed_in_as: str | None) -> Page:
-    """Return the page after a sign-in that is stored."""
-    facts = {"Account": account_name, "Provider": provider}
+    """Return the page after a successful sign-in."""
+    details = {"Account": account_name, "Provider": provider}
     if signed_in_as not in {None, account_name}:
-        facts["Signed in as"] = str(signed_in_as)
-    text = "The sign-in is stored. You can close this page."
-    return Page(200, "good", "Signed in", (text,), facts)
+        details["Signed in as"] = str(signed_in_as)
+    return Page(200, "good", "Signed in", ("You're signed in. You can close this page.",), details)
 
 
 def failure(account_name: str, provider: str, error: TokenStoreError) -> Page:
-    """Return the page after a sign-in that came to nothing."""
-    what = str(error).removeprefix(f"{account_name}: ").removesuffix("; start again")
-    what, stored, _ = what.partition("nothing was stored")  # what follows is for the program
-    what += stored
+    """Return the page after a failed sign-in."""
+    reason = str(error).removeprefix(f"{account_name}: ").removesuffix("; start again")
+    reason, stored, _ = reason.partition("nothing was stored")  # the rest is for the program
+    reason += stored
     title, advice = "Not signed in", "Go back to the program that opened this page and try again."
     if isinstance(error, WrongAccountError):
-        title = "Somebody else signed in"
+        title = "Different user"
         advice = (
             "Sign out at the provider, or use a private window, and start again from the program "
             "that opened this page."
@@ -150,8 +149,8 @@ def failure(account_name: str, provider: str, error: TokenStoreError) -> Page:
         title = "Sign-in refused"
     elif isinstance(error, StorageError):
         title = "Signed in, but not stored"
-    facts = {"Account": account_name, "Provider": provider}
-    return Page(400, "bad", title, (f"{what[:1].upper()}{what[1:]}.", advice), facts)
+    details = {"Account": account_name, "Provider": provider}
+    return Page(400, "bad", title, (f"{reason[:1].upper()}{reason[1:]}.", advice), details)
 
 
 INTERRUPTED = Page(
@@ -160,19 +159,21 @@ INTERRUPTED = Page(
     "Not signed in",
     ("The program that opened this page was stopped. Start the sign-in there again.",),
 )
-STRAY = Page(
+WRONG_STATE = Page(
     400,
     "wait",
     "Not this sign-in",
     (
-        "This answer belongs to another sign-in than the one under way, so it was not used.",
-        "The program still waits. Close this page and go on in the one that it opened last.",
+        "This response belongs to a different sign-in, so it was not used.",
+        "The program is still waiting. Close this page and continue in the latest one.",
     ),
 )
-OVER = Page(
+ALREADY_COMPLETE = Page(
     409,
     "wait",
-    "Already answered",
-    ("This sign-in has its answer. You can close this page.",),
+    "Already complete",
+    ("This sign-in is already complete. You can close this page.",),
 )
-NOWHERE = Page(404, "wait", "Nothing here", ("This address is only for a sign-in under way.",))
+NOT_FOUND = Page(
+    404, "wait", "Page not found", ("This URL is only for a sign-in that is in progress.",)
+)

@@ -1,4 +1,4 @@
-"""The device grant (RFC 8628): the person enters a code on whatever has a browser."""
+"""The device grant (RFC 8628): the user enters a code on any device with a browser."""
 
 from __future__ import annotations
 
@@ -13,104 +13,114 @@ from tokenstore.oauth.flows.prompt import Prompt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokenstore.errors import TokenRefreshError
+    from tokenstore.errors import SignInError, TokenRefreshError
 
-_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
-_INTERVAL = 5.0  # seconds, where the provider names none (section 3.2)
-_SLOWER = 5.0  # seconds more after a slow_down (section 3.5)
-_SHORTEST = 1.0  # seconds, whatever the provider says
-_LIFETIME = 600.0  # seconds, where the provider does not say what it has to
+_GRANT_TYPE = "urn:ietf:params:oauth:grant-type:device_code"
+_DEFAULT_INTERVAL = 5.0  # seconds, if the provider sends none (section 3.2)
+_SLOW_DOWN = 5.0  # seconds that a slow_down adds to the interval (section 3.5)
+_MIN_INTERVAL = 1.0  # seconds, whatever the provider sends
+_DEFAULT_LIFETIME = 600.0  # seconds, if the provider omits the required expires_in
 
 
 def sign_in_by_device(
-    attempt: SignInContext,
+    context: SignInContext,
     *,
     prompt: Callable[[Prompt], object],
     sleep: Callable[[float], object],
 ) -> TokenGrant:
-    """Sign in with a code that the person enters elsewhere.
+    """Sign in with a code that the user enters on another device.
 
     Args:
-        attempt: Who and where.
+        context: The sign-in.
         prompt: Shows the code and where to enter it.
         sleep: Waits; called with seconds.
 
     Raises:
-        SignInError: It was refused, or nobody entered the code in time.
-        TokenRefreshError: The provider did not give tokens; the subclass says why.
+        SignInError: The sign-in was refused, or the code was not entered in time.
+        TokenRefreshError: The provider gave no tokens; the subclass says why.
     """
-    answer = _begin(attempt)
-    interval = max(_SHORTEST, parse_seconds(answer.get("interval")) or _INTERVAL)
-    lifetime = parse_seconds(answer.get("expires_in")) or _LIFETIME
-    deadline = attempt.clock() + min(lifetime, attempt.patience)
-    prompt(_prompt(attempt, answer, deadline))
+    authorization = _request_code(context)
+    interval = max(_MIN_INTERVAL, parse_seconds(authorization.get("interval")) or _DEFAULT_INTERVAL)
+    lifetime = parse_seconds(authorization.get("expires_in")) or _DEFAULT_LIFETIME
+    deadline = context.clock() + min(lifetime, context.patience)
+    prompt(_prompt(context, authorization, deadline))
     while True:
-        left = deadline - attempt.clock()
-        if left <= 0:
-            raise attempt.failed("nobody entered the code in time; start again", "expired_token")
-        sleep(min(interval, left))
-        asked_at = attempt.clock()
-        told = _ask(attempt, answer["device_code"])
-        if isinstance(told, dict):
-            return TokenGrant(told, asked_at)
-        if told.error == "slow_down":
-            interval += _SLOWER
-        elif told.error != "authorization_pending":
-            interval = _patience_with(attempt, told, interval)
+        remaining = deadline - context.clock()
+        if remaining <= 0:
+            raise _expired(context)
+        sleep(min(interval, remaining))
+        requested_at = context.clock()
+        response = _poll(context, authorization["device_code"])
+        if isinstance(response, dict):
+            return TokenGrant(response, requested_at)
+        if response.error == "slow_down":
+            interval += _SLOW_DOWN
+        elif response.error != "authorization_pending":
+            interval = _interval_after(context, response, interval)
 
 
-def _begin(attempt: SignInContext) -> dict[str, Any]:
-    params = {"scope": attempt.scope} if attempt.scope else {}
-    answer = attempt.ask("device_authorization_endpoint", params, needed="device_code")
-    if not isinstance(answer, dict):
-        raise attempt.verdict(answer)
-    return answer
+def _request_code(context: SignInContext) -> dict[str, Any]:
+    params = {"scope": context.scope} if context.scope else {}
+    response = context.request("device_authorization_endpoint", params, needed="device_code")
+    if not isinstance(response, dict):
+        raise context.as_sign_in_error(response)
+    return response
 
 
-def _prompt(attempt: SignInContext, answer: dict[str, Any], deadline: float) -> Prompt:
-    """Return what the person has to do; Google calls the address by another name."""
-    url = answer.get("verification_uri") or answer.get("verification_url")
-    user_code, complete = answer.get("user_code"), answer.get("verification_uri_complete")
-    if not _is_address(url) or not _is_printable(user_code):
-        raise attempt.failed("the provider gave no code, or no address to enter it; nothing to do")
+def _prompt(context: SignInContext, authorization: dict[str, Any], deadline: float) -> Prompt:
+    """Return the instructions for the user. Google's name of the URL is not the standard one."""
+    url = authorization.get("verification_uri") or authorization.get("verification_url")
+    user_code = authorization.get("user_code")
+    complete = authorization.get("verification_uri_complete")
+    if not _is_url(url) or not _is_printable(user_code):
+        raise context.sign_in_error("the provider sent no usable code or no URL to enter it at")
     return Prompt(
-        attempt.account_name,
-        attempt.provider.name,
+        context.account_name,
+        context.provider.name,
         str(url),
         deadline,
         user_code=str(user_code),
-        url_complete=str(complete) if _is_address(complete) else None,
+        url_complete=str(complete) if _is_url(complete) else None,
         has_device_grant=True,
     )
 
 
-def _ask(attempt: SignInContext, device_code: str) -> dict[str, Any] | TokenRefreshError:
-    return attempt.ask(
+def _poll(context: SignInContext, device_code: str) -> dict[str, Any] | TokenRefreshError:
+    return context.request(
         "token_endpoint",
         {
-            **attempt.provider.extra_params,
-            "grant_type": _GRANT,
+            **context.provider.extra_params,
+            "grant_type": _GRANT_TYPE,
             "device_code": device_code,
         },
         secrets=(device_code,),
     )
 
 
-def _patience_with(attempt: SignInContext, error: TokenRefreshError, interval: float) -> float:
-    """Return the interval after a failure that may pass, or raise what ends the sign-in."""
+def _interval_after(context: SignInContext, error: TokenRefreshError, interval: float) -> float:
+    """Return the polling interval after a temporary failure.
+
+    Raises:
+        TokenRefreshError: The failure ends the sign-in.
+    """
     if error.error in {"access_denied", "authorization_declined"}:
-        what = "the sign-in was refused at the provider, by you or by its rules; start again"
-        raise attempt.failed(what, "access_denied")
+        raise context.denied_error()
     if error.error == "expired_token":
-        raise attempt.failed("nobody entered the code in time; start again", "expired_token")
+        raise _expired(context)
     if isinstance(error, TransientRefreshError):
-        return max(2 * interval, error.retry_after or 0.0)  # as section 3.5 has it
-    raise attempt.verdict(error)
+        return max(2 * interval, error.retry_after or 0.0)  # section 3.5
+    raise context.as_sign_in_error(error)
 
 
-def _is_address(url: object) -> bool:
-    return _is_printable(url) and str(url).startswith(("https://", "http://"))
+def _expired(context: SignInContext) -> SignInError:
+    return context.sign_in_error(
+        "the code expired before it was entered; start again", "expired_token"
+    )
 
 
-def _is_printable(text: object) -> bool:
-    return is_token(text) and str(text).isprintable()
+def _is_url(value: object) -> bool:
+    return _is_printable(value) and str(value).startswith(("https://", "http://"))
+
+
+def _is_printable(value: object) -> bool:
+    return is_token(value) and str(value).isprintable()

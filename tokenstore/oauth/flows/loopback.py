@@ -1,4 +1,4 @@
-"""The loopback redirect (RFC 8252 section 7.3): one right callback, and nothing else."""
+"""The loopback redirect (RFC 8252 section 7.3): accepts one authorization response."""
 
 from __future__ import annotations
 
@@ -12,89 +12,91 @@ from socketserver import ThreadingTCPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tokenstore.oauth.flows import callback_page as page
+from tokenstore.oauth.flows import callback_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tokenstore.oauth.flows.callback_page import Page
 
-_READ = 10.0  # seconds that a browser may take to send its request
-_LINGER = 5.0  # seconds that a browser may take to read the last page
-_POLL = 0.05  # seconds until the listener notices that it is to stop
+_READ_TIMEOUT = 10.0  # seconds that a browser may take to send its request
+_SEND_TIMEOUT = 5.0  # seconds that a browser may take to read the page
+_SHUTDOWN_INTERVAL = 0.05  # seconds between two checks for a shutdown
 
 
 class AuthorizationResponse:
-    """The browser that came back. It waits for its page.
+    """The request of a browser that was redirected here; the browser waits for a page.
 
     Attributes:
-        params: The parameters of its address (secret: the code is one).
+        params: The query parameters (secret: the code is one of them).
+        page: The page to show.
+        sent: Set once the page was sent.
     """
 
     def __init__(self, params: Mapping[str, str]) -> None:
         self.params = params
         self.page: Future[Page] = Future()
-        self.shown = threading.Event()
+        self.sent = threading.Event()
 
-    def answer(self, answer: Page) -> None:
-        """Show the last page, if none was shown yet, and wait until it is sent."""
+    def show(self, page: Page) -> None:
+        """Send the page, unless another one was sent before, and wait until it is sent."""
         with suppress(InvalidStateError):
-            self.page.set_result(answer)
-        self.shown.wait(_LINGER)
+            self.page.set_result(page)
+        self.sent.wait(_SEND_TIMEOUT)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection of a browser, or of whatever else finds the port."""
+    """One connection, from the browser or any other program."""
 
     server: RedirectServer
-    timeout = _READ
+    timeout = _READ_TIMEOUT
     server_version = "tokenstore"
     sys_version = ""
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         if path != self.server.path:
-            self._send(page.NOWHERE)
+            self._send(callback_page.NOT_FOUND)
             return
-        callback = self.server.accept(query)
-        if not isinstance(callback, AuthorizationResponse):
-            self._send(callback)
+        response = self.server.accept(query)
+        if not isinstance(response, AuthorizationResponse):
+            self._send(response)
             return
         try:
-            self._send(callback.page.result())
+            self._send(response.page.result())
         finally:
-            callback.shown.set()
+            response.sent.set()
 
-    def _send(self, answer: Page) -> None:
-        body = answer.html().encode()
-        self.send_response(answer.status)
-        for name, value in page.HEADERS.items():
+    def _send(self, page: Page) -> None:
+        body = page.html().encode()
+        self.send_response(page.status)
+        for name, value in callback_page.HEADERS.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Write nothing: the address holds the code."""
+        """Write no log: the URL contains the code."""
 
 
 class RedirectServer(ThreadingTCPServer):
-    """Listens on loopback for the browser to come back, from the start to the end of its block.
+    """Listens on loopback for the authorization response, inside its ``with`` block.
 
     Args:
-        redirect_uri: Where the browser returns to. Without a port, a free one is taken.
-        port: A port to use in place of that; 0: as the redirect URI has it.
-        state: What the right callback has to bring.
+        redirect_uri: The provider's redirect URI. Without a port, a free one is used.
+        port: The port to listen on. 0 uses the port of the redirect URI, or a free one.
+        state: The ``state`` that the authorization response must contain.
 
     Attributes:
-        redirect_uri: The same with its port.
+        redirect_uri: The redirect URI with the port.
         path: Its path.
 
     Raises:
-        OSError: The port cannot be had.
+        OSError: The port is not available.
     """
 
-    allow_reuse_address = True  # nobody else can listen meanwhile; old connections do not count
+    allow_reuse_address = True  # closed connections do not block the port; another listener does
     daemon_threads = True
 
     def __init__(self, redirect_uri: str, port: int, state: str) -> None:
@@ -104,13 +106,15 @@ class RedirectServer(ThreadingTCPServer):
         self.path = parts.path or "/"
         self._state = state
         self._lock = threading.Lock()
-        self._callback: Future[AuthorizationResponse] = Future()
+        self._response: Future[AuthorizationResponse] = Future()
         address = "127.0.0.1" if host == "localhost" else host
         super().__init__((address, port or parts.port or 0), _Handler)
-        bound = self.server_address[1]
-        shown = f"[{host}]" if ":" in host else host
-        self.redirect_uri = parts._replace(netloc=f"{shown}:{bound}").geturl()
-        self._thread = threading.Thread(target=self.serve_forever, args=(_POLL,), daemon=True)
+        bound_port = self.server_address[1]
+        name = f"[{host}]" if ":" in host else host
+        self.redirect_uri = parts._replace(netloc=f"{name}:{bound_port}").geturl()
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(_SHUTDOWN_INTERVAL,), daemon=True
+        )
 
     def __enter__(self) -> RedirectServer:
         self._thread.start()
@@ -118,47 +122,47 @@ class RedirectServer(ThreadingTCPServer):
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            nobody_came = self._callback.cancel()
-        if not nobody_came and self._callback.exception() is None:
-            self._callback.result().answer(page.INTERRUPTED)  # unless it has its page
+            cancelled = self._response.cancel()
+        if not cancelled and self._response.exception() is None:
+            self._response.result().show(callback_page.INTERRUPTED)  # unless it has its page
         self.shutdown()
         self._thread.join()
         self.server_close()
 
     def wait(self, prompt: Callable[[], object], timeout: float) -> AuthorizationResponse:
-        """Return the right callback.
+        """Return the authorization response.
 
         Args:
-            prompt: Sends the person off. It runs in a thread of its own, as it may last until the
-                browser is closed. What it raises ends the wait.
+            prompt: Sends the user to the sign-in page. It runs in a thread of its own, since it may
+                return only when the browser is closed. An error that it raises ends the wait.
             timeout: Seconds to wait.
 
         Raises:
-            TimeoutError: Nobody came.
+            TimeoutError: No authorization response arrived.
         """
-        threading.Thread(target=self._send_off, args=(prompt,), daemon=True).start()
-        return self._callback.result(timeout)
+        threading.Thread(target=self._run_prompt, args=(prompt,), daemon=True).start()
+        return self._response.result(timeout)
 
     def accept(self, query: str) -> AuthorizationResponse | Page:
-        """Return the callback if this is the right one, else the page that says why not."""
+        """Return the authorization response of a query, or the page that says why it is none."""
         pairs = parse_qsl(query, keep_blank_values=True)
         params = dict(pairs)
-        right = secrets.compare_digest(params.get("state", "").encode(), self._state.encode())
-        if not right or len(params) != len(pairs):  # no parameter twice (RFC 6749, 3.1)
-            return page.STRAY
+        expected = secrets.compare_digest(params.get("state", "").encode(), self._state.encode())
+        if not expected or len(params) != len(pairs):  # no duplicates (RFC 6749 section 3.1)
+            return callback_page.WRONG_STATE
         with self._lock:
-            if self._callback.done():
-                return page.OVER
-            callback = AuthorizationResponse(params)
-            self._callback.set_result(callback)
-            return callback
+            if self._response.done():
+                return callback_page.ALREADY_COMPLETE
+            response = AuthorizationResponse(params)
+            self._response.set_result(response)
+            return response
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Pass over browsers that go away."""
+        """Ignore browsers that close their connection."""
 
-    def _send_off(self, prompt: Callable[[], object]) -> None:
+    def _run_prompt(self, prompt: Callable[[], object]) -> None:
         try:
             prompt()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the callback is awaited
+        except BaseException as error:  # noqa: BLE001 - `wait` raises it
             with self._lock, suppress(Exception):
-                self._callback.set_exception(error)
+                self._response.set_exception(error)

@@ -1,4 +1,4 @@
-"""What the person who signs in has to do, and how they are told."""
+"""Instructions for the user who signs in, and how they are shown in a terminal."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the person who signs in has to do: open `url`, and enter `user_code` if there is one.
+    """Instructions for the user: open `url`, and enter `user_code` if there is one.
 
     Attributes:
         account_name: The account.
         provider: The name of its provider.
         url: The page to open.
-        expires_at: When it is too late, in UTC epoch seconds.
-        user_code: The code to enter there (RFC 8628), None for a sign-in by redirect.
-        url_complete: The page with the code filled in already, or None.
-        redirect_uri: Where the browser comes back to; None for a device.
-        has_device_grant: Whether the provider could be asked for a code in place of a redirect.
+        expires_at: When the sign-in times out, in UTC epoch seconds.
+        user_code: The code to enter there (RFC 8628), or None for a sign-in by redirect.
+        url_complete: The page with the code already filled in, or None.
+        redirect_uri: Where the browser returns; None for a sign-in by code.
+        has_device_grant: Whether the provider also supports a sign-in by code.
     """
 
     account_name: str
@@ -34,12 +34,12 @@ class Prompt:
 
 
 class Terminal:
-    """Opens the browser, and tells a person on stderr what to do.
+    """Opens the browser, and writes the instructions to stderr.
 
     Args:
-        browser: Whether to open one at all.
-        device: How to ask for a sign-in by code.
-        port: How to ask for a port.
+        browser: Whether to open a browser.
+        device: The argument or command that requests a sign-in by code, to quote in a hint.
+        port: The argument or option that sets the port, to quote in a hint.
     """
 
     def __init__(
@@ -50,44 +50,44 @@ class Terminal:
         self._port = port
 
     def __call__(self, prompt: Prompt) -> None:
-        """Tell what to do; this may take as long as the browser runs."""
+        """Show the instructions; this may take until the browser is closed."""
         if prompt.user_code is not None:
-            _say(_of_device(prompt))
+            _write(_device_instructions(prompt))
             return
         opens = self._browser and has_display()
-        _say(self._of_browser(prompt, opens=opens))
+        _write(self._browser_instructions(prompt, opens=opens))
         if opens and not _open(prompt.url):
-            _say("No browser could be started.\n")
+            _write("No browser could be started.\n")
 
-    def _of_browser(self, prompt: Prompt, *, opens: bool) -> str:
-        whom = f"{prompt.account_name} at {prompt.provider}"
-        text = f"To sign in {whom}, open this address in a browser on this machine:"
+    def _browser_instructions(self, prompt: Prompt, *, opens: bool) -> str:
+        account = f"{prompt.account_name} at {prompt.provider}"
+        text = f"To sign in {account}, open this URL in a browser on this machine:"
         if opens:
-            text = f"The browser opens to sign in {whom}. If it does not, open this address:"
+            text = f"The browser opens to sign in {account}. If it does not, open this URL:"
         text = f"{text}\n\n    {prompt.url}\n\n"
         if has_display():
             return text
-        return f"{text}Is the browser on another machine? {self._remedy(prompt)}\n"
+        return f"{text}Is the browser on another machine? {self._remote_hint(prompt)}\n"
 
-    def _remedy(self, prompt: Prompt) -> str:
-        """Return what helps where the browser is on another machine."""
+    def _remote_hint(self, prompt: Prompt) -> str:
+        """Return how to sign in with a browser on another machine."""
         if prompt.has_device_grant:
             return f"Stop this, and sign in with a code: {self._device}"
         port = urlsplit(prompt.redirect_uri or "").port
         return (
-            f"Forward the port to this one first, as in: ssh -L {port}:127.0.0.1:{port} …; "
-            f"{self._port} takes one that you choose."
+            f"First forward the port to this machine: ssh -L {port}:127.0.0.1:{port} …; "
+            f"to choose the port, use {self._port}."
         )
 
 
 def has_display() -> bool:
-    """Tell whether a browser that is started here shows up before the person."""
+    """Return whether a browser that is started here is visible to the user."""
     if os.environ.get("BROWSER"):
         return True
     if os.environ.get("SSH_CONNECTION"):
         return False
-    shown = {"DISPLAY", "WAYLAND_DISPLAY"} & {name for name in os.environ if os.environ[name]}
-    return bool(shown) or sys.platform in {"darwin", "win32"}
+    displays = {"DISPLAY", "WAYLAND_DISPLAY"} & {name for name in os.environ if os.environ[name]}
+    return bool(displays) or sys.platform in {"darwin", "win32"}
 
 
 def _open(url: str) -> bool:
@@ -99,15 +99,15 @@ def _open(url: str) -> bool:
         return False
 
 
-def _of_device(prompt: Prompt) -> str:
-    whom = f"{prompt.account_name} at {prompt.provider}"
-    text = f"To sign in {whom}, open this address on any device and enter the code:\n\n"
+def _device_instructions(prompt: Prompt) -> str:
+    account = f"{prompt.account_name} at {prompt.provider}"
+    text = f"To sign in {account}, open this URL on any device and enter the code:\n\n"
     text += f"    {prompt.url}\n    {prompt.user_code}\n\n"
     if prompt.url_complete is not None:
         text += f"or open it with the code filled in:\n\n    {prompt.url_complete}\n\n"
     return text
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(text)  # in one piece, whatever ends meanwhile
+def _write(text: str) -> None:
+    sys.stderr.write(text)  # in one call, so that the output of other threads cannot split it
     sys.stderr.flush()

@@ -1,1 +1,1 @@
-"""Accounts in a schema of a PostgreSQL database."""
+"""The PostgreSQL backend."""

@@ -1,4 +1,4 @@
-"""Connections to a PostgreSQL server: made, pooled, and never shared across a fork."""
+"""Pooled connections to a PostgreSQL server, never shared across a fork."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tokenstore import fork
 from tokenstore.errors import StorageError
-from tokenstore.storage.location import shown
+from tokenstore.storage.location import display_name
 from tokenstore.storage.postgresql.errors import ERRORS, connection_error
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 BUSY_TIMEOUT = 30.0
-"""Seconds to wait for somebody else's transaction, or for a connection of the pool."""
+"""Seconds to wait for another transaction, or for a connection of the pool."""
 
-_DEFAULTS: dict[str, Any] = {  # libpq's parameters; those in a URL go before
+_DEFAULTS: dict[str, Any] = {  # libpq's parameters; those in a URL override them
     "application_name": "tokenstore",
-    "connect_timeout": 10,  # seconds, as all of these
+    "connect_timeout": 10,  # seconds
     "keepalives": 1,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -38,65 +38,67 @@ _DEFAULTS: dict[str, Any] = {  # libpq's parameters; those in a URL go before
 
 
 class Connections(fork.ForkParticipant):
-    """A pool of connections on which every statement is its own, unless it begins a transaction.
+    """A pool of connections in autocommit mode.
 
     Args:
-        url: Where the server is.
-        kept: How many to keep open while they are idle.
-        most: How many there may be at a time; None: as many as are asked for.
+        url: The database.
+        pool_size: Number of idle connections to keep open.
+        limit: Maximum number of connections. Defaults to no limit.
     """
 
-    def __init__(self, url: URL, *, kept: int, most: int | None) -> None:
+    def __init__(self, url: URL, *, pool_size: int, limit: int | None = None) -> None:
         self._url = url
-        self._name = shown(url)
-        self._sizes = {"pool_size": kept, "max_overflow": -1 if most is None else most - kept}
+        self._name = display_name(url)
+        self._pool_size = pool_size
+        self._max_overflow = -1 if limit is None else limit - pool_size
         self._engine: Engine | None = None
         fork.register(fork.Stage.POSTGRESQL, self)
 
     @property
     def engine(self) -> Engine:
-        """The engine, made when it is first needed."""
+        """The engine, created when it is first needed."""
         if self._engine is None:
             parameters = {n: v for n, v in _DEFAULTS.items() if n not in self._url.query}
             self._engine = create_engine(
                 self._url.difference_update_query(["schema"]),
-                # A pooler that lends a server connection for one transaction knows neither what
-                # was prepared nor what was set in an earlier one.
+                # A pooler may use another server connection for each transaction, so prepared
+                # statements and settings of an earlier one are lost.
                 connect_args={**parameters, "prepare_threshold": None, "client_encoding": "utf8"},
                 isolation_level="AUTOCOMMIT",
-                use_native_hstore=False,  # it would ask the server for it at every connection
+                use_native_hstore=False,  # it would cost a query per connection
                 hide_parameters=True,
+                pool_size=self._pool_size,
+                max_overflow=self._max_overflow,
                 pool_timeout=BUSY_TIMEOUT,
-                pool_reset_on_return=None,  # see _undo
-                pool_use_lifo=True,  # so that those of a rush get old and are closed
-                **self._sizes,
+                pool_reset_on_return=None,  # see _roll_back
+                pool_use_lifo=True,  # so that rarely used connections stay idle
             )
-            event.listen(self._engine, "reset", _undo)
+            event.listen(self._engine, "reset", _roll_back)
             finalize(self, self._engine.dispose)
         return self._engine
 
     @contextmanager
-    def lent(self) -> Iterator[psycopg.Connection[Any]]:
-        """Lend the driver's connection; one that comes back unfit is closed.
+    def connection(self) -> Iterator[psycopg.Connection[Any]]:
+        """Yield the driver's connection of the pool.
 
         Raises:
-            StorageError: There is none to be had.
+            StorageError: No connection is available.
         """
-        pooled = self.take()
+        pooled = self.checkout()
         try:
             yield driver_of(pooled)
         finally:
-            self.give_back(pooled)
+            self.checkin(pooled)
 
-    def take(self) -> PoolProxiedConnection:
-        """Take a connection, for `give_back`."""
+    def checkout(self) -> PoolProxiedConnection:
+        """Take a connection from the pool, until `checkin`."""
         pool = self.engine.pool
         try:
             pooled = self.engine.raw_connection()
         except PoolTimeoutError:
             raise StorageError(
-                f"{self._name}: this process has no connection left and none became free within "
-                f"{BUSY_TIMEOUT:.0f} s; use fewer threads, or end transactions sooner",
+                f"{self._name}: all connections of this process are in use, and none became free "
+                f"in {BUSY_TIMEOUT:.0f} s; use fewer threads or shorter transactions",
                 self._name,
             ) from None
         except ERRORS as error:
@@ -104,8 +106,11 @@ class Connections(fork.ForkParticipant):
         pooled.info.update(pool=pool, process=os.getpid())
         return pooled
 
-    def give_back(self, pooled: PoolProxiedConnection) -> None:
-        """Take a connection back; if it is lost, those that are as old are probably lost too."""
+    def checkin(self, pooled: PoolProxiedConnection) -> None:
+        """Return a connection to the pool.
+
+        If it is lost, the others of the pool probably are too, so all of them are closed.
+        """
         if pooled.info["process"] != os.getpid():
             _inherited.append(pooled)
             return
@@ -114,14 +119,14 @@ class Connections(fork.ForkParticipant):
             pooled.invalidate()
             self.engine.dispose()
             return
-        ended = driver.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        if not ended or pooled.info["pool"] is not self.engine.pool:
-            pooled.invalidate()  # nobody ended what was begun on it, or `close` was called
+        is_idle = driver.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        if not is_idle or pooled.info["pool"] is not self.engine.pool:
+            pooled.invalidate()  # a transaction did not end, or `close` was called
             return
         pooled.close()
 
     @contextmanager
-    def migrating(self) -> Iterator[Connection]:
+    def sqlalchemy_connection(self) -> Iterator[Connection]:
         """Yield an SQLAlchemy connection of its own, whose transactions SQLAlchemy begins."""
         engine = self.engine.execution_options(isolation_level="READ COMMITTED")
         try:
@@ -131,35 +136,37 @@ class Connections(fork.ForkParticipant):
         try:
             yield connection
         finally:
-            connection.invalidate()  # its search path was changed
+            connection.invalidate()  # its search path has changed
             connection.close()
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed when it comes back."""
+        """Close idle connections at once, and the others at their checkin."""
         if self._engine is not None:
             self._engine.dispose()
 
     def after_fork_in_child(self) -> None:
-        """Leave all connections to the parent of this process, which goes on using them."""
+        """Leave all connections to the parent process, which keeps using them."""
         if self._engine is not None:
             _inherited.append(self._engine.pool)
             self._engine.dispose(close=False)
 
 
-def _undo(driver: psycopg.Connection[Any], record: ConnectionPoolEntry, _state: object) -> None:
-    """End a transaction whose end an interrupt prevented.
+def _roll_back(
+    driver: psycopg.Connection[Any], record: ConnectionPoolEntry, _state: object
+) -> None:
+    """End a transaction whose end an interrupt has prevented.
 
-    Never the parent's: what a child of fork says goes over the connection that both share.
+    A child of fork must not do this to its parent's connection, which both share.
     """
     if record.info.get("process") == os.getpid() and not driver.closed:
         driver.rollback()
 
 
 def driver_of(pooled: PoolProxiedConnection) -> psycopg.Connection[Any]:
-    """Return the driver's connection below one of the pool."""
+    """Return the driver's connection of a pooled connection."""
     driver = pooled.driver_connection
     assert isinstance(driver, psycopg.Connection)  # noqa: S101 - for the type checker
     return driver
 
 
-_inherited: list[object] = []  # connections of a parent process, which a finaliser must not touch
+_inherited: list[object] = []  # connections of a parent process, which no finaliser may close

@@ -1,4 +1,4 @@
-"""A PostgreSQL database: read and written by many threads and machines, in our transactions."""
+"""The PostgreSQL backend: a schema of a database that threads, processes and machines share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.errors import StorageError
-from tokenstore.storage.location import schema_of, shown
+from tokenstore.storage.location import display_name, schema_of
 from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT, Connections
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.storage.locks import HeldLock
-    from tokenstore.storage.query import Query, Row
+    from tokenstore.storage.query import CompiledStatement, Row
 
 T = TypeVar("T")
 
-_POOL = 5  # connections that a process keeps while they are idle
-_MOST = 15  # connections for reading and writing, of a process, at a time
-_PAUSES = (0.0, 0.2, 1.0)  # seconds before a call is made again that failed for a passing reason
+_POOL_SIZE = 5  # idle connections that a process keeps open
+_MAX_CONNECTIONS = 15  # connections of a process for reads and writes
+_PAUSES = (0.0, 0.2, 1.0)  # seconds before each retry after a transient error
 
 _BEGIN = f"""
 BEGIN ISOLATION LEVEL READ COMMITTED;
@@ -68,79 +68,79 @@ _transactions = _Transactions()
 
 
 class _Thread(threading.local):
-    """The transaction that a thread is in."""
+    """The transaction of a thread."""
 
     driver: psycopg.Connection[Any] | None = None
     process = 0
 
 
 class PostgreSQLDatabase:
-    """A token store in a schema of a PostgreSQL database (see `Database`).
+    """A `Database` in a schema of a PostgreSQL database.
 
-    Every operation of the repository is right in a READ COMMITTED transaction: each changes one
-    row on the condition of what it knows of it. Only who makes several of them one transaction
-    keeps others from writing meanwhile, as SQLite always does.
+    READ COMMITTED transactions suffice for the repository: each of its operations changes one row,
+    on the condition that the row has not changed since. Only `transaction`, which combines several
+    of them, excludes other writers, as SQLite always does.
 
     Args:
-        url: Where the database is; ``?schema=`` names another schema than ``tokenstore``.
-        upgrade: Migrate an older store in place of refusing it.
+        url: The database. ``?schema=`` names another schema than ``tokenstore``.
+        upgrade: Migrate an older database instead of refusing it.
     """
 
     def __init__(self, url: URL, *, upgrade: bool = False) -> None:
-        self.name = shown(url)
+        self.name = display_name(url)
         self._schema = schema_of(url)
-        self._connections = Connections(url, kept=_POOL, most=_MOST)
-        self._for_locks = Connections(url, kept=_POOL, most=None)
-        self._namespace = SchemaManager(self.name, self._schema, self._connections, upgrade=upgrade)
-        self.locks = AdvisoryLocks(self.name, self._schema, self._for_locks)
+        self._connections = Connections(url, pool_size=_POOL_SIZE, limit=_MAX_CONNECTIONS)
+        self._lock_connections = Connections(url, pool_size=_POOL_SIZE)
+        self._schema_manager = SchemaManager(
+            self.name, self._schema, self._connections, upgrade=upgrade
+        )
+        self.locks = AdvisoryLocks(self.name, self._schema, self._lock_connections)
         self._thread = _Thread()
-        self._found = False  # or not looked for yet
+        self._is_known_to_exist = False
 
-    def fetch_one(self, query: Query, parameters: dict[str, Any]) -> Row | None:
-        """Return the first row, None if there is none or no store."""
-        rows = self.fetch_all(query, parameters)
+    def fetch_one(self, statement: CompiledStatement, parameters: dict[str, Any]) -> Row | None:
+        """Return the first row (see `Database.fetch_one`)."""
+        rows = self.fetch_all(statement, parameters)
         return rows[0] if rows else None
 
-    def fetch_all(self, query: Query, parameters: dict[str, Any]) -> list[Row]:
-        """Return all rows, none if there is no store."""
+    def fetch_all(self, statement: CompiledStatement, parameters: dict[str, Any]) -> list[Row]:
+        """Return all rows (see `Database.fetch_all`)."""
         if self._thread.driver is not None:
-            return self._execute(self._in_transaction(), query, parameters).fetchall()
-        return self._patiently(lambda: self._read(query, parameters))
+            return self._execute(self._transaction_driver(), statement, parameters).fetchall()
+        return self._retry(lambda: self._read(statement, parameters))
 
-    def _read(self, query: Query, parameters: dict[str, Any]) -> list[Row]:
-        if not self._is_there(create=False):
-            return []
-        with self._connections.lent() as driver:
-            return self._execute(driver, query, parameters).fetchall()
-
-    def execute(self, query: Query, parameters: dict[str, Any]) -> int:
-        """Run a statement that writes, inside a transaction; return how many rows it changed."""
+    def execute(self, statement: CompiledStatement, parameters: dict[str, Any]) -> int:
+        """Run a statement that writes (see `Database.execute`)."""
         if self._thread.driver is None:
-            raise RuntimeError("execute() is for inside a transaction()")
-        return self._execute(self._in_transaction(), query, parameters).rowcount
+            raise RuntimeError("execute() requires a transaction()")
+        return self._execute(self._transaction_driver(), statement, parameters).rowcount
 
     def run(
-        self, work: Callable[[], T], *, where: object = None, lock: HeldLock | None = None
+        self,
+        work: Callable[[], T],
+        *,
+        expected_identity: object = None,
+        lock: HeldLock | None = None,
     ) -> T:
-        """Do *work* in one durable transaction, or in the one that this thread is in."""
+        """Call *work* in a transaction (see `Database.run`)."""
         if self._thread.driver is not None:
             return work()
         if isinstance(lock, HeldAdvisoryLock) and lock.driver is not None:
-            return self._run_on_lock(work, where, lock, lock.driver)
+            return self._run_on_lock(work, expected_identity, lock, lock.driver)
 
-        def once() -> T:
-            with self._begun(where):
+        def attempt() -> T:
+            with self._transaction(expected_identity):
                 return work()
 
-        return self._patiently(once)
+        return self._retry(attempt)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make what this thread does one durable transaction, while nobody else writes."""
+        """Make the work of this thread one transaction (see `Database.transaction`)."""
         if self._thread.driver is not None:
             yield
             return
-        with self._begun(None) as driver:
+        with self._transaction(None) as driver:
             table = f"{self._schema}.accounts"
             self._run(driver, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
             yield
@@ -153,48 +153,54 @@ class PostgreSQLDatabase:
         """Do nothing: the room on the server's disk is not known here."""
 
     def scrub_after_commit(self) -> None:
-        """Do nothing: vacuum removes old rows, and what is written of them is the server's."""
+        """Do nothing: vacuum removes old rows, and the log is the server's."""
 
     def identity(self) -> int | None:
-        """Return what tells this store from another in its place, inside a transaction."""
-        return self._namespace.identity(self._in_transaction())
+        """Return the object id of the version table, or None if there is none."""
+        return self._schema_manager.identity(self._transaction_driver())
 
     def backup(self, target: Path, *, replace: bool) -> None:  # noqa: ARG002 - of the protocol
-        """Refuse to: PostgreSQL has its own tools for it."""
+        """Refuse: PostgreSQL has its own tools for backups."""
         raise StorageError(
-            f"{self.name} is no file to copy; back it up with: pg_dump --format=custom "
+            f"{self.name} is not a file; back it up with: pg_dump --format=custom "
             f"--file=tokens.dump --schema={self._schema}",
             self.name,
         )
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
-        """Yield a connection for migrations to run on (see `SchemaManager.migration`)."""
-        self._found = False
-        with self._namespace.migration() as connection:
+        """Yield a connection for migrations (see `Database.migration`)."""
+        self._is_known_to_exist = False
+        with self._schema_manager.migration() as connection:
             yield connection
 
     @contextmanager
     def inspection(self) -> Iterator[Connection]:
-        """Yield a connection for commands that only look."""
-        with self._namespace.inspection() as connection:
+        """Yield a connection that only reads (see `Database.inspection`)."""
+        with self._schema_manager.inspection() as connection:
             yield connection
 
     def back_up_before_upgrade(self, connection: Connection) -> None:
         """Do nothing: migrations are one transaction, and backups are the server's."""
 
     def close(self) -> None:
-        """Close all connections; whoever goes on using the store opens new ones."""
+        """Close all connections."""
         self._connections.close()
-        self._for_locks.close()
+        self._lock_connections.close()
 
-    def _is_there(self, *, create: bool) -> bool:
-        if not self._found:
-            self._found = self._namespace.find(create=create)
-        return self._found
+    def _read(self, statement: CompiledStatement, parameters: dict[str, Any]) -> list[Row]:
+        if not self._exists(create=False):
+            return []
+        with self._connections.connection() as driver:
+            return self._execute(driver, statement, parameters).fetchall()
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Make a call that stores all or nothing; again, if it failed for a passing reason."""
+    def _exists(self, *, create: bool) -> bool:
+        if not self._is_known_to_exist:
+            self._is_known_to_exist = self._schema_manager.find(create=create)
+        return self._is_known_to_exist
+
+    def _retry(self, call: Callable[[], T]) -> T:
+        """Make a call that stores all or nothing, and repeat it after transient errors."""
         for pause in _PAUSES:
             try:
                 return call()
@@ -207,7 +213,7 @@ class PostgreSQLDatabase:
     def _run_on_lock(
         self,
         work: Callable[[], T],
-        where: object,
+        expected_identity: object,
         lock: HeldAdvisoryLock,
         driver: psycopg.Connection[Any],
     ) -> T:
@@ -218,8 +224,8 @@ class PostgreSQLDatabase:
         self._run(driver, _ON_LOCK)
         with self._inside(driver):
             try:
-                if where is not None and where != self.identity():
-                    raise self._gone()
+                if expected_identity is not None and expected_identity != self.identity():
+                    raise self._replaced_error()
                 done = work()
             except BaseException:
                 if not driver.closed:
@@ -242,62 +248,66 @@ class PostgreSQLDatabase:
             self._thread.driver = None
 
     @contextmanager
-    def _begun(self, where: object) -> Iterator[psycopg.Connection[Any]]:
-        """Begin a transaction on a connection of its own, and end it."""
-        if not self._is_there(create=where is None):
-            raise self._gone()
-        with self._connections.lent() as driver:
+    def _transaction(self, expected_identity: object) -> Iterator[psycopg.Connection[Any]]:
+        """Begin a transaction on a connection of its own, and end it.
+
+        Args:
+            expected_identity: The `identity` that the database must still have, or None for any.
+        """
+        if not self._exists(create=expected_identity is None):
+            raise self._replaced_error()
+        with self._connections.connection() as driver:
             self._run(driver, _BEGIN)
             with self._inside(driver):
                 try:
-                    if where is not None and where != self.identity():
-                        raise self._gone()
+                    if expected_identity is not None and expected_identity != self.identity():
+                        raise self._replaced_error()
                     yield driver
-                    if os.getpid() == self._thread.process:  # a forked child has no part in it
+                    if os.getpid() == self._thread.process:  # a forked child must not commit
                         self._commit(driver)
                 except BaseException:
                     self._roll_back(driver)
                     raise
 
-    def _in_transaction(self) -> psycopg.Connection[Any]:
+    def _transaction_driver(self) -> psycopg.Connection[Any]:
+        """Return the connection of the thread's transaction."""
         driver = self._thread.driver
         if driver is None or self._thread.process != os.getpid():
             raise StorageError(
-                f"{self.name}: a fork has ended this transaction for the child; nothing of it is "
-                "stored there. Fork outside",
+                f"{self.name}: a fork has ended this transaction in the child, which stores "
+                "nothing of it; do not fork inside",
                 self.name,
             )
         return driver
 
     def _execute(
-        self, driver: psycopg.Connection[Any], query: Query, parameters: dict[str, Any]
+        self,
+        driver: psycopg.Connection[Any],
+        statement: CompiledStatement,
+        parameters: dict[str, Any],
     ) -> psycopg.Cursor[Any]:
-        statement, constants, _ = query.postgresql(self._schema)
-        try:
-            return driver.execute(statement.encode(), constants | parameters)
-        except ERRORS as error:
-            raise self._told(error) from None
+        sql, constants, _ = statement.postgresql(self._schema)
+        return self._run(driver, sql, constants | parameters)
 
-    def _run(self, driver: psycopg.Connection[Any], statement: str) -> psycopg.Cursor[Any]:
+    def _run(
+        self, driver: psycopg.Connection[Any], sql: str, parameters: dict[str, Any] | None = None
+    ) -> psycopg.Cursor[Any]:
         try:
-            return driver.execute(statement.encode())
+            return driver.execute(sql.encode(), parameters)
         except ERRORS as error:
-            raise self._told(error) from None
-
-    def _told(self, error: BaseException) -> StorageError:
-        if sqlstate(error) in MISSING:
-            self._found = False  # look for it once more
-        return postgresql_error(self.name, error)
+            if sqlstate(error) in MISSING:
+                self._is_known_to_exist = False
+            raise postgresql_error(self.name, error) from None
 
     def _commit(self, driver: psycopg.Connection[Any]) -> None:
         try:
-            done = driver.execute("COMMIT").statusmessage
+            status = driver.execute("COMMIT").statusmessage
         except ERRORS as error:
             raise postgresql_error(self.name, error, committing=True) from None
-        if done != "COMMIT":  # the server rolls back, without an error, after an earlier one
+        if status != "COMMIT":  # after an earlier error the server rolls back, without an error
             raise StorageError(
-                f"{self.name}: an earlier error has ended this transaction; nothing of it is "
-                "stored. Repeat it as a whole",
+                f"{self.name}: an earlier error has ended this transaction; nothing of it was "
+                "stored. Repeat all of it",
                 self.name,
                 errno=errno.EIO,
             )
@@ -310,10 +320,10 @@ class PostgreSQLDatabase:
         except ERRORS:
             driver.close()
 
-    def _gone(self) -> StorageError:
+    def _replaced_error(self) -> StorageError:
         return StorageError(
-            f"{self.name} was removed or replaced while it was in use; what was just written may "
-            "be lost with it. Put it back, or repeat the call to use what is there now",
+            f"{self.name} was removed or replaced while it was open; recent changes may be lost "
+            "with it. Restore it, or repeat the call to use the current database",
             self.name,
             errno=errno.ESTALE,
         )

@@ -71,7 +71,7 @@ class AdvisoryLocks:
                 yield lock
             finally:
                 lock.release()
-                self._connections.give_back(lock.pooled)
+                self._connections.checkin(lock.pooled)
 
     def is_held(self, account_name: str) -> bool:
         """Return whether any process holds the lock of an account."""
@@ -91,18 +91,18 @@ class AdvisoryLocks:
         return self._take(key, deadline - time.monotonic())
 
     def _take(self, key: int, timeout: float) -> PoolProxiedConnection:
-        pooled = self._connections.take()
+        pooled = self._connections.checkout()
         try:
             driver = driver_of(pooled)
             if not self._lock(driver, key, timeout):
                 raise LockTimeoutError
         except ERRORS as error:
-            self._connections.give_back(pooled)
+            self._connections.checkin(pooled)
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
                 raise LockTimeoutError from None
             raise postgresql_error(self._name, error) from None
         except BaseException:
-            self._connections.give_back(pooled)
+            self._connections.checkin(pooled)
             raise
         return pooled
 

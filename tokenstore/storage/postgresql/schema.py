@@ -1,4 +1,4 @@
-"""The schema of a PostgreSQL database that holds the store: created, migrated, looked at."""
+"""Creates the tables of a database and migrates them, completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from sqlalchemy import text
 
-from tokenstore.errors import SchemaOutdatedError, StorageError
-from tokenstore.storage.migrations import too_new, upgrade_to_head
+from tokenstore.errors import StorageError
+from tokenstore.storage.migrations import outdated_error, too_new_error, upgrade_to_head
 from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
@@ -29,141 +29,134 @@ if TYPE_CHECKING:
 
     from tokenstore.storage.postgresql.connections import Connections
 
-_TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates
+_TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates the database
 
 
 class SchemaManager:
-    """The store's own schema inside a database that others may use, too.
+    """Creates and migrates the tables in one schema, under a lock that excludes other processes.
 
     Args:
-        name: What to call the database.
-        schema: The schema.
+        name: The name of the database in messages.
+        schema: The schema. Other schemas of the database may belong to other applications.
         connections: Connections to the database.
-        upgrade: Migrate an older one in place of refusing it.
+        upgrade: Migrate an older database instead of refusing it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        schema: str,
-        connections: Connections,
-        *,
-        upgrade: bool,
-    ) -> None:
-        self.name = name
+    def __init__(self, name: str, schema: str, connections: Connections, *, upgrade: bool) -> None:
+        self._name = name
         self._schema = schema
         self._connections = connections
         self._upgrade = upgrade
-        there, version_table = f"to_regnamespace('{schema}')", f"'{schema}.{VERSION_TABLE}'"
-        something = f"EXISTS (SELECT FROM pg_class WHERE relnamespace = {there})"
+        namespace, version_table = f"to_regnamespace('{schema}')", f"'{schema}.{VERSION_TABLE}'"
+        has_tables = f"EXISTS (SELECT FROM pg_class WHERE relnamespace = {namespace})"
         self._identity = f"SELECT to_regclass({version_table})::oid::bigint"
-        self._is_foreign = f"SELECT {something} AND to_regclass({version_table}) IS NULL"
+        self._is_foreign = f"SELECT {has_tables} AND to_regclass({version_table}) IS NULL"
 
     def find(self, *, create: bool) -> bool:
-        """Tell whether there is a store, of the schema that this code knows.
+        """Return whether the tables exist, at the newest revision.
+
+        Args:
+            create: Whether to create missing tables.
 
         Raises:
-            SchemaOutdatedError: It is older than this code.
-            SchemaTooNewError: It is newer.
-            InsecureStorageError: The schema is in use for something else.
+            SchemaOutdatedError: They are older than this code.
+            SchemaTooNewError: They are newer.
+            InsecureStorageError: The schema belongs to another application.
         """
         revision = self._stored_revision()
         if revision is None:
             if not create:
                 return False
-            self._bring_to_head()
+            self._upgrade_to_head()
         elif revision > REVISION:
-            raise too_new(self.name, revision)
+            raise too_new_error(self._name, revision)
         elif revision != REVISION:
             if not self._upgrade:
-                raise SchemaOutdatedError(
-                    f"{self.name} has schema {revision}, this tokenstore needs {REVISION}; "
-                    f"run: tokenstore --database '{self.name}' db upgrade",
-                    self.name,
-                )
-            self._bring_to_head()
+                raise outdated_error(self._name, revision)
+            self._upgrade_to_head()
         return True
 
     def identity(self, driver: psycopg.Connection[Any]) -> int | None:
-        """Return what tells this store from another in its place, None if there is none."""
+        """Return the object id of the version table, or None if there is none."""
         try:
             row = driver.execute(self._identity.encode()).fetchone()
         except ERRORS as error:
-            raise postgresql_error(self.name, error) from None
+            raise postgresql_error(self._name, error) from None
         return None if row is None else row[0]
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
-        """Yield a connection inside one transaction, the only one of all that migrate this store.
+        """Yield a connection for migrations (see `Database.migration`).
 
-        The schema is created if it is missing. If nothing is put into it, it is not.
+        A missing schema is created, unless the caller creates no tables in it.
         """
         with self._transaction() as (connection, transaction):
-            self._be_alone(connection)
+            self._lock(connection)
             is_new = not _exists(connection, self._schema)
             if is_new:
                 connection.exec_driver_sql(f"CREATE SCHEMA {self._schema}")
             elif connection.exec_driver_sql(self._is_foreign).scalar():
-                raise foreign_schema_error(self.name, self._schema)
-            self._work_in_schema(connection)
+                raise foreign_schema_error(self._name, self._schema)
+            self._set_search_path(connection)
             yield connection
             if is_new and self.revision_of(_driver_of(connection)) is None:
                 transaction.rollback()
 
     @contextmanager
     def inspection(self) -> Iterator[Connection]:
-        """Yield a connection for migration commands that only look; it creates nothing."""
+        """Yield a connection in a read-only transaction."""
         with self._transaction() as (connection, transaction):
             connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-            self._work_in_schema(connection)
+            self._set_search_path(connection)
             yield connection
             transaction.rollback()
 
     @contextmanager
     def _transaction(self) -> Iterator[tuple[Connection, RootTransaction]]:
         with (
-            self._connections.migrating() as connection,
-            translated(self.name),
+            self._connections.sqlalchemy_connection() as connection,
+            translated(self._name),
             connection.begin() as transaction,
         ):
             yield connection, transaction
 
     def _stored_revision(self) -> str | None:
-        """Return the revision of the store, None if there is none."""
-        with self._connections.lent() as driver:
+        """Return the schema revision, or None if there are no tables of ours."""
+        with self._connections.connection() as driver:
             encoding = driver.info.parameter_status("server_encoding")
             if encoding != "UTF8":
                 raise StorageError(
-                    f"{self.name}: the database's encoding is {encoding}, in which not every "
-                    "account name can be stored; create one with ENCODING 'UTF8'",
-                    self.name,
+                    f"{self._name}: the database's encoding {encoding} cannot store every account "
+                    "name; create a database with ENCODING 'UTF8'",
+                    self._name,
                 )
             return self.revision_of(driver)
 
     def revision_of(self, driver: psycopg.Connection[Any]) -> str | None:
-        """Return the newest migration that a store has had, None if there is no store.
+        """Return the schema revision, or None if there are no tables of ours.
 
         Raises:
-            InsecureStorageError: The schema is in use for something else.
-            StorageError: It cannot be read.
+            InsecureStorageError: The schema belongs to another application.
+            StorageError: The revision cannot be read.
         """
         try:
             if self.identity(driver) is None:
                 if driver.execute(self._is_foreign.encode()).fetchone() == (True,):
-                    raise foreign_schema_error(self.name, self._schema)
+                    raise foreign_schema_error(self._name, self._schema)
                 return None
             query = f"SELECT version_num FROM {self._schema}.{VERSION_TABLE}"  # noqa: S608 - names
             row = driver.execute(query.encode()).fetchone()
         except ERRORS as error:
-            raise postgresql_error(self.name, error) from None
+            raise postgresql_error(self._name, error) from None
         return None if row is None else str(row[0])
 
-    def _bring_to_head(self) -> None:
+    def _upgrade_to_head(self) -> None:
         with self.migration() as connection:
             if self.revision_of(_driver_of(connection)) != REVISION:  # no other process was faster
-                upgrade_to_head(self.name, connection)
+                upgrade_to_head(self._name, connection)
 
-    def _be_alone(self, connection: Connection) -> None:
+    def _lock(self, connection: Connection) -> None:
+        """Acquire the lock under which a process creates or migrates the tables."""
         key = key_of(f"{self._schema} is migrated")
         milliseconds = round(_TIMEOUT * 1000)
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
@@ -171,16 +164,16 @@ class SchemaManager:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({key})")
         except ERRORS as error:
             raise StorageError(
-                f"{self.name} is being created or migrated by another process for more than "
-                f"{_TIMEOUT:.0f} s; find out which and try again ({sqlstate(error)})",
-                self.name,
+                f"{self._name}: another process has been creating or migrating it for more "
+                f"than {_TIMEOUT:.0f} s; find that process and try again ({sqlstate(error)})",
+                self._name,
                 errno=errno.EBUSY,
             ) from None
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(BUSY_TIMEOUT * 1000)}")
 
-    def _work_in_schema(self, connection: Connection) -> None:
+    def _set_search_path(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SET LOCAL search_path = {self._schema}")
-        # Where SQLAlchemy looks for tables that name no schema.
+        # SQLAlchemy looks there for tables without a schema.
         connection.dialect.default_schema_name = self._schema
 
 
@@ -191,6 +184,6 @@ def _driver_of(connection: Connection) -> psycopg.Connection[Any]:
 
 
 def _exists(connection: Connection, schema: str) -> bool:
-    # Not to_regnamespace(), which may answer from before the wait for others.
+    # Not to_regnamespace(), whose result may be older than the wait for the lock.
     query = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :schema)")
     return bool(connection.scalar(query, {"schema": schema}))

@@ -1,1 +1,1 @@
-"""Accounts in a SQLite file."""
+"""The SQLite backend."""

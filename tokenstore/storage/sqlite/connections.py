@@ -1,8 +1,8 @@
-"""One connection per thread, one writing thread per process, no connection across a fork.
+"""One connection per thread, one writing thread per process, and no connection across a fork.
 
-A connection that is open while the process forks loses writes: parent and child share SQLite's
+A connection that stays open while the process forks loses writes: parent and child share SQLite's
 state but not its locks. So a fork waits for the transactions of other threads and closes every
-connection first; parent and child open new ones when they next need one.
+connection first; parent and child open new ones when they need them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from tokenstore.storage.sqlite.connector import OpenConnection
     from tokenstore.storage.sqlite.file import FileId
 
-_PATIENCE = 0.05  # seconds that a fork waits for one thread while the others are stopped
+_FORK_WAIT = 0.05  # seconds that a fork waits for one thread while the others are stopped
 
 
 class ThreadConnection:
-    """The connection of one thread. Another thread may only close it, while it holds its lock.
+    """The connection of one thread. Another thread may only close it, and only with its lock.
 
     Attributes:
         lock: Held while the connection is in use.
-        driver: The driver's connection, None while it is closed.
-        identity: The file that is open.
-        log: Its write-ahead log, None if it has none.
+        driver: The driver's connection, or None while it is closed.
+        file_id: The file that is open.
+        log_id: Its write-ahead log, or None if it has none.
         immutable: Whether it was opened as a file that no process changes, for a single read.
         in_transaction: Whether this thread is inside a transaction.
     """
@@ -47,20 +47,20 @@ class ThreadConnection:
         self.lock = threading.RLock()
         self.connection: Connection | None = None
         self.driver: sqlite3.Connection | None = None
-        self.identity: FileId | None = None
-        self.log: FileId | None = None
+        self.file_id: FileId | None = None
+        self.log_id: FileId | None = None
         self.immutable = False
         self.in_transaction = False
 
     def adopt(self, opened: OpenConnection) -> sqlite3.Connection:
-        """Take over an open connection."""
-        self.connection, self.identity = opened.connection, opened.identity
-        self.log, self.immutable = opened.log, opened.immutable
+        """Use an open connection as that of this thread."""
+        self.connection, self.immutable = opened.connection, opened.immutable
+        self.file_id, self.log_id = opened.file_id, opened.log_id
         self.driver = driver_of(self.connection)
         return self.driver
 
     def rollback(self) -> None:
-        """Undo the transaction, if there is one; SQLite ends one by itself after some errors."""
+        """Roll back the transaction, unless SQLite has ended it after an error."""
         if self.driver is None or not self.driver.in_transaction:
             return
         try:
@@ -76,7 +76,7 @@ class ThreadConnection:
 
 
 class ThreadConnections:
-    """The connections of all threads to one database file, and the lock of its writers."""
+    """The connections of all threads to one database file, and its write lock."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -84,7 +84,7 @@ class ThreadConnections:
         self._write_lock = _registry.add(self, path)
 
     def reset(self) -> None:
-        """Start over, in a child of fork."""
+        """Forget all connections, in a child of fork."""
         self._local = threading.local()
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self._lock = threading.Lock()
@@ -114,7 +114,7 @@ class ThreadConnections:
     def writing(self, *, scrubs: bool = True) -> Iterator[ThreadConnection]:
         """Wait for the write lock, then yield the connection of the calling thread.
 
-        SQLite polls while it waits, in no order; within a process a lock is better.
+        SQLite itself would poll, in no order.
 
         Args:
             scrubs: Whether the caller will remove deleted content from the write-ahead log.
@@ -122,7 +122,6 @@ class ThreadConnections:
         Raises:
             StorageError: Another thread held the lock too long, or this thread holds it already.
         """
-        write_lock = self._write_lock
         if self.is_writing():
             raise StorageError(
                 f"{self._path}: this thread is inside a transaction of another repository on the "
@@ -130,10 +129,11 @@ class ThreadConnections:
                 self._path,
                 errno=errno.EDEADLK,
             )
+        write_lock = self._write_lock
         lock = write_lock.lock
         if not write_lock.acquire(scrubs=scrubs):
             raise StorageError(
-                f"{self._path}: another thread's transaction did not end; keep them short",
+                f"{self._path}: another thread's transaction did not end; keep transactions short",
                 self._path,
                 errno=errno.EBUSY,
             )
@@ -147,7 +147,7 @@ class ThreadConnections:
             lock.release()
 
     def close(self, *, wait: bool = True) -> None:
-        """Close every connection; wait for those at work, or let them be."""
+        """Close every connection; wait for those in use, or leave them open."""
         with self._lock:
             threads = list(self._open)
         for thread in threads:
@@ -161,7 +161,7 @@ class ThreadConnections:
         """Stop every thread from using its connection; return one that is still in use, if any."""
         self._lock.acquire()
         for thread in list(self._open):
-            if not thread.lock.acquire(timeout=_PATIENCE):
+            if not thread.lock.acquire(timeout=_FORK_WAIT):
                 return thread
             self._suspended.append(thread)
         return None
@@ -184,8 +184,8 @@ class WriteLock:
     Attributes:
         lock: The lock.
         thread: The thread that holds it, or None.
-        unscrubbed: Since when (`time.monotonic`) the write-ahead log holds deleted content, or
-            None. Only the thread that holds the lock may change it.
+        unscrubbed: Since when the write-ahead log holds deleted content, as `time.monotonic`
+            seconds, or None. Only the thread that holds the lock may change it.
     """
 
     def __init__(self) -> None:
@@ -202,7 +202,7 @@ class WriteLock:
         """Wait for the lock; return whether it was acquired in time."""
         if not scrubs:
             return self.lock.acquire(timeout=BUSY_TIMEOUT)
-        waiting, this = self._waiting, threading.get_ident()  # a fork begins another list
+        waiting, this = self._waiting, threading.get_ident()  # a fork replaces the list
         try:
             waiting.append(this)
             return self.lock.acquire(timeout=BUSY_TIMEOUT)
@@ -219,7 +219,7 @@ class _Registry(fork.ForkParticipant):
     """The connections of this process to all databases, and the write locks of their files."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()  # held while what follows changes, and across a fork
+        self.lock = threading.Lock()  # held while the others change, and across a fork
         self.connections: WeakSet[ThreadConnections] = WeakSet()
         self._write_locks: WeakValueDictionary[Path, WriteLock] = WeakValueDictionary()
         self._suspended: list[ThreadConnections] = []
@@ -248,7 +248,7 @@ class _Registry(fork.ForkParticipant):
         self.lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Start over: the child has none of the other threads, and every lock is free."""
+        """Reset everything: no other thread exists in the child, so every lock is free."""
         for write_lock in list(self._write_locks.values()):
             write_lock.reset()
         while self._suspended:
@@ -256,7 +256,7 @@ class _Registry(fork.ForkParticipant):
         self.lock.release()
 
     def close_all(self) -> None:
-        """Close the connections that are not at work: a daemon thread may never end."""
+        """Close the connections that are not in use: a daemon thread may never end."""
         for connections in list(self.connections):
             connections.close(wait=False)
 

@@ -1,4 +1,4 @@
-"""A database is opened only if it is ours, private, and of the schema that we know."""
+"""Opens a database, if it belongs to this user, is a tokenstore database and is up to date."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from tokenstore.errors import InsecureStorageError, SchemaOutdatedError, StorageError
-from tokenstore.storage.migrations import too_new
+from tokenstore.errors import InsecureStorageError, StorageError
+from tokenstore.storage.migrations import outdated_error, too_new_error
 from tokenstore.storage.sqlite.backup import copy_database, prepare
 from tokenstore.storage.sqlite.engine import driver_of, make_engine, pragma, uri
 from tokenstore.storage.sqlite.errors import (
@@ -37,91 +37,81 @@ if TYPE_CHECKING:
 
     from tokenstore.storage.base import JournalMode
 
-_MODE_TIMEOUT = 10.0  # seconds to wait until nobody else has a database open
-_lost_logs: dict[Path, tuple[FileId, FileId]] = {}  # a database, and a log that is not its own
-_POLL = 0.02  # seconds between two looks at whether that is so
+_MODE_TIMEOUT = 10.0  # seconds to wait until no other process has the database open
+_POLL = 0.02  # seconds between two attempts
+_stale_logs: dict[Path, tuple[FileId, FileId]] = {}  # a database, and another database's log
 
 
 @dataclass(frozen=True, slots=True)
 class OpenConnection:
-    """A connection, and the file that it is to.
+    """A connection and its file.
 
     Attributes:
         connection: The connection.
-        identity: The file that it is to.
-        log: Its write-ahead log, None if it has none.
-        immutable: Whether it was opened as a file that nobody changes, for one read only.
+        file_id: The file that is open.
+        log_id: Its write-ahead log, or None if it has none.
+        immutable: Whether it was opened as a file that no process changes, for a single read.
     """
 
     connection: Connection
-    identity: FileId
-    log: FileId | None
+    file_id: FileId
+    log_id: FileId | None
     immutable: bool
 
 
 class Connector:
-    """Opens one database, as often as it is asked to.
+    """Opens connections to one database.
 
     Args:
         path: The SQLite file.
         journal_mode: ``wal`` or ``delete``.
-        upgrade: Migrate an older database, after a backup, in place of refusing it.
+        upgrade: Migrate an older database, after a backup, instead of refusing it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        journal_mode: JournalMode,
-        upgrade: bool,
-    ) -> None:
+    def __init__(self, path: Path, *, journal_mode: JournalMode, upgrade: bool) -> None:
         self.path = path
         self.file = DatabaseFile(path)
-        self._log = DatabaseFile(self.file.beside("-wal"))
-        self.locks = FileLocks(path.with_name(path.name + "-locks"))
-        self.builder = SchemaManager(self.file, self.locks, journal_mode)
+        self._log = DatabaseFile(self.file.sidecar("-wal"))
+        self.locks = FileLocks(self.file.sidecar("-locks"))
+        self.schema = SchemaManager(self.file, self.locks, journal_mode)
         self._engine = make_engine(path)
         self._journal_mode = journal_mode
         self._upgrade = upgrade
 
     def open(self) -> OpenConnection | None:
-        """Return a new connection to the database; None if there is none."""
-        identity = self.file.inspect()
-        if identity is None:
+        """Return a new connection to the database, or None if there is no database."""
+        file_id = self.file.inspect()
+        if file_id is None:
             self.file.reject_stale_wal()
             return None
-        self._refuse_lost_log(identity)
+        self._reject_stale_log(file_id)
         connection, immutable = self._connect()
         try:
-            self.file.tighten()
+            self.file.restrict_permissions()
             self._require_schema(connection)
-            if self._journal_mode == "delete" and not immutable and self._is_to_change(connection):
+            if self._journal_mode == "delete" and not immutable and self._is_in_wal(connection):
                 connection.close()
                 self._leave_wal()
                 connection, immutable = self._connect()
-            if self.file.identity() != identity:
-                raise self.gone()
+            if self.file.file_id() != file_id:
+                raise self.replaced_error()
         except BaseException:
             connection.close()
             raise
-        return OpenConnection(connection, identity, self._log.identity(), immutable)
+        return OpenConnection(connection, file_id, self._log.file_id(), immutable)
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
-        """Yield a connection inside one transaction, for migrations to run on.
-
-        A new database is built beside its final place and moved there as a whole. If nothing was
-        built, nothing is left.
-        """
+        """Yield a connection for migrations (see `Database.migration`)."""
         if self.file.inspect() is not None:
-            self._refuse_foreign()  # beside another's, not even a lock is put
-        with self.builder.alone():
+            self._reject_foreign()  # before a lock file is created next to it
+        with self.schema.lock():
             if self.file.inspect() is None:
-                with self.builder.building() as connection:
+                with self.schema.creation() as connection:
                     yield connection
                 return
-            with self._apart() as (connection, immutable):
-                self.file.tighten()
+            with self._connection() as (connection, immutable):
+                self.file.restrict_permissions()
                 if immutable:
                     raise read_only_error(self.path)
                 with translated(self.path), connection.begin():
@@ -129,59 +119,56 @@ class Connector:
 
     @contextmanager
     def inspection(self) -> Iterator[Connection]:
-        """Yield a connection for migration commands that only look; it creates nothing.
-
-        Where there is no database, it is to an empty one in memory.
-        """
+        """Yield a connection that only reads; to an empty database if there is none."""
         if self.file.inspect() is None:
             self.file.reject_stale_wal()
             with create_engine("sqlite://", poolclass=NullPool).connect() as connection:
                 yield connection
             return
-        with self._apart() as (connection, _):
+        with self._connection() as (connection, _):
             connection.execution_options(sqlite_begin="DEFERRED")
             with translated(self.path):
                 yield connection
 
     def backup(self, target: Path, *, replace: bool) -> None:
-        """Copy the database, of whatever schema, to *target*."""
+        """Copy the database, whatever its schema, to *target*."""
         if self.file.inspect() is None:
             raise StorageError(
                 f"{self.path}: there is no database to back up; check the path", self.path
             )
         prepare(target, self.file, replace=replace)
-        with self._apart() as (connection, _):
+        with self._connection() as (connection, _):
             copy_database(driver_of(connection), self.path, target)
 
-    def gone(self, log: FileId | None = None) -> StorageError:
-        """Return the error that the file is not there any more, or another is.
+    def replaced_error(self, log_id: FileId | None = None) -> StorageError:
+        """Return the error for a file that was removed or replaced while it was open.
 
         Args:
-            log: The write-ahead log of the one that was open. If it is there still, it is not of
-                the one that is there now, and SQLite would replay it into that.
+            log_id: The write-ahead log of the file that was open. If that log still exists, it
+                does not belong to the current file, and SQLite would replay it into that file.
         """
-        found = self.file.identity()
-        if found is not None and log is not None and log == self._log.identity():
-            _lost_logs[self.path] = found, log
+        current = self.file.file_id()
+        if current is not None and log_id is not None and log_id == self._log.file_id():
+            _stale_logs[self.path] = current, log_id
         return StorageError(
-            f"{self.path} was removed or replaced while it was open; what was just written may be "
-            "lost with it. Put it back, or repeat the call to use what is there now",
+            f"{self.path} was removed or replaced while it was open; recent changes may be lost "
+            "with it. Restore it, or repeat the call to use the current file",
             self.path,
             errno=errno.ESTALE,
         )
 
-    def _refuse_lost_log(self, identity: FileId) -> None:
-        """Refuse a database beside which lies the log of the one whose place it has taken."""
-        if _lost_logs.get(self.path) == (identity, self._log.identity()):
+    def _reject_stale_log(self, file_id: FileId) -> None:
+        """Refuse a database with the log of the database that it has replaced."""
+        if _stale_logs.get(self.path) == (file_id, self._log.file_id()):
             raise StorageError(
-                f"{self._log.path}: left over from the database that was at {self.path} before; "
-                "stop everybody who has that one open, and move this file and -shm away",
+                f"{self._log.path} belongs to the database that was at {self.path} before; stop "
+                "every process that has that one open, and move this file and -shm away",
                 self._log.path,
             )
 
     @contextmanager
-    def _apart(self) -> Iterator[tuple[Connection, bool]]:
-        """Yield a connection of its own, to a database of whatever schema, if it is ours."""
+    def _connection(self) -> Iterator[tuple[Connection, bool]]:
+        """Yield a connection of its own, whatever the schema, and whether it is immutable."""
         connection, immutable = self._connect()
         try:
             yield connection, immutable
@@ -189,16 +176,16 @@ class Connector:
             connection.close()
 
     def _connect(self) -> tuple[Connection, bool]:
-        """Connect to a database of ours; tell whether as to a file that nobody changes.
+        """Connect to a tokenstore database; return whether it was opened as immutable.
 
-        Whoever reads a WAL database writes beside it. Where that cannot be, it can still be read
-        as long as the file is all there is: no log, hence no writer.
+        A reader of a WAL database writes files next to it. Where that is not possible, the
+        database can still be read if it has no log, and hence no writer.
         """
-        self._refuse_foreign()
+        self._reject_foreign()
         connection, immutable = self._connect_to_any()
         try:
             with translated(self.path):
-                self._require_mark(pragma(driver_of(connection), "application_id"))
+                self._require_application_id(pragma(driver_of(connection), "application_id"))
         except BaseException:
             connection.close()
             raise
@@ -206,7 +193,7 @@ class Connector:
 
     def _connect_to_any(self) -> tuple[Connection, bool]:
         try:
-            # SQLite would put files beside one that it may not write, and leave them there.
+            # Next to a file that it cannot write, SQLite would create files and leave them there.
             if self.file.is_writable() or self.file.has_log():
                 return self._engine.connect(), False
         except ERRORS as error:
@@ -216,24 +203,24 @@ class Connector:
         with translated(self.path):
             return make_engine(self.path, "mode=ro&immutable=1").connect(), True
 
-    def _refuse_foreign(self) -> None:
+    def _reject_foreign(self) -> None:
         """Refuse another application's database before SQLite repairs or changes anything in it.
 
-        A look past every log and lock may find a file that is shorter than it says: in the middle
-        of a checkpoint, or after one that was cut off. Then only SQLite's own repair can tell.
+        This read ignores logs and locks, so it may find a file that is shorter than its header
+        says: during a checkpoint, or after an interrupted one. Then only SQLite's repair can tell.
         """
         options = uri(self.path, "mode=ro&immutable=1")
         try:
-            with closing(sqlite3.connect(options, uri=True)) as looking:
-                self._require_mark(pragma(looking, "application_id"))
+            with closing(sqlite3.connect(options, uri=True)) as driver:
+                self._require_application_id(pragma(driver, "application_id"))
         except DRIVER_ERRORS as error:
             if not error_name(error).startswith("SQLITE_CORRUPT"):
                 raise sqlite_error(self.path, error) from None
 
-    def _require_mark(self, found: object) -> None:
+    def _require_application_id(self, found: object) -> None:
         if found != APPLICATION_ID:
             raise InsecureStorageError(
-                f"{self.path} is not a tokenstore database; name another file", self.path
+                f"{self.path} is not a tokenstore database; choose another file", self.path
             )
 
     def _require_schema(self, connection: Connection) -> None:
@@ -241,32 +228,29 @@ class Connector:
         if revision == REVISION:
             return
         if revision is not None and revision > REVISION:
-            raise too_new(str(self.path), revision)
+            raise too_new_error(str(self.path), revision)
         if not self._upgrade:
-            raise SchemaOutdatedError(
-                f"{self.path} has schema {revision or 'base'}, this tokenstore needs {REVISION}; "
-                f"run: tokenstore --database '{self.path}' db upgrade",
-                self.path,
-            )
-        self.builder.upgrade(connection)
+            raise outdated_error(str(self.path), revision or "base")
+        self.schema.upgrade(connection)
 
-    def _is_to_change(self, connection: Connection) -> bool:
+    def _is_in_wal(self, connection: Connection) -> bool:
+        """Return whether the database is in WAL mode and can be changed."""
         with translated(self.path):
             mode = pragma(driver_of(connection), "journal_mode")
         return mode != self._journal_mode and self.file.is_writable()
 
     def _leave_wal(self) -> None:
-        """Change the journal mode, for which nobody else may have the database open.
+        """Change the journal mode, which requires that no other connection is open.
 
-        SQLite does not wait for that moment by itself. Everybody who wants the same change comes
-        here without a connection, so that it does come.
+        SQLite does not wait for that. Every process that makes the same change waits here without
+        a connection, so that one of them succeeds.
         """
-        with self.builder.alone():
+        with self.schema.lock():
             deadline = time.monotonic() + _MODE_TIMEOUT
             while True:
                 try:
                     with self._engine.connect() as connection:
-                        return self.builder.set_journal_mode(driver_of(connection))
+                        return self.schema.set_journal_mode(driver_of(connection))
                 except ERRORS as error:
                     busy = error_name(error).startswith("SQLITE_BUSY")
                     if not busy or time.monotonic() > deadline:

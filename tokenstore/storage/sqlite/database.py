@@ -1,4 +1,4 @@
-"""A SQLite database: read and written by many threads, in transactions that we own."""
+"""The SQLite backend: a database file that threads and processes share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenstore.errors import StorageError
 from tokenstore.files import file_error
 from tokenstore.storage.sqlite.connections import ThreadConnection, ThreadConnections
 from tokenstore.storage.sqlite.connector import Connector
-from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, decoding_what_can_be, pragma
+from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, lenient_decoding, pragma
 from tokenstore.storage.sqlite.errors import (
     DRIVER_ERRORS,
     is_undecodable,
@@ -24,29 +24,29 @@ from tokenstore.storage.sqlite.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from sqlalchemy import Connection
 
     from tokenstore.storage.base import JournalMode
-    from tokenstore.storage.locks import HeldLock
-    from tokenstore.storage.query import Query, Row
+    from tokenstore.storage.query import CompiledStatement, Row
     from tokenstore.storage.sqlite.file import FileId
 
 T = TypeVar("T")
 
-_LEAST_ROOM = 256 << 10  # bytes that have to be free before a refresh token is spent
-_LONGEST_RUSH = 1.0  # seconds for which threads that write one after the other let the log be
+_LEAST_ROOM = 256 << 10  # bytes that must be free before a refresh token is spent
+_MAX_SCRUB_DELAY = 1.0  # seconds for which a series of writers may leave the scrub to the next
 
 
 class SQLiteDatabase:
-    """A token database in a SQLite file, shared by threads and processes (see `Database`).
+    """A `Database` in a SQLite file.
 
     Args:
         path: The SQLite file.
-        journal_mode: ``wal``, or ``delete`` for file systems without shared memory. A database
-            that is in ``delete`` mode stays so; one in ``wal`` mode is changed when asked.
-        upgrade: Migrate an older database, after a backup, in place of refusing it.
+        journal_mode: ``wal``, or ``delete`` for file systems without shared memory. ``delete``
+            changes a database in WAL mode; ``wal`` leaves a database in DELETE mode unchanged.
+        upgrade: Migrate an older database, after a backup, instead of refusing it.
     """
 
     def __init__(
@@ -57,54 +57,30 @@ class SQLiteDatabase:
         upgrade: bool = False,
     ) -> None:
         if journal_mode not in {"wal", "delete"}:
-            raise ValueError("journal_mode: 'wal' or 'delete' is needed")
+            raise ValueError("journal_mode: expected 'wal' or 'delete'")
         self.path = path
         self.name = str(path)
-        self._opener = Connector(path, journal_mode=journal_mode, upgrade=upgrade)
-        self.locks = self._opener.locks
-        self._threads = ThreadConnections(path)
+        self._connector = Connector(path, journal_mode=journal_mode, upgrade=upgrade)
+        self._connections = ThreadConnections(path)
+        self.locks = self._connector.locks
 
-    def fetch_one(self, query: Query, parameters: dict[str, Any]) -> Row | None:
-        """Return the first row, None if there is none or no database."""
-        return self._read(query, parameters, sqlite3.Cursor.fetchone)
+    def fetch_one(self, statement: CompiledStatement, parameters: dict[str, Any]) -> Row | None:
+        """Return the first row (see `Database.fetch_one`)."""
+        return self._read(statement, parameters, sqlite3.Cursor.fetchone)
 
-    def fetch_all(self, query: Query, parameters: dict[str, Any]) -> list[Row]:
-        """Return all rows, none if there is no database."""
-        return self._read(query, parameters, sqlite3.Cursor.fetchall) or []
+    def fetch_all(self, statement: CompiledStatement, parameters: dict[str, Any]) -> list[Row]:
+        """Return all rows (see `Database.fetch_all`)."""
+        return self._read(statement, parameters, sqlite3.Cursor.fetchall) or []
 
-    def _read(
-        self, query: Query, parameters: dict[str, Any], fetch: Callable[[sqlite3.Cursor], T]
-    ) -> T | None:
-        compiled = query.sqlite
-        values = compiled.values(parameters)
-        thread = self._threads.current()
-        with thread.lock:
-            driver = self._in_transaction(thread) if thread.in_transaction else self._ready(thread)
-            if driver is None:
-                return None
-            try:
-                try:
-                    return fetch(driver.execute(compiled.sql, values))
-                except DRIVER_ERRORS as error:
-                    if not is_undecodable(error):
-                        raise sqlite_error(self.path, error) from None
-                # One damaged row must not hide the others of its page. Not inside of `except`:
-                # what is raised there would take along an error that quotes what it has read.
-                with translated(self.path), decoding_what_can_be(driver):
-                    return fetch(driver.execute(compiled.sql, values))
-            finally:
-                if thread.immutable:
-                    thread.close()
-
-    def execute(self, query: Query, parameters: dict[str, Any]) -> int:
-        """Run a statement that writes, inside `transaction`; return how many rows it changed."""
-        thread = self._threads.current()
+    def execute(self, statement: CompiledStatement, parameters: dict[str, Any]) -> int:
+        """Run a statement that writes (see `Database.execute`)."""
+        thread = self._connections.current()
         if not thread.in_transaction:
-            raise RuntimeError("execute() is for inside a transaction()")
-        compiled = query.sqlite
-        driver = self._in_transaction(thread)
+            raise RuntimeError("execute() requires a transaction()")
+        sql, _, values_of = statement.sqlite
+        driver = self._transaction_driver(thread)
         try:
-            return driver.execute(compiled.sql, compiled.values(parameters)).rowcount
+            return driver.execute(sql, values_of(parameters)).rowcount
         except DRIVER_ERRORS as error:
             raise sqlite_error(self.path, error) from None
 
@@ -112,36 +88,114 @@ class SQLiteDatabase:
         self,
         work: Callable[[], T],
         *,
-        where: object = None,
+        expected_identity: object = None,
         lock: HeldLock | None = None,  # noqa: ARG002 - its file is not part of the database
     ) -> T:
-        """Do *work* in one durable transaction, or in the one that this thread is in."""
-        if self._threads.current().in_transaction:
+        """Call *work* in a transaction (see `Database.run`)."""
+        with self._transaction(expected_identity):
             return work()
-        with self.transaction(where=where):
-            return work()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Make the work of this thread one transaction (see `Database.transaction`)."""
+        return self._transaction(None)
+
+    def scrub_after_commit(self) -> None:
+        """Remove the bytes that this transaction deletes from the write-ahead log too.
+
+        If a reader still needs them, a later transaction of this process removes them.
+        """
+        write_lock = self._connections.write_lock
+        if write_lock.unscrubbed is None:
+            write_lock.unscrubbed = time.monotonic()
+
+    def identity(self) -> FileId | None:
+        """Return the file that this thread has open."""
+        return self._connections.current().file_id
+
+    def backup(self, target: Path, *, replace: bool) -> None:
+        """Copy the database to *target* (see `copy_database`)."""
+        thread = self._connections.current()
+        if thread.in_transaction:
+            raise StorageError(
+                f"{self.path}: this thread is inside a transaction; end it, then back up", self.path
+            )
+        with thread.lock:  # a fork waits for it
+            self._connector.backup(target, replace=replace)
 
     @contextmanager
-    def transaction(self, *, where: object = None) -> Iterator[None]:
-        """Make what this thread does inside one durable transaction; nested ones join it.
+    def migration(self) -> Iterator[Connection]:
+        """Yield a connection for migrations (see `Database.migration`)."""
+        with self._connections.writing(scrubs=False), self._connector.migration() as connection:
+            yield connection
+
+    @contextmanager
+    def inspection(self) -> Iterator[Connection]:
+        """Yield a connection that only reads (see `Database.inspection`)."""
+        with self._connections.current().lock, self._connector.inspection() as connection:
+            yield connection
+
+    def back_up_before_upgrade(self, connection: Connection) -> None:
+        """Copy an older database to a file next to it."""
+        self._connector.schema.back_up_before_upgrade(connection)
+
+    def close(self) -> None:
+        """Close the connections of all threads, after removing deleted content from the log."""
+        connections = self._connections
+        try:
+            if connections.write_lock.unscrubbed is not None and not connections.is_writing():
+                with connections.writing() as thread, suppress(StorageError):
+                    self._open(thread)
+                    self._scrub(thread)
+        finally:
+            connections.close()
+
+    def _read(
+        self,
+        statement: CompiledStatement,
+        parameters: dict[str, Any],
+        fetch: Callable[[sqlite3.Cursor], T],
+    ) -> T | None:
+        sql, _, values_of = statement.sqlite
+        values = values_of(parameters)
+        thread = self._connections.current()
+        with thread.lock:
+            if thread.in_transaction:
+                driver: sqlite3.Connection | None = self._transaction_driver(thread)
+            else:
+                driver = self._open(thread)
+            if driver is None:
+                return None
+            try:
+                try:
+                    return fetch(driver.execute(sql, values))
+                except DRIVER_ERRORS as error:
+                    if not is_undecodable(error):
+                        raise sqlite_error(self.path, error) from None
+                # One damaged row must not hide the others of its page. This is outside `except`:
+                # the context of an error from there would quote the damaged text.
+                with translated(self.path), lenient_decoding(driver):
+                    return fetch(driver.execute(sql, values))
+            finally:
+                if thread.immutable:
+                    thread.close()
+
+    @contextmanager
+    def _transaction(self, expected_identity: object) -> Iterator[None]:
+        """Begin a transaction and end it, or join the current one of this thread.
 
         Args:
-            where: The file that has to be there still (see `identity`); None: any, made if missing.
-
-        Raises:
-            StorageError: The database cannot be written, or the commit failed; then nothing of
-                the transaction is stored.
+            expected_identity: The file that must still be open, or None for any.
         """
-        if self._threads.current().in_transaction:
+        if self._connections.current().in_transaction:
             yield
             return
         process = os.getpid()
-        with self._threads.writing() as thread:
+        with self._connections.writing() as thread:
             try:
-                self._begin(thread, where)
+                self._begin(thread, expected_identity)
                 thread.in_transaction = True
                 yield
-                if os.getpid() == process:  # a child forked inside has no part in it
+                if os.getpid() == process:  # a child forked inside must not commit
                     self._commit(thread)
             except BaseException:
                 thread.rollback()
@@ -152,10 +206,10 @@ class SQLiteDatabase:
 
     def in_transaction(self) -> bool:
         """Return whether the calling thread is inside a transaction on the same file."""
-        return self._threads.is_writing()
+        return self._connections.is_writing()
 
     def require_room(self, size: int) -> None:
-        """Raise a `StorageError` unless the disk has room to store a row of *size* bytes.
+        """Check the free space of the disk (see `Database.require_room`).
 
         The row, its indexes and the journal's entry are written as whole pages, and once more
         when the log is emptied.
@@ -173,76 +227,12 @@ class SQLiteDatabase:
                 errno=errno.ENOSPC,
             )
 
-    def scrub_after_commit(self) -> None:
-        """Let the bytes that this transaction deletes leave the write-ahead log as well.
-
-        If somebody reads an older state just then, a later transaction of this process does it.
-        """
-        write_lock = self._threads.write_lock
-        if write_lock.unscrubbed is None:
-            write_lock.unscrubbed = time.monotonic()
-
-    def _scrub(self, thread: ThreadConnection) -> None:
-        """Empty the write-ahead log if something is in it that was deleted.
-
-        That waits for the disk three times, a transaction once. So it is left to the thread whose
-        turn comes right after this one, unless that has gone on for long.
-        """
-        write_lock = self._threads.write_lock
-        if write_lock.unscrubbed is None or thread.driver is None:
-            return
-        left_to_the_next = time.monotonic() < write_lock.unscrubbed + _LONGEST_RUSH
-        if write_lock.has_scrubbing_waiters() and left_to_the_next:
-            return
-        if _empty_log(thread.driver):
-            write_lock.unscrubbed = None
-
-    def identity(self) -> FileId | None:
-        """Return which file this thread works on."""
-        return self._threads.current().identity
-
-    def backup(self, target: Path, *, replace: bool) -> None:
-        """Copy the database to *target* while others go on writing (see `copy_database`)."""
-        thread = self._threads.current()
-        if thread.in_transaction:
-            raise StorageError(
-                f"{self.path}: this thread is inside a transaction; end it, then back up", self.path
-            )
-        with thread.lock:  # no fork comes in between
-            self._opener.backup(target, replace=replace)
-
-    @contextmanager
-    def migration(self) -> Iterator[Connection]:
-        """Yield a connection for migrations to run on (see `Connector.migration`)."""
-        with self._threads.writing(scrubs=False), self._opener.migration() as connection:
-            yield connection
-
-    @contextmanager
-    def inspection(self) -> Iterator[Connection]:
-        """Yield a connection for commands that only look (see `Connector.inspection`)."""
-        with self._threads.current().lock, self._opener.inspection() as connection:
-            yield connection
-
-    def back_up_before_upgrade(self, connection: Connection) -> None:
-        """Copy a database that is about to be migrated to a file beside it."""
-        self._opener.builder.back_up(connection)
-
-    def close(self) -> None:
-        """Close the connections of all threads; whoever goes on using it opens a new one."""
-        try:
-            if self._threads.write_lock.unscrubbed is not None and not self._threads.is_writing():
-                with self._threads.writing() as thread, suppress(StorageError):
-                    self._ready(thread)
-                    self._scrub(thread)
-        finally:
-            self._threads.close()
-
-    def _begin(self, thread: ThreadConnection, where: object) -> None:
-        if thread.driver is None and where is None:
-            self._opener.builder.create_if_missing()
-        driver = self._ready(thread)
-        if driver is None or where not in {None, thread.identity}:
-            raise self._opener.gone(thread.log)
+    def _begin(self, thread: ThreadConnection, expected_identity: object) -> None:
+        if thread.driver is None and expected_identity is None:
+            self._connector.schema.create_if_missing()
+        driver = self._open(thread)
+        if driver is None or expected_identity not in {None, thread.file_id}:
+            raise self._connector.replaced_error(thread.log_id)
         if thread.immutable:
             thread.close()
             raise read_only_error(self.path)
@@ -251,47 +241,63 @@ class SQLiteDatabase:
         except DRIVER_ERRORS as error:
             raise sqlite_error(self.path, error) from None
 
-    def _in_transaction(self, thread: ThreadConnection) -> sqlite3.Connection:
-        """Return the connection of the transaction that the thread is in."""
+    def _transaction_driver(self, thread: ThreadConnection) -> sqlite3.Connection:
+        """Return the connection of the thread's transaction."""
         if thread.driver is None or not thread.driver.in_transaction:
-            # A fork closes every connection: the child must not have a part in it.
+            # A fork closes every connection, so that the child does not share it.
             raise StorageError(
                 f"{self.path}: an earlier error, or a fork, has ended this transaction; nothing of "
-                "it is stored. Repeat it as a whole, and fork outside",
+                "it was stored. Repeat all of it, and do not fork inside",
                 self.path,
             )
         return thread.driver
 
     def _commit(self, thread: ThreadConnection) -> None:
-        driver = self._in_transaction(thread)
+        driver = self._transaction_driver(thread)
         try:
             driver.execute("COMMIT")
         except DRIVER_ERRORS as error:
-            thread.close()  # and with it a transaction that SQLite may still have open
+            thread.close()  # SQLite may have kept the transaction open
             raise sqlite_error(self.path, error) from None
-        if not self._opener.file.is_still(thread.identity):
-            thread.close()
-            raise self._opener.gone(thread.log)
+        self._require_current(thread)
 
-    def _ready(self, thread: ThreadConnection) -> sqlite3.Connection | None:
-        """Return the thread's connection, opened if need be; None if there is no database."""
+    def _open(self, thread: ThreadConnection) -> sqlite3.Connection | None:
+        """Return the thread's connection, opened if necessary, or None if there is no database."""
         if thread.driver is not None and thread.driver.in_transaction:
-            thread.rollback()  # an interrupt came before that could be done
+            thread.rollback()  # an interrupt has prevented it
         if thread.driver is None:
-            opened = self._opener.open()
+            opened = self._connector.open()
             return None if opened is None else thread.adopt(opened)
-        if not self._opener.file.is_still(thread.identity):
-            thread.close()
-            raise self._opener.gone(thread.log)
+        self._require_current(thread)
         return thread.driver
+
+    def _require_current(self, thread: ThreadConnection) -> None:
+        if not self._connector.file.is_current(thread.file_id):
+            thread.close()
+            raise self._connector.replaced_error(thread.log_id)
+
+    def _scrub(self, thread: ThreadConnection) -> None:
+        """Empty the write-ahead log if it holds deleted content.
+
+        This waits for the disk three times, a transaction only once. So while other threads wait
+        for the write lock, it is left to the last of them, within limits.
+        """
+        write_lock = self._connections.write_lock
+        if write_lock.unscrubbed is None or thread.driver is None:
+            return
+        may_wait = time.monotonic() < write_lock.unscrubbed + _MAX_SCRUB_DELAY
+        if may_wait and write_lock.has_scrubbing_waiters():
+            return
+        if _empty_log(thread.driver):
+            write_lock.unscrubbed = None
 
 
 def _empty_log(driver: sqlite3.Connection) -> bool:
-    """Empty the write-ahead log; tell whether that was done, as nobody else was at work on it."""
+    """Empty the write-ahead log; return False if another connection prevented it."""
     driver.execute("PRAGMA busy_timeout = 0")
     try:
         return not pragma(driver, "wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error:  # the transaction is stored all the same
+    except sqlite3.Error:  # the transaction is stored nevertheless
         return False
     finally:
         driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")

@@ -1,4 +1,4 @@
-"""Connections to SQLite, and the pragmas that each of them gets."""
+"""SQLAlchemy engines for SQLite files, with the pragmas of every connection."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUSY_TIMEOUT = 30.0
-"""Seconds to wait for somebody else's transaction."""
+"""Seconds to wait for the transaction of another process."""
 
 
 def make_engine(path: Path, options: str = "mode=rw") -> Engine:
-    """Make an engine whose every connection is a new one and whose transactions are ours.
+    """Return an engine without a pool, whose driver begins and commits nothing by itself.
 
-    The driver begins and commits nothing by itself. A transaction takes the write lock at once
-    (BEGIN IMMEDIATE): a reader that turns writer later fails, however long it is willing to wait.
-    Reading needs no transaction, as every read is one statement.
+    A transaction acquires the write lock at once (BEGIN IMMEDIATE): a reader that starts to write
+    later may fail at once, however long its timeout is. Reading needs no transaction, as every
+    read is one statement.
 
     Args:
-        path: The database file, which has to exist.
+        path: The database file, which must exist.
         options: SQLite's URI parameters.
     """
 
@@ -38,12 +38,12 @@ def make_engine(path: Path, options: str = "mode=rw") -> Engine:
             uri=True,
             timeout=BUSY_TIMEOUT,
             isolation_level=None,
-            check_same_thread=False,  # close() and a fork close it from another thread
+            check_same_thread=False,  # close() and fork() close it in another thread
         )
         try:
             driver.execute("PRAGMA synchronous = FULL")
             driver.execute("PRAGMA secure_delete = ON")
-            driver.execute("SELECT 1 FROM sqlite_master").fetchone()  # opens it for real
+            driver.execute("SELECT 1 FROM sqlite_master").fetchone()  # this opens the file
         except BaseException:
             driver.close()
             raise
@@ -66,12 +66,12 @@ def make_engine(path: Path, options: str = "mode=rw") -> Engine:
 
 
 def uri(path: Path, options: str) -> str:
-    """Return the URI under which SQLite opens *path*, whatever characters are in it."""
+    """Return the URI with which SQLite opens *path*."""
     return f"file://{quote(os.fsencode(path))}?{options}"
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
-    """Return the driver's connection below an SQLAlchemy one."""
+    """Return the driver's connection of an SQLAlchemy connection."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - for the type checker
     return driver
@@ -82,15 +82,15 @@ def pragma(driver: sqlite3.Connection, name: str) -> Any:
     return driver.execute(f"PRAGMA {name}").fetchone()[0]
 
 
-def decode_what_can_be(stored: bytes) -> str:
-    """Decode stored text that may be damaged; what is no UTF-8 becomes surrogates."""
+def decode_leniently(stored: bytes) -> str:
+    """Decode stored text that may be damaged; bytes that are not UTF-8 become surrogates."""
     return stored.decode("utf-8", "surrogateescape")
 
 
 @contextmanager
-def decoding_what_can_be(driver: sqlite3.Connection) -> Iterator[None]:
-    """Read stored text that may be damaged."""
-    driver.text_factory = decode_what_can_be
+def lenient_decoding(driver: sqlite3.Connection) -> Iterator[None]:
+    """Let the driver return damaged text instead of raising an error."""
+    driver.text_factory = decode_leniently
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""SQLite's errors as `StorageError`s that say what to do about them."""
+"""Translates SQLite's errors to `StorageError`s that say how to fix them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
-"""What the driver raises; the latter if the text of an error quotes a damaged schema."""
+"""The errors of the driver; the latter if an error message quotes a damaged schema."""
 
 ERRORS = (*DRIVER_ERRORS, DBAPIError)
-"""What SQLite's errors arrive as, whether or not they came through SQLAlchemy."""
+"""SQLite's errors, raised by the driver or by SQLAlchemy."""
 
 _DAMAGED = "is damaged; keep this file and restore a backup"
 _FULL = "no space is left on the disk; free some and repeat the call"
@@ -33,10 +33,14 @@ _MESSAGES = (
     ("SQLITE_IOERR_SHMSIZE", errno.ENOSPC, _FULL),
     ("SQLITE_READONLY", errno.EACCES, _UNWRITABLE),
     ("SQLITE_CANTOPEN", errno.EACCES, _UNWRITABLE),
-    ("SQLITE_NOTADB", None, "is not a tokenstore database; name another file"),
+    ("SQLITE_NOTADB", None, "is not a tokenstore database; choose another file"),
     ("SQLITE_CORRUPT", errno.EIO, _DAMAGED),
-    ("SQLITE_BUSY", errno.EBUSY, "stayed locked by another process; find it and try again"),
-    ("SQLITE_IOERR", errno.EIO, "the disk reports an error; check it and repeat the call"),
+    (
+        "SQLITE_BUSY",
+        errno.EBUSY,
+        "stayed locked by another process; find it and try again",
+    ),
+    ("SQLITE_IOERR", errno.EIO, "the disk reported an error; check it and repeat the call"),
 )
 
 
@@ -54,16 +58,16 @@ def sqlite_error(path: Path, error: BaseException) -> StorageError:
             cls = InsecureStorageError if prefix == "SQLITE_NOTADB" else StorageError
             return cls(f"{path}: {message.format(uid=os.geteuid())} ({name})", path, errno=number)
     original = error.orig if isinstance(error, DBAPIError) else error
-    if is_undecodable(original):  # its text quotes what was read
+    if is_undecodable(original):  # its message quotes the text
         return StorageError(f"{path}: {_DAMAGED}", path, errno=errno.EIO)
     if getattr(original, "sqlite_errorname", "") == "SQLITE_ERROR":
-        # Our statements are always the same, so the tables must have changed.
+        # The statements are fixed, so the tables must have changed.
         return StorageError(f"{path}: {_DAMAGED} ({original}, {name})", path, errno=errno.EIO)
     return StorageError(f"{path}: {original} ({name})", path)
 
 
 def is_undecodable(error: object) -> bool:
-    """Return whether stored text was not UTF-8, which the driver reports and not SQLite."""
+    """Return whether the driver found stored text that is not UTF-8."""
     if isinstance(error, UnicodeDecodeError):
         return True
     return isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname")
@@ -77,7 +81,7 @@ def read_only_error(path: Path) -> StorageError:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into a `StorageError` about *path*."""
+    """Raise SQLite's errors as a `StorageError` about *path*."""
     try:
         yield
     except ERRORS as error:

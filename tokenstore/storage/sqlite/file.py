@@ -1,8 +1,9 @@
-"""The database as a file: where it is, whose it is, its mode. Nothing here opens it.
+"""The database as a file: its path, owner and mode. Nothing here opens it.
 
-POSIX locks go when a process closes *any* descriptor of a file (SQLite's "howtocorrupt", 2.2). A
-second ``open()`` of a live database, if only to look at it, would drop SQLite's own locks and with
-them acknowledged writes. So an existing file is looked at with ``lstat`` and opened by SQLite only.
+A process loses its POSIX locks on a file when it closes *any* descriptor of that file (SQLite's
+"howtocorrupt", 2.2). A second ``open()`` of a database in use would drop SQLite's own locks, and
+acknowledged writes with them. So an existing file is inspected with ``lstat``, and only SQLite
+opens it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SIDECARS = ("-wal", "-shm", "-journal")
-_OTHERS = 0o077  # every permission of group and others
+_OTHERS = 0o077  # all permissions of group and others
 
 _log = logging.getLogger(__name__)
 
 
 class FileId(NamedTuple):
-    """Which file stood at a path, so that another one in its place is noticed."""
+    """Identifies a file, so that its replacement is noticed."""
 
     device: int
     inode: int
@@ -34,7 +35,7 @@ class FileId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFile:
-    """The place of a database; the file need not be there.
+    """The file of a database, which need not exist.
 
     Attributes:
         path: Its absolute path.
@@ -42,8 +43,8 @@ class DatabaseFile:
 
     path: Path
 
-    def identity(self) -> FileId | None:
-        """Return which file is at the path, None if none is."""
+    def file_id(self) -> FileId | None:
+        """Return the identity of the file at the path, or None if there is no file."""
         try:
             found = self.path.lstat()
         except OSError as error:
@@ -52,20 +53,20 @@ class DatabaseFile:
             raise file_error(error, self.path) from None
         return FileId(found.st_dev, found.st_ino)
 
-    def is_still(self, identity: FileId | None) -> bool:
-        """Tell whether that file is at the path. This is asked at every read."""
+    def is_current(self, file_id: FileId | None) -> bool:
+        """Return whether *file_id* is still the file at the path. Every read calls this."""
         try:
             found = os.lstat(self.path)  # half the time of Path.lstat
         except OSError:
-            return self.identity() == identity  # which tells what is wrong
-        return identity is not None and identity == (found.st_dev, found.st_ino)
+            return self.file_id() == file_id  # raises a StorageError unless the file is missing
+        return file_id is not None and file_id == (found.st_dev, found.st_ino)
 
     def inspect(self) -> FileId | None:
-        """Return which file is at the path, None if there is none or an empty one.
+        """Return the identity of the file at the path, or None if it is missing or empty.
 
         Raises:
-            InsecureStorageError: What is there is a symlink, no file, or somebody else's.
-            StorageError: It cannot be looked at.
+            InsecureStorageError: It is a symlink, not a regular file, or another user's file.
+            StorageError: It cannot be inspected.
         """
         try:
             found = self.path.lstat()
@@ -74,22 +75,22 @@ class DatabaseFile:
         except OSError as error:
             raise file_error(error, self.path) from None
         if stat.S_ISLNK(found.st_mode):
-            raise self._refused("is a symlink; name the file that it points to")
+            raise self._insecure_error("is a symlink; use the path of the file that it points to")
         if not stat.S_ISREG(found.st_mode):
-            raise self._refused("is not a file; name a file for the database")
+            raise self._insecure_error("is not a regular file; use the path of a file")
         if found.st_uid != os.geteuid():
-            raise self._refused(
+            raise self._insecure_error(
                 f"belongs to uid {found.st_uid}, not to this process's uid {os.geteuid()}; "
-                "run as its owner, or use a database of your own"
+                "run as its owner, or use another database"
             )
         return FileId(found.st_dev, found.st_ino) if found.st_size else None
 
     def files(self) -> list[Path]:
-        """Return the database and its companions, those that are there."""
-        return [p for p in (self.path, *map(self.beside, _SIDECARS)) if os.path.lexists(p)]
+        """Return the database and its sidecars, as far as they exist."""
+        return [path for path in self._all_files() if os.path.lexists(path)]
 
-    def tighten(self) -> None:
-        """Take a looser mode from the database and its companions; they are known to be ours."""
+    def restrict_permissions(self) -> None:
+        """Remove the permissions of other users from the database and its sidecars."""
         for path in self.files():
             try:
                 found = path.lstat()
@@ -100,53 +101,58 @@ class DatabaseFile:
                 continue
             try:
                 path.chmod(mode & ~_OTHERS)
-                _log.warning("%s was open to others (mode %04o); made it private", path, mode)
-            except OSError as error:  # a read-only file system: it can be read all the same
-                _log.warning("%s is open to others (mode %04o): %s", path, mode, error.strerror)
+                _log.warning("%s was accessible to other users (mode %04o); fixed", path, mode)
+            except OSError as error:  # on a read-only file system it can still be read
+                _log.warning(
+                    "%s is accessible to other users (mode %04o): %s", path, mode, error.strerror
+                )
 
-    def beside(self, suffix: str) -> Path:
-        """Return the path of a companion, such as ``-wal``."""
+    def sidecar(self, suffix: str) -> Path:
+        """Return the path of a file next to the database, with a suffix such as ``-wal``."""
         return self.path.with_name(self.path.name + suffix)
 
     def has_wal(self) -> bool:
-        """Tell whether there is a write-ahead log, which may hold what the file does not."""
-        return os.path.lexists(self.beside("-wal"))
+        """Return whether a write-ahead log exists. It may hold content that the file lacks."""
+        return os.path.lexists(self.sidecar("-wal"))
 
     def has_log(self) -> bool:
-        """Tell whether there is a log of a transaction, which whoever has it open works on."""
-        return self.has_wal() or os.path.lexists(self.beside("-journal"))
+        """Return whether a write-ahead log or a rollback journal exists."""
+        return self.has_wal() or os.path.lexists(self.sidecar("-journal"))
 
     def is_writable(self) -> bool:
-        """Tell whether the mode and the file system let this process write to the file."""
+        """Return whether the mode and the file system let this process write to the file."""
         return os.access(self.path, os.W_OK)
 
     def reject_stale_wal(self) -> None:
-        """Raise a `StorageError` if a log of a lost database would be replayed into a new one."""
+        """Raise a `StorageError` if SQLite would replay another database's log into a new one."""
         for suffix in ("-wal", "-journal"):
-            leftover = self.beside(suffix)
-            if leftover.exists() and leftover.stat().st_size:
+            stale = self.sidecar(suffix)
+            if stale.exists() and stale.stat().st_size:
                 raise StorageError(
-                    f"{leftover}: left over from a database that is no longer at {self.path}; "
-                    "put that database back, or move this file away to start a new one",
-                    leftover,
+                    f"{stale} belongs to a database that is no longer at {self.path}; restore "
+                    "that database, or move this file away to start a new one",
+                    stale,
                 )
 
     def make_directories(self) -> None:
-        """Make the directories that are missing, 0700; one that is there stays as it is."""
+        """Create the missing directories, 0700."""
         make_private_directory(self.path.parent)
 
     def remove(self) -> None:
-        """Remove the file and its companions, whichever are there."""
-        for path in (self.path, *map(self.beside, _SIDECARS)):
+        """Remove the file and its sidecars, as far as they exist."""
+        for path in self._all_files():
             path.unlink(missing_ok=True)
 
     def move_to(self, target: DatabaseFile) -> None:
-        """Give the finished file its final place, durably."""
+        """Move the finished file to its final path, durably."""
         try:
             self.path.replace(target.path)
             sync_directory(target.path.parent)
         except OSError as error:
             raise file_error(error, target.path) from None
 
-    def _refused(self, what: str) -> InsecureStorageError:
-        return InsecureStorageError(f"{self.path} {what}", self.path)
+    def _all_files(self) -> list[Path]:
+        return [self.path, *map(self.sidecar, _SIDECARS)]
+
+    def _insecure_error(self, reason: str) -> InsecureStorageError:
+        return InsecureStorageError(f"{self.path} {reason}", self.path)

@@ -1,4 +1,4 @@
-"""Creates a database and migrates it: each happens completely, or not at all."""
+"""Creates the tables of a database and migrates them, completely or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import StorageError
-from tokenstore.files import file_error, temporary, writing_in
+from tokenstore.files import create_temporary, file_error, writer_lock
 from tokenstore.storage.migrations import upgrade_to_head
 from tokenstore.storage.sqlite.backup import copy_database
 from tokenstore.storage.sqlite.engine import driver_of, make_engine
@@ -26,119 +26,116 @@ if TYPE_CHECKING:
     from tokenstore.storage.base import JournalMode
     from tokenstore.storage.sqlite.locks import FileLocks
 
-_TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates
+_TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates the database
 
 
 class SchemaManager:
-    """Creates one database and migrates it, while no other process does.
+    """Creates and migrates one database, under a lock that excludes other processes.
 
     Args:
-        file: The place of the database.
-        locks: Where the lock is under which that happens.
+        file: The database file.
+        locks: The locks of the database.
         journal_mode: ``wal`` or ``delete``, for a new database.
     """
 
-    def __init__(
-        self,
-        file: DatabaseFile,
-        locks: FileLocks,
-        journal_mode: JournalMode,
-    ) -> None:
+    def __init__(self, file: DatabaseFile, locks: FileLocks, journal_mode: JournalMode) -> None:
         self._file = file
         self._locks = locks
         self._journal_mode = journal_mode
 
     def create_if_missing(self) -> None:
-        """Create the database with the newest schema, unless there is one."""
+        """Create the database with the newest schema, unless it exists."""
         if self._file.inspect() is not None:
             return
-        with self.alone():
+        with self.lock():
             if self._file.inspect() is None:  # no other process was faster
-                with self.building() as connection:
+                with self.creation() as connection:
                     upgrade_to_head(str(self._file.path), connection)
 
     @contextmanager
-    def building(self) -> Iterator[Connection]:
-        """Yield a connection to a new database, in one transaction; its caller is `alone`.
+    def creation(self) -> Iterator[Connection]:
+        """Yield a connection to a new database, in one transaction. The caller holds the `lock`.
 
-        It is built beside its final place and moved there as a whole. If nothing was built,
-        nothing is left.
+        The file is written next to its final path and moved there when complete. If the caller
+        creates no tables, nothing remains.
         """
         self._file.reject_stale_wal()
         path = self._file.path
         try:
-            with writing_in(path.parent, path.name.__eq__):  # and sweep up after who died here
-                yield from self._built(DatabaseFile(temporary(path)))
+            with writer_lock(path.parent, path.name.__eq__):  # deletes files of killed processes
+                yield from self._create(DatabaseFile(create_temporary(path)))
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
             raise file_error(error, path) from None
 
-    def _built(self, new: DatabaseFile) -> Iterator[Connection]:
+    def _create(self, new: DatabaseFile) -> Iterator[Connection]:
         try:
             with translated(new.path), make_engine(new.path).connect() as connection:
                 with connection.begin():
                     driver_of(connection).execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     yield connection
-                built = revision_of(connection, new.path) is not None
+                has_tables = revision_of(connection, new.path) is not None
                 self.set_journal_mode(driver_of(connection))
-            if built:
+            if has_tables:
                 new.move_to(self._file)
         finally:
             new.remove()
 
     def upgrade(self, connection: Connection) -> None:
-        """Bring an older database to the newest schema, after a backup."""
-        with self.alone(), translated(self._file.path), connection.begin():
+        """Migrate an older database to the newest schema, after a backup."""
+        with self.lock(), translated(self._file.path), connection.begin():
             if revision_of(connection, self._file.path) != REVISION:  # no other process was faster
-                self.back_up(connection)
+                self.back_up_before_upgrade(connection)
                 upgrade_to_head(str(self._file.path), connection)
 
-    def back_up(self, connection: Connection) -> None:
-        """Copy a database that is about to be migrated to a file beside it, 0600.
+    def back_up_before_upgrade(self, connection: Connection) -> None:
+        """Copy an older database to a file next to it, 0600.
 
-        SQLite copies nothing from a connection that is inside a transaction which writes, as that
-        of *connection* is, so that nobody else can write; it waits for ever.
+        *connection* is in a transaction that excludes other writers. SQLite's backup would wait
+        for that transaction forever if it used the same connection, so it gets another one.
         """
         path = self._file.path
         revision = revision_of(connection, path)
         if revision is None or revision >= REVISION:
             return
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        target = self._file.sidecar(f"-backup-{revision}-{timestamp}")
         with connection.engine.connect() as reader:
-            copy_database(
-                driver_of(reader), path, self._file.beside(f"-backup-{revision}-{moment}")
-            )
+            copy_database(driver_of(reader), path, target)
 
     def set_journal_mode(self, driver: sqlite3.Connection) -> None:
-        """Change the journal mode, and see that it did change."""
+        """Set the journal mode.
+
+        Raises:
+            StorageError: SQLite kept another mode.
+        """
         found = driver.execute(f"PRAGMA journal_mode = {self._journal_mode}").fetchone()[0]
         if found != self._journal_mode:
             raise StorageError(
-                f"{self._file.path}: the journal mode stays {found!r} where "
-                f"{self._journal_mode!r} was asked for; another journal_mode may suit this file "
-                "system",
+                f"{self._file.path}: cannot change the journal mode from {found!r} to "
+                f"{self._journal_mode!r}; another journal_mode may suit this file system",
                 self._file.path,
             )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the only one, of all processes, that creates or migrates the database."""
+    def lock(self) -> Iterator[None]:
+        """Hold the lock under which a process creates or migrates the database."""
         self._file.make_directories()
         try:
             with self._locks.schema(timeout=_TIMEOUT):
                 yield
         except TimeoutError:
             raise StorageError(
-                f"{self._file.path} is being created or migrated by another process for more than "
-                f"{_TIMEOUT:.0f} s; find out which and try again",
+                f"{self._file.path}: another process has been creating or migrating it for more "
+                f"than {_TIMEOUT:.0f} s; find that process and try again",
                 self._file.path,
                 errno=errno.EBUSY,
             ) from None
 
 
 def revision_of(connection: Connection, path: Path) -> str | None:
-    """Return the schema revision of a database, None if it has none."""
+    """Return the schema revision of a database, or None if it has no tables of ours."""
     sql = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - a constant
     try:
         row = driver_of(connection).execute(sql).fetchone()
