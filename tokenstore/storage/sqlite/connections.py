@@ -3,6 +3,9 @@
 A connection that stays open while the process forks loses writes: parent and child share SQLite's
 state but not its locks. So a fork waits for the transactions of other threads and closes every
 connection first; parent and child open new ones when they need them.
+
+For the same reason no finaliser closes one, as that may happen at any time: when a thread or a
+database is gone, that is noted, and a thread that next uses the module closes what is left over.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ import atexit
 import errno
 import sqlite3
 import threading
-from contextlib import contextmanager
+from collections import deque
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from tokenstore import fork
 from tokenstore.errors import StorageError
@@ -75,8 +79,22 @@ class ThreadConnection:
             connection.close()
 
 
+class _OfThread:
+    """What a thread has of its connection: it goes with the thread, and notes that."""
+
+    def __init__(self, connection: ThreadConnection, ended: deque[ThreadConnection]) -> None:
+        self.connection = connection
+        self._ended = ended
+
+    def __del__(self) -> None:
+        self._ended.append(self.connection)
+
+
 class ThreadConnections:
-    """The connections of all threads to one database file, and its write lock."""
+    """The connections of all threads to one database file, and its write lock.
+
+    Whoever drops one calls `retire`.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -86,20 +104,35 @@ class ThreadConnections:
     def reset(self) -> None:
         """Forget all connections, in a child of fork."""
         self._local = threading.local()
-        self._open: WeakSet[ThreadConnection] = WeakSet()
+        self._open: set[ThreadConnection] = set()
+        self._ended: deque[ThreadConnection] = deque()  # those of threads that are gone
         self._lock = threading.Lock()
         self._suspended: list[ThreadConnection] = []
 
     def current(self) -> ThreadConnection:
         """Return the connection of the calling thread, which may be closed."""
+        if self._ended:
+            self._close_ended()
         try:
-            thread: ThreadConnection = self._local.thread
+            connection: ThreadConnection = self._local.own.connection
         except AttributeError:
-            thread = ThreadConnection()
+            connection = ThreadConnection()
             with self._lock:
-                self._open.add(thread)
-            self._local.thread = thread
-        return thread
+                self._open.add(connection)
+            self._local.own = _OfThread(connection, self._ended)
+        return connection
+
+    def _close_ended(self) -> None:
+        with self._lock, suppress(IndexError):
+            while True:
+                connection = self._ended.popleft()
+                with connection.lock:
+                    connection.close()
+                self._open.discard(connection)
+
+    def retire(self) -> None:
+        """Note that the database is gone; its connections are closed when another is opened."""
+        _registry.retired.append(self)
 
     @property
     def write_lock(self) -> WriteLock:
@@ -220,7 +253,8 @@ class _Registry(fork.ForkParticipant):
 
     def __init__(self) -> None:
         self.lock = threading.Lock()  # held while the others change, and across a fork
-        self.connections: WeakSet[ThreadConnections] = WeakSet()
+        self.connections: set[ThreadConnections] = set()
+        self.retired: deque[ThreadConnections] = deque()
         self._write_locks: WeakValueDictionary[Path, WriteLock] = WeakValueDictionary()
         self._suspended: list[ThreadConnections] = []
         fork.register(fork.Stage.SQLITE, self)
@@ -228,8 +262,16 @@ class _Registry(fork.ForkParticipant):
     def add(self, connections: ThreadConnections, path: Path) -> WriteLock:
         """Register connections; return the write lock of their file."""
         with self.lock:
+            self._close_retired()
             self.connections.add(connections)
             return self._write_locks.setdefault(path, WriteLock())
+
+    def _close_retired(self) -> None:
+        with suppress(IndexError):
+            while True:
+                connections = self.retired.popleft()
+                connections.close()
+                self.connections.discard(connections)
 
     def before_fork(self) -> None:
         """Stop every thread between two uses of its connection, then close all connections."""

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import finalize
 
 from tokenstore.errors import StorageError
 from tokenstore.files import file_error
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tokenstore.storage.base import JournalMode
+    from tokenstore.storage.locks import HeldLock
     from tokenstore.storage.query import CompiledStatement, Row
     from tokenstore.storage.sqlite.file import FileId
 
@@ -62,6 +64,7 @@ class SQLiteDatabase:
         self.name = str(path)
         self._connector = Connector(path, journal_mode=journal_mode, upgrade=upgrade)
         self._connections = ThreadConnections(path)
+        finalize(self, self._connections.retire)
         self.locks = self._connector.locks
 
     def fetch_one(self, statement: CompiledStatement, parameters: dict[str, Any]) -> Row | None:
