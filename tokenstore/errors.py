@@ -169,6 +169,7 @@ class TransientRefreshError(TokenRefreshError):
             if no wait is needed.
         maybe_spent: Whether the request was sent and no usable response arrived, so that a
             single-use refresh token may have been used.
+        unexplained: Whether the provider refused in a way that is not understood.
     """
 
     retryable = True
@@ -184,6 +185,7 @@ class TransientRefreshError(TokenRefreshError):
         super().__init__(message, **details)
         self.retry_after = retry_after
         self.maybe_spent = maybe_spent
+        self.unexplained = False
 
 
 class ClientRejectedError(TokenRefreshError):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import quote, quote_plus, unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType, TracebackType
 
 _P = ParamSpec("_P")
@@ -30,6 +30,7 @@ _R = TypeVar("_R")
 _F = TypeVar("_F")
 
 MIN_SECRET = 8  # characters; anything shorter may be part of an ordinary word
+_RUN = 12  # characters of a secret in a row that are not shown
 _handled = sys.exception  # what the caller is handling
 _YIELD = opmap["YIELD_VALUE"]
 
@@ -267,8 +268,10 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         spellings = {spell(secret) for secret in secrets for spell in (str, quote, quote_plus)}
         self._secrets = sorted(spellings - {""}, key=len, reverse=True)
-        bare = map(_bare, self._secrets)
-        self._bare_secrets = [secret for secret in bare if len(secret) >= MIN_SECRET]
+        self._runs = {run for secret in self._secrets for run in _runs(secret.casefold())}
+        bare = [_bare(secret) for secret in self._secrets]
+        self._bare_secrets = {secret for secret in bare if MIN_SECRET <= len(secret) < _RUN}
+        self._bare_secrets |= {run for secret in bare for run in _runs(secret)}
 
     def redact(self, text: object, limit: int) -> str | None:
         """Return one printable line of *text* without secrets, or None if there is no text.
@@ -281,10 +284,34 @@ class Redactor:
             return None
         for secret in self._secrets:
             text = re.sub(re.escape(secret), "[redacted]", text, flags=re.IGNORECASE)
-        if any(secret in _bare(text) for secret in self._bare_secrets):
+        text = self._without_runs(text)
+        bare = _bare(text.replace("[redacted]", " "))
+        if any(secret in bare for secret in self._bare_secrets):
             return "[redacted]"
         text = "".join(c if c.isprintable() else " " for c in text)
         return " ".join(text.split())[:limit] or None
+
+    def _without_runs(self, text: str) -> str:
+        """Replace every part that repeats twelve or more characters of a secret."""
+        shown, folded, position = [], text.casefold(), 0
+        if len(folded) != len(text):  # rare letters change their length
+            return "[redacted]" if any(run in folded for run in self._runs) else text
+        while position < len(text):
+            end = position
+            while folded[end : end + _RUN] in self._runs:
+                end += 1
+            if end == position:
+                shown.append(text[position])
+                position += 1
+            else:
+                shown.append("[redacted]")
+                position = end + _RUN - 1
+        return "".join(shown)
+
+
+def _runs(secret: str) -> Iterator[str]:
+    """Yield every run of characters of a secret that must not be shown."""
+    return (secret[i : i + _RUN] for i in range(len(secret) - _RUN + 1))
 
 
 def _bare(text: str) -> str:

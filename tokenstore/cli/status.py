@@ -20,8 +20,20 @@ if TYPE_CHECKING:
 
     from tokenstore.models.accounts import Account
 
-_STYLES = {"sign_in": "bold red", "retry_later": "yellow", "due": "cyan", "valid": "green"}
-_LABELS = {"sign_in": "sign in", "retry_later": "retry later", "due": "due", "valid": "valid"}
+_STYLES = {
+    "misconfigured": "bold red",
+    "sign_in": "bold red",
+    "retry_later": "yellow",
+    "due": "cyan",
+    "valid": "green",
+}
+_LABELS = {
+    "misconfigured": "misconfigured",
+    "sign_in": "sign in",
+    "retry_later": "retry later",
+    "due": "due",
+    "valid": "valid",
+}
 _URGENCY = {state: place for place, state in enumerate(_STYLES)}
 _SIGN_IN = "sign in again"
 _SHOWN = 50  # accounts on a terminal without --all

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tokenstore.models.failures import Failure
     from tokenstore.models.tokens import TokenSet
 
-State = Literal["valid", "due", "retry_later", "sign_in"]
+State = Literal["valid", "due", "retry_later", "sign_in", "misconfigured"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Account:
         name: The account's name.
         provider: The name of its provider, or None.
         state: ``valid``; ``due``: the next use refreshes the token; ``retry_later``: the provider
-            must not be contacted yet; ``sign_in``: the account needs a new sign-in.
+            must not be contacted yet; ``sign_in``: the account needs a new sign-in;
+            ``misconfigured``: the provider refuses the client.
         expires_at: When the access token expires, in UTC epoch seconds, or None if unknown.
         refreshed_at: When a refresh produced the stored tokens, in UTC epoch seconds, or None if
             they were saved or imported.

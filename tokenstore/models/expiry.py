@@ -74,6 +74,8 @@ def state_of(*, due: bool, refreshable: bool, failure: Failure | None, now: floa
     """Return the state of an account."""
     if failure is not None and failure.kind == "reauthorization":
         return "sign_in"
+    if failure is not None and failure.kind == "client_rejected":
+        return "misconfigured"
     if not due:
         return "valid"
     if not refreshable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore.errors import (
     ClientRejectedError,
@@ -12,6 +12,9 @@ from tokenstore.errors import (
     TokenRefreshError,
     TransientRefreshError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FailureKind = Literal["reauthorization", "transient", "client_rejected"]
 
@@ -21,6 +24,7 @@ MAX_RETRY_AFTER = 3600.0
 _FAILURES_WITHOUT_WAIT = 3
 _FIRST_WAIT = 5.0  # seconds
 _LONGEST_WAIT = 300.0  # seconds
+_FIRST_REFUSAL_WAIT = 60.0  # seconds
 _STORED_KIND = "verdict"  # the key of `Failure.kind` in stored rows
 
 
@@ -69,16 +73,20 @@ class Failure:
             now: The current time, in UTC epoch seconds.
             previous: The failure recorded before, or None.
         """
-        details: dict[str, Any] = {}
         kind: FailureKind = "client_rejected"
+        details: dict[str, Any] = {}
+        retry_after: float | None = None
+        wait_for: Callable[[int], float | None] = refusal_backoff
         if isinstance(error, ReauthorizationRequired):
             kind = "reauthorization"
         elif isinstance(error, TransientRefreshError):
-            kind = "transient"
-            count = _count_after(previous, client)
-            wait = backoff(count) if error.retry_after is None else error.retry_after
-            details |= {"maybe_spent": error.maybe_spent, "count": count}
-            details["retry_at"] = None if wait is None else now + wait
+            kind, retry_after = "transient", error.retry_after
+            details["maybe_spent"] = error.maybe_spent
+            wait_for = refusal_backoff if error.unexplained else backoff
+        if kind != "reauthorization":
+            count = _count_after(previous, kind, client)
+            wait = wait_for(count) if retry_after is None else retry_after
+            details |= {"count": count, "retry_at": None if wait is None else now + wait}
         return cls(
             kind=kind,
             message=str(error),
@@ -134,9 +142,9 @@ class Failure:
         A remaining wait longer than any allowed wait means that the clock was set back; it is
         ignored.
         """
-        if self.kind == "transient":
-            return self.retry_at is not None and 0 < self.retry_at - now <= MAX_RETRY_AFTER
-        return self.kind == "reauthorization"
+        if self.kind == "reauthorization":
+            return True
+        return self.retry_at is not None and 0 < self.retry_at - now <= MAX_RETRY_AFTER
 
 
 def backoff(count: int) -> float | None:
@@ -149,7 +157,15 @@ def backoff(count: int) -> float | None:
     return min(_FIRST_WAIT * 2.0 ** min(count - _FAILURES_WITHOUT_WAIT - 1, 10), _LONGEST_WAIT)
 
 
-def _count_after(previous: Failure | None, client: str) -> int:
-    if previous is None or previous.kind != "transient" or previous.client != client:
+def refusal_backoff(count: int) -> float:
+    """Return the seconds to wait after the provider has refused the client *count* times in a row.
+
+    A person has to change something; until then, requests only annoy the provider.
+    """
+    return min(_FIRST_REFUSAL_WAIT * 2.0 ** min(count - 1, 10), MAX_RETRY_AFTER)
+
+
+def _count_after(previous: Failure | None, kind: FailureKind, client: str) -> int:
+    if previous is None or previous.kind != kind or previous.client != client:
         return 1
     return previous.count + 1

@@ -78,8 +78,8 @@ def refresh_grant(
     )
     parser = TokenResponseParser(provider, [refresh_token], account_name)
     if isinstance(received, TransportFailure):
-        raise parser.silence(received)
-    result = parser.answer(received, refresh_token=refresh_token)
+        raise parser.error_of_failure(received)
+    result = parser.parse(received, refresh_token=refresh_token)
     if isinstance(result, TokenRefreshError):
         raise result
     return TokenResponse(result)

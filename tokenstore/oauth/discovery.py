@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TransientRefreshError
 from tokenstore.oauth.http import TransportFailure, exchange, host_of
-from tokenstore.oauth.responses import is_transient, parse_json
+from tokenstore.oauth.refusals import is_transient
+from tokenstore.oauth.responses import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

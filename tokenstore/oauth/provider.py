@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlsplit
 
 from tokenstore.errors import ProviderConfigurationError
+from tokenstore.models.tokens import fingerprint
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
 
@@ -58,6 +60,16 @@ class Provider:
         max_concurrency: How many accounts a bulk refresh refreshes concurrently at this provider.
             Defaults to no limit.
         issuer: URL whose ``.well-known/openid-configuration`` fills the endpoints that are None.
+        response_path: Where in a response the token set is, as names with dots between them.
+            Defaults to its top or one level down.
+        replay_window: Seconds within which the provider accepts the same refresh token once more;
+            a request that got no response is then repeated once. None if it never does.
+        refresh_token_rotates: Whether a refresh gives a new refresh token and ends the old one;
+            None if unknown, which is treated like True.
+        failures: How this provider says that a refresh failed: mappings of ``status``, ``error``
+            (a code), ``contains`` (a part of any of its texts) and ``means``, which is
+            ``reauthorization``, ``transient`` or ``client``. The first that matches decides;
+            after them come general rules.
     """
 
     name: str
@@ -82,6 +94,10 @@ class Provider:
     refresh_token_idle: float | None = None
     max_concurrency: int | None = None
     issuer: str | None = None
+    response_path: str | None = None
+    replay_window: float | None = None
+    refresh_token_rotates: bool | None = None
+    failures: Sequence[Mapping[str, Any]] = ()
 
     @property
     def auth_method(self) -> str:
@@ -100,8 +116,19 @@ class Provider:
 
     @property
     def client(self) -> str:
-        """The client and endpoint that a recorded failure applies to."""
-        return f"{self.client_id} {self.token_endpoint or self.issuer}"
+        """What a recorded failure applies to: the client, the endpoint, and how they are used.
+
+        The last part changes with the settings, so that corrected ones are tried at once.
+        """
+        settings = (
+            self.client_secret,
+            self.auth_method,
+            self.scope,
+            sorted(self.extra_params.items()),
+            self.body_format,
+        )
+        digest = fingerprint(repr(settings))[:8]
+        return f"{self.client_id} {self.token_endpoint or self.issuer} {digest}"
 
     def require_usable(self) -> None:
         """Raise a `ProviderConfigurationError` if no request could be sent."""
@@ -132,7 +159,15 @@ class Provider:
     def _value_problems(self) -> Iterator[str]:
         if self.body_format not in {"form", "json"}:
             yield "has an unknown body_format; use form or json"
-        for name in ("default_expires_in", "refresh_token_lifetime", "refresh_token_idle"):
+        for failure in self.failures:
+            if problem := _failure_problem(failure):
+                yield f"has an invalid entry in failures: {problem}"
+        for name in (
+            "default_expires_in",
+            "refresh_token_lifetime",
+            "refresh_token_idle",
+            "replay_window",
+        ):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 yield f"has an invalid {name}: it must be greater than 0"
@@ -185,6 +220,24 @@ class Provider:
 
 _ISS_SUPPORTED = "authorization_response_iss_parameter_supported"
 _ENDPOINTS = tuple(f.name for f in fields(Provider) if f.name.endswith("_endpoint"))
+
+
+def _failure_problem(failure: object) -> str | None:  # noqa: PLR0911 - one for each problem
+    """Return why an entry of `Provider.failures` cannot be used, or None if it can."""
+    if not isinstance(failure, Mapping):
+        return f"expected a table, got {type(failure).__name__}"
+    unknown = failure.keys() - {"status", "error", "contains", "means"}
+    if unknown:
+        return f"unknown key {min(unknown)!r}"
+    if failure.get("means") not in {"reauthorization", "transient", "client"}:
+        return "means must be reauthorization, transient or client"
+    if not failure.keys() & {"status", "error", "contains"}:
+        return "it needs a status, an error or contains"
+    if type(failure.get("status", 0)) is not int:
+        return "status must be a number"
+    if not all(isinstance(failure.get(name, ""), str) for name in ("error", "contains")):
+        return "error and contains must be strings"
+    return None
 
 
 def _url_problem(url: str) -> str | None:

@@ -33,6 +33,9 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "refresh_token_idle": _NUMBER,
     "basic_form_encode": _BOOLEAN,
     "authorization_response_iss_parameter_supported": _BOOLEAN,
+    "replay_window": _NUMBER,
+    "refresh_token_rotates": _BOOLEAN,
+    "failures": ("a list of tables", lambda value: isinstance(value, list)),
     "max_concurrency": ("a whole number", lambda value: type(value) is int),
 }
 del _KEYS["name"]

@@ -1,11 +1,10 @@
-"""What an answer means: a token, or one of three errors. No I/O, no storage."""
+"""What a response means: tokens, or one of three errors. No I/O, no storage."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
 from datetime import UTC
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -23,54 +22,24 @@ from tokenstore.models.failures import MAX_RETRY_AFTER
 from tokenstore.models.timestamps import parse_seconds
 from tokenstore.models.tokens import is_token
 from tokenstore.oauth.http import HTTPResponse, TransportFailure, host_of
+from tokenstore.oauth.refusals import KNOWN_CODES, Refusal
 from tokenstore.redaction import MIN_SECRET, Redactor
 
 if TYPE_CHECKING:
-    from tokenstore.oauth.provider import Provider
+    from collections.abc import Iterable, Mapping
 
-# Codes of RFC 6749 section 5.2, and what providers send in their place.
-_REAUTHORIZE = {
-    "invalid_grant",
-    "bad_refresh_token",
-    "invalid_refresh_token",
-    "refresh_token_expired",
-    "refresh_token_reused",
-    "token_expired",
-    "token_revoked",
-    "consent_required",
-    "interaction_required",
-    "login_required",
-}
-_REJECTED = {
-    "invalid_client",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_request",
-    "invalid_scope",
-    "incorrect_client_credentials",
-}
-_TRANSIENT = {
-    "server_error",
-    "temporarily_unavailable",
-    "internal_failure",
-    "slow_down",
-    "rate_limit_exceeded",
-    "rate_limited",
-    "too_many_requests",
-}
-_KNOWN = _REAUTHORIZE | _REJECTED | _TRANSIENT
-_TRANSIENT_STATUS = {408, 425, 429}
+    from tokenstore.oauth.provider import Provider
 
 
 class TokenResponseParser:
-    """Turns what came back into tokens or one of three errors; there is no fourth outcome.
+    """Turns a response into tokens, or into one of three errors; there is no fourth outcome.
 
     Args:
-        provider: Who was asked.
+        provider: The provider that the request went to.
         sent: What was sent and is secret, besides the provider's credentials.
-        account_name: Whose it is, for errors.
-        endpoint: The name of the endpoint that was asked.
-        unsure: What has to be said if a request was sent and nothing usable came back.
+        account_name: The account, for errors.
+        endpoint: The name of the endpoint that the request went to.
+        unsure: What to say if a request was sent and there was no usable response.
     """
 
     def __init__(
@@ -94,83 +63,87 @@ class TokenResponseParser:
     def _redactor(self) -> Redactor:
         return Redactor(_secrets(self._provider, self._sent))
 
-    def silence(self, nothing: TransportFailure) -> TokenRefreshError:
-        """Return the error of a request without an answer."""
-        after = self._unsure if nothing.sent else "try again later"
+    def error_of_failure(self, failure: TransportFailure) -> TokenRefreshError:
+        """Return the error of a request without a response."""
+        after = self._unsure if failure.sent else "try again later"
         return TransientRefreshError(
-            f"{self._who()} at {self._host}: {nothing.reason}; {after}",
-            maybe_spent=nothing.sent,
+            f"{self._subject()} at {self._host}: {failure.reason}; {after}",
+            maybe_spent=failure.sent,
             **self._details(None, None, None),
         )
 
-    def answer(
-        self, answer: HTTPResponse, *, needed: str = "access_token", refresh_token: str = ""
+    def parse(
+        self, response: HTTPResponse, *, needed: str = "access_token", refresh_token: str = ""
     ) -> dict[str, Any] | TokenRefreshError:
-        """Judge an answer by its body first, then by its status.
+        """Return the fields of a successful response, or the error that another one means.
 
         Args:
-            answer: What came back.
-            needed: The field that makes an answer a good one.
-            refresh_token: The one that was sent; a new one is good enough, even alone.
+            response: The response.
+            needed: The field that makes a response a successful one.
+            refresh_token: The one that was sent. A new one makes a success, even alone.
         """
-        if 300 <= answer.status < 400:  # noqa: PLR2004
-            target = self._target(answer)
+        if 300 <= response.status < 400:  # noqa: PLR2004
+            target = self._target(response)
             return ClientRejectedError(
-                f"{self._who()} at {self._host} redirects to {target}, which is not followed; "
-                f"set the {self._endpoint} that is meant",
-                **self._details(answer.status, None, None),
+                f"{self._subject()} at {self._host} redirects to {target}, which is not followed; "
+                f"set the right {self._endpoint}",
+                **self._details(response.status, None, None),
             )
-        body = _parse(answer)
-        if body is not None and is_token(body.get(needed)):
-            return body
-        tokens = find_tokens(parse_json(answer.body or b"", "utf-8") if body is None else body)
-        if needed == "access_token" and 200 <= answer.status < 300 and tokens:  # noqa: PLR2004
-            new = tokens.get("refresh_token")
-            if "access_token" in tokens or (refresh_token and new not in {None, refresh_token}):
-                return tokens
-        error, description = self._error_of(body or {})
-        return self._refused(answer, error, description)
+        body = _parse(response)
+        fields = self._success(response.status, body, needed, refresh_token)
+        if fields is not None:
+            return fields
+        return self._refused(response, Refusal(response.status, body))
 
-    def _refused(
-        self, answer: HTTPResponse, error: str | None, description: str | None
-    ) -> TokenRefreshError:
-        details = self._details(answer.status, error, description)
-        told = ": ".join(part for part in (error, description) if part)
-        said = f"{self._who()} answered HTTP {answer.status}" + (f" {told}" if told else "")
-        if error in _REAUTHORIZE:
+    def _success(
+        self, status: int, body: object, needed: str, refresh_token: str
+    ) -> dict[str, Any] | None:
+        if isinstance(body, dict) and is_token(body.get(needed)):
+            return body
+        if needed != "access_token" or not 200 <= status < 300:  # noqa: PLR2004
+            return None
+        tokens = find_tokens(body, self._provider.response_path)
+        if tokens is None:
+            return None
+        is_new = tokens.get("refresh_token") not in {None, refresh_token}
+        return tokens if "access_token" in tokens or (refresh_token and is_new) else None
+
+    def _refused(self, response: HTTPResponse, refusal: Refusal) -> TokenRefreshError:
+        redact = self._redactor.redact
+        code, words = refusal.code, refusal.description
+        error = code if code in KNOWN_CODES else redact(code, 100)  # even if a secret is part of it
+        description = redact(words, 500)
+        details = self._details(response.status, error, description)
+        shown = ": ".join(part for part in (error, description) if part)
+        said = f"{self._subject()} answered HTTP {response.status}" + (f" {shown}" if shown else "")
+        meaning = refusal.meaning(self._provider.failures)
+        if meaning == "reauthorization":
             return ReauthorizationRequired(f"{said}; sign in again", **details)
-        if error in _REJECTED:
+        if meaning == "client":
             return ClientRejectedError(f"{said}; check the provider's configuration", **details)
-        retry_after = _retry_after(answer.headers)
-        if error in _TRANSIENT or is_transient(answer.status):
+        retry_after = _retry_after(response.headers)
+        if meaning == "transient":
             when = "" if retry_after is None else f" in {retry_after:.0f} s"
             return TransientRefreshError(
                 f"{said}; try again later{when}", retry_after=retry_after, **details
             )
-        if 200 <= answer.status < 300:  # noqa: PLR2004
-            kind = answer.headers.get("Content-Type", "").split(";")[0]
-            kind = self._redactor.redact(kind, 80) or "no content type"
+        if 200 <= response.status < 300:  # noqa: PLR2004
+            kind = redact(response.headers.get("Content-Type", "").split(";")[0], 80)
             return TransientRefreshError(
-                f"{said} without a usable token ({kind} from {self._host}); {self._unsure}",
+                f"{said} without a usable token ({kind or 'no content type'} from {self._host}); "
+                f"{self._unsure}",
                 retry_after=retry_after,
                 maybe_spent=True,
                 **details,
             )
-        return ClientRejectedError(f"{said}; check the provider's configuration", **details)
-
-    def _error_of(self, body: Mapping[str, Any]) -> tuple[str | None, str | None]:
-        error = body.get("error")
-        description = body.get("error_description")
-        listed = body.get("errors")
-        if error is None and isinstance(listed, list) and listed:
-            error = listed[0]
-        if isinstance(error, Mapping):  # {"error": {"code" or "status": …, "message": …}}
-            description = description or error.get("message")
-            codes = [error.get(key) for key in ("status", "code", "type", "errorType")]
-            error = next((code for code in codes if isinstance(code, str)), None)
-        known = isinstance(error, str) and error in _KNOWN  # even if a secret is part of it
-        redact = self._redactor.redact
-        return error if known else redact(error, 100), redact(description, 500)
+        unexplained = TransientRefreshError(
+            f"{said}, which is not understood; try again later, or check the provider's "
+            "configuration",
+            retry_after=retry_after,
+            **details,
+        )
+        unexplained.unexplained = True
+        return unexplained
 
     def _target(self, redirect: HTTPResponse) -> str:
         try:
@@ -179,7 +152,7 @@ class TokenResponseParser:
             return "?"
         return self._redactor.redact(host_of(url), 100) or "?"
 
-    def _who(self) -> str:
+    def _subject(self) -> str:
         return f"{self._account_name}: provider {self._provider.name!r}"
 
     def _details(
@@ -203,36 +176,34 @@ def _secrets(provider: Provider, sent: Iterable[str]) -> list[str]:
     return secrets
 
 
-def is_transient(status: int) -> bool:
-    """Tell whether an HTTP status means that the same request may succeed later."""
-    return status in _TRANSIENT_STATUS or status >= 500  # noqa: PLR2004
-
-
-def _parse(answer: HTTPResponse) -> dict[str, Any] | None:
-    """Return the object in the body: JSON, else form-encoded, whatever its type claims to be."""
-    if not answer.body:
+def _parse(response: HTTPResponse) -> Any:
+    """Return the value in the body: JSON, else form-encoded, whatever its type claims to be."""
+    if not response.body:
         return None
-    charset = _charset(answer.headers.get("Content-Type", ""))
-    parsed = parse_json(answer.body, charset)
-    if parsed is None:
-        parsed = _parse_form(answer.body)
-    return parsed if isinstance(parsed, dict) else None
+    parsed = parse_json(response.body, _charset(response.headers.get("Content-Type", "")))
+    return _parse_form(response.body) if parsed is None else parsed
 
 
-def find_tokens(data: object) -> dict[str, Any] | None:
-    """Return the token set in a response, at its top or one level down, under standard names.
+def find_tokens(data: object, path: str | None = None) -> dict[str, Any] | None:
+    """Return the token set in a response, under its standard names.
 
     Some providers wrap it (``data``, ``body``), send a list of one, or write names in camel case.
     White space around a token is not part of it.
+
+    Args:
+        data: The parsed body.
+        path: Where in it the token set is, as names with dots between them. Defaults to its top or
+            one level down.
     """
-    candidates = data if isinstance(data, list) and len(data) == 1 else [data]
-    for candidate in candidates:
-        if isinstance(candidate, dict):
-            nested = [value for value in candidate.values() if isinstance(value, dict)]
-            for fields in (candidate, *nested):
-                if (found := _as_token_set(fields)) is not None:
-                    return found
-    return None
+    if isinstance(data, list) and len(data) == 1:
+        (data,) = data
+    for name in path.split(".") if path else ():
+        data = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return None
+    nested = [] if path else [value for value in data.values() if isinstance(value, dict)]
+    sets = (_as_token_set(fields) for fields in (data, *nested))
+    return next((found for found in sets if found is not None), None)
 
 
 def _as_token_set(fields: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -54,8 +54,8 @@ def revoke(
             provider, [token], account_name, endpoint=_ENDPOINT, unsure="try again later"
         )
         if isinstance(response, TransportFailure):
-            raise parser.silence(response)
-        result = parser.answer(response)
+            raise parser.error_of_failure(response)
+        result = parser.parse(response)
         if isinstance(result, dict) or _is_revoked(result, hint):
             continue
         raise result

@@ -324,7 +324,7 @@ class Journal:
                 "received": _fingerprint(stored.tokens),
                 "status_code": failure and failure.status_code,
                 "error": _error_of(failure, refresh),
-                "maybe_spent": bool(failure and failure.maybe_spent),
+                "maybe_spent": bool(failure and _maybe_spent(failure)),
             },
         )
         self._database.execute(sql.PRUNE_REFRESHES, {"account_name": refresh.record.account_name})
@@ -334,6 +334,11 @@ def _error_of(failure: Failure | None, refresh: Refresh) -> str | None:
     if failure is not None:
         return failure.error or failure.kind
     return LOCK_LOST if refresh.lock_lost else None
+
+
+def _maybe_spent(failure: Failure) -> bool:
+    """Return whether the token may be spent: a gateway can lose a successful response, too."""
+    return failure.maybe_spent or (failure.status_code or 0) >= 500  # noqa: PLR2004
 
 
 def _holds_what_was_sent(current: Record, refresh: Refresh) -> bool:

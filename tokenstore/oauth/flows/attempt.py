@@ -92,8 +92,8 @@ class SignInContext:
             as_json=self.provider.body_format == "json",
         )
         if isinstance(response, TransportFailure):
-            return parser.silence(response)
-        return parser.answer(response, needed=needed)
+            return parser.error_of_failure(response)
+        return parser.parse(response, needed=needed)
 
     def sign_in_error(self, problem: str, error: str | None = None) -> SignInError:
         """Return the error that ends this sign-in.
