@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenstore.errors import SchemaTooNewError as SchemaTooNewError
     from tokenstore.errors import SignInError as SignInError
     from tokenstore.errors import StorageError as StorageError
+    from tokenstore.errors import SupersededTokenError as SupersededTokenError
     from tokenstore.errors import TokenPersistError as TokenPersistError
     from tokenstore.errors import TokenRefreshError as TokenRefreshError
     from tokenstore.errors import TokenStoreError as TokenStoreError
@@ -51,6 +52,7 @@ _HOMES = {
     "SchemaTooNewError": "errors",
     "SignInError": "errors",
     "StorageError": "errors",
+    "SupersededTokenError": "errors",
     "TokenManager": "manager",
     "TokenPersistError": "errors",
     "TokenRefreshError": "errors",

@@ -60,6 +60,20 @@ class InvalidTokenError(TokenStoreError, ValueError):
         self.field = field
 
 
+class SupersededTokenError(InvalidTokenError):
+    """The refresh token was exchanged for another one before; nothing was written.
+
+    An old copy of the tokens was to be saved: read them from the database before changing them.
+
+    Attributes:
+        spent_at: When it was exchanged, in UTC epoch seconds.
+    """
+
+    def __init__(self, field: str, reason: str, *, spent_at: float) -> None:
+        super().__init__(field, reason)
+        self.spent_at = spent_at
+
+
 class StorageError(TokenStoreError, OSError):
     """The database operation failed; the stored data is unchanged.
 

@@ -10,7 +10,7 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tokenstore.errors import StorageError
+from tokenstore.errors import StorageError, SupersededTokenError
 from tokenstore.files import (
     atomic_write,
     create_temporary,
@@ -175,12 +175,15 @@ def _store(
     name = content.account_name
     if name in seen and existing != "keep_newer":
         return FileResult(name, path, "skipped", f"{seen[name].name} has the same account")
-    stored = repository.put(
-        normalize_account_name(name),
-        content.tokens,
-        provider=provider or content.provider,
-        existing=existing,
-    )
+    try:
+        stored = repository.put(
+            normalize_account_name(name),
+            content.tokens,
+            provider=provider or content.provider,
+            existing=existing,
+        )
+    except SupersededTokenError as error:
+        return FileResult(name, path, "failed", str(error))
     seen[name] = path
     if stored:
         return FileResult(name, path, "imported", content.note)

@@ -540,6 +540,10 @@ class TokenManager:
         operation.outcome = "refreshed" if refreshed else "shared"
         return self._access_token_of(record)
 
+    def _refreshes_at_work(self) -> int:
+        """Return how many refreshes are under way."""
+        return self._refresher.at_work()
+
     def _cached(self, account_name: str, provider: str | Provider | None) -> str | None:
         """Return the token that is in memory, without any I/O."""
         return self._cache.get(account_name, provider)

@@ -76,9 +76,10 @@ def _tokens(number: int) -> dict[str, Any]:
 def _refresh(repository: TokenRepository, name: str, outcome: TokenSet | Failure | None) -> None:
     record = repository.record(name)
     assert record is not None
-    refresh = repository.journal.begin(record, provider="google", reason="due")
+    refresh = repository.journal.begin(record, provider="google", reason="due", longest=60.0)
     if outcome is not None:
-        repository.journal.finish(refresh, outcome, provider="google")
+        merge = outcome if isinstance(outcome, Failure) else lambda _: outcome
+        repository.journal.finish(refresh, merge, provider="google")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -16,7 +19,7 @@ from tokenstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sqlalchemy.engine import URL
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 DONE, FAILED, USAGE, SIGN_IN, TRY_LATER, NO_ACCOUNT = range(6)
+INTERRUPTED, TERMINATED = 130, 143  # as a shell reports a process that SIGINT or SIGTERM ended
 
 _CODES: tuple[tuple[type[TokenStoreError], int], ...] = (
     (InvalidTokenError, USAGE),
@@ -53,17 +57,51 @@ class Store:
 
         return _open(locate, self.database)
 
-    def manager(self) -> TokenManager:
-        """Return a manager of the database."""
+    @contextmanager
+    def manager(self) -> Iterator[TokenManager]:
+        """Yield a manager of the database.
+
+        After an interrupt the command ends when the requests that it sent are answered and stored;
+        a second one ends it at once.
+        """
         from tokenstore.manager import TokenManager
 
-        return _open(TokenManager, self.database)
+        manager = _open(TokenManager, self.database)
+        try:
+            yield manager
+        except (KeyboardInterrupt, Terminated) as interrupt:
+            _finish(manager, Terminated if isinstance(interrupt, Terminated) else type(interrupt))
+            raise
+        finally:
+            manager.close()
 
     def repository(self) -> TokenRepository:
         """Return the repository of the database."""
         from tokenstore.storage.repository import TokenRepository
 
         return _open(TokenRepository, self.database)
+
+
+class Terminated(BaseException):
+    """SIGTERM has arrived."""
+
+
+def _finish(manager: TokenManager, interrupt: type[BaseException]) -> None:
+    """Wait for the requests that are under way, and say so; a second interrupt ends the process."""
+    requests = manager._refreshes_at_work()  # noqa: SLF001 - it exists for this
+    if not requests:
+        return
+    noun = "request" if requests == 1 else "requests"
+    click.echo(
+        f"tokenstore: finishing {requests} {noun}; press Ctrl-C again to abandon them", err=True
+    )
+    try:
+        with suppress(TokenStoreError):
+            manager.close()
+    except (KeyboardInterrupt, Terminated):
+        click.echo("tokenstore: abandoned; a login may be lost", err=True)
+        sys.stderr.flush()
+        os._exit(TERMINATED if interrupt is Terminated else INTERRUPTED)
 
 
 pass_store = click.make_pass_decorator(Store)

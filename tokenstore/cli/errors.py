@@ -5,30 +5,35 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tokenstore.cli.context import DONE, FAILED, exit_code
+from tokenstore.cli.context import DONE, FAILED, INTERRUPTED, TERMINATED, Terminated, exit_code
 from tokenstore.errors import TokenStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_INTERRUPTED = 130  # as a shell reports a process that SIGINT ended
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def run_command(command: click.Command, arguments: Sequence[str]) -> int:
     """Run *command*; report an error and return the exit code."""
     logging.getLogger("tokenstore").addHandler(_handler)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code = command.main(list(arguments), prog_name="tokenstore", standalone_mode=False)
     except click.ClickException as error:
         return _report(error.format_message(), error.exit_code, error)
     except click.Abort:
-        return _INTERRUPTED
+        return INTERRUPTED
+    except Terminated:
+        return TERMINATED
     except TokenStoreError as error:
         return _report(str(error), exit_code(error))
     except Exception as error:
@@ -37,6 +42,10 @@ def run_command(command: click.Command, arguments: Sequence[str]) -> int:
             raise
         return _report(message or _bug(error), FAILED)
     return int(code or DONE)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def _report(message: str, code: int, error: click.ClickException | None = None) -> int:

@@ -77,7 +77,7 @@ class Bearer:
         return token
 
     def renewed(self, rejected: str) -> str:
-        """Return a token other than *rejected*, which a resource server refused."""
+        """Return the token to use instead of *rejected*; the same if another would not help."""
         tokens = self._manager.refresh_token(self._account_name, self._provider, rejected=rejected)
         return bearer_token(self._account_name, tokens)
 
@@ -103,7 +103,7 @@ class AsyncBearer:
         return token
 
     async def renewed(self, rejected: str) -> str:
-        """Return a token other than *rejected*, which a resource server refused."""
+        """Return the token to use instead of *rejected*; the same if another would not help."""
         tokens = await self._manager.refresh_token(
             self._account_name, self._provider, rejected=rejected
         )

@@ -69,7 +69,7 @@ class TokenAuth(httpx.Auth):
         rejected = _rejected(response)
         if rejected is not None:
             token = self._bearer.renewed(rejected)
-            if _is_in_memory(response.request):
+            if token != rejected and _is_in_memory(response.request):
                 yield _authorize(response.request, token)
 
     async def async_auth_flow(
@@ -81,7 +81,7 @@ class TokenAuth(httpx.Auth):
         rejected = _rejected(response)
         if rejected is not None:
             token = await self._async_bearer.renewed(rejected)
-            if _is_in_memory(response.request):
+            if token != rejected and _is_in_memory(response.request):
                 yield _authorize(response.request, token)
 
 

@@ -68,7 +68,7 @@ class TokenAuth(AuthBase):
         except BaseException:
             response.close()
             raise
-        if not _rewound(response.request.body, start):
+        if token == rejected or not _rewound(response.request.body, start):
             return response
         _ = response.content  # so that the connection can be reused
         response.close()

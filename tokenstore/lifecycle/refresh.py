@@ -37,6 +37,7 @@ from tokenstore.lifecycle.eligibility import resolve_provider
 from tokenstore.lifecycle.jobs import process_is_ending
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import lifetime_of
+from tokenstore.oauth.flows.id_token import stored_subject
 from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
 from tokenstore.storage.locks import LockTimeoutError
 
@@ -238,14 +239,17 @@ class RefreshProtocol:
         if self._request.satisfied_by(record):
             return Outcome(record)
         provider = self._with_endpoint(self._resolve(record))
-        self._require_other_cause(record)
+        if self._is_lost_cause(record):
+            return Outcome(record)
         if lock.is_lost():
             raise self._busy()
         refresh = self._begin(record, provider)
         try:
-            response = self._send(refresh, provider)
+            response = self._send_within_window(refresh, provider)
             lost = lock.is_lost()
             refresh = replace(refresh, lock_lost=True) if lost else refresh
+            if not isinstance(response, TokenRefreshError):
+                response = _of_same_user(refresh.record, provider, response)
             if isinstance(response, TokenRefreshError):
                 return self._failed(refresh, provider, response)
             return self._succeeded(refresh, provider, response, lock)
@@ -298,21 +302,19 @@ class RefreshProtocol:
             error.account_name = self._name
             raise
 
-    def _require_other_cause(self, record: Record) -> None:
-        """Raise if the rejected token has just replaced one that was rejected as well."""
+    def _is_lost_cause(self, record: Record) -> bool:
+        """Return whether the rejected token has just replaced another one that was rejected.
+
+        Then the token is not at fault, and another refresh would not help.
+        """
         rejected = self._request.rejected
         if rejected is None or rejected != record.tokens.access_token:
-            return
+            return False
         age = self._now() - (record.refreshed_at or float("-inf"))
-        if 0 <= age < _LOST_CAUSE_SECONDS and self._journal.reason_of(record) == "rejected":
-            raise TransientRefreshError(
-                f"{self._name}: its token is {age:.0f} s old and replaced one that was rejected "
-                "too, so that another refresh would not help; check what the account is permitted "
-                "to do",
-                account_name=self._name,
-                provider=record.provider,
-                retry_after=_LOST_CAUSE_SECONDS - age,
-            )
+        if not 0 <= age < _LOST_CAUSE_SECONDS or self._journal.reason_of(record) != "rejected":
+            return False
+        self.news.append(partial(_warn_about_rejection, self._name))
+        return True
 
     def _begin(self, record: Record, provider: Provider) -> Refresh:
         self._require_time()
@@ -345,7 +347,21 @@ class RefreshProtocol:
 
     # -- steps 5 and 6 ------------------------------------------------------------------------
 
-    def _send(self, refresh: Refresh, provider: Provider) -> TokenResponse | TokenRefreshError:
+    def _send_within_window(
+        self, refresh: Refresh, provider: Provider
+    ) -> TokenResponse | TokenRefreshError:
+        """Send the request; inside the provider's replay window once more, if none came back."""
+        sent_at, window = time.monotonic(), provider.replay_window or 0.0
+        ends_after = hard_end(self._context.timeout)
+        first = self._send(refresh, provider, min(ends_after, window / 2) or ends_after)
+        lost = isinstance(first, TransientRefreshError) and first.maybe_spent
+        if lost and time.monotonic() < sent_at + window and not process_is_ending():
+            return self._send(refresh, provider, ends_after)
+        return first
+
+    def _send(
+        self, refresh: Refresh, provider: Provider, ends_after: float
+    ) -> TokenResponse | TokenRefreshError:
         from tokenstore.oauth.client import refresh_grant
 
         record, timeout = refresh.record, self._context.timeout
@@ -356,8 +372,8 @@ class RefreshProtocol:
                 _without_other_scope(provider, record),
                 record.tokens.refresh_token or "",
                 account_name=self._name,
-                timeout=hard_end(timeout),
-                connect_timeout=0.9 * timeout,
+                timeout=ends_after,
+                connect_timeout=0.9 * min(timeout, ends_after),
                 session=self._context.session,
             )
         except TokenRefreshError as error:
@@ -546,6 +562,14 @@ def _warn_about_lifetime(name: str, provider: Provider) -> None:
     )
 
 
+def _warn_about_rejection(name: str) -> None:
+    _log.warning(
+        "%s: the token that replaced a rejected one is rejected, too; it is not refreshed again "
+        "for a minute. Check what the account is permitted to do",
+        name,
+    )
+
+
 def _same(error: TokenPersistError) -> BaseException:
     return error
 
@@ -564,6 +588,31 @@ def _without_other_scope(provider: Provider, record: Record) -> Provider:
     if not isinstance(granted, str) or set(granted.split()) == set((provider.scope or "").split()):
         return provider
     return replace(provider, scope=None)
+
+
+def _of_same_user(
+    record: Record, provider: Provider, response: TokenResponse
+) -> TokenResponse | TokenRefreshError:
+    """Return a response without an id_token that cannot be read, or the error of another user's.
+
+    The stored id_token says who signed in; a refresh does not change that (OpenID Connect Core
+    section 12.2).
+    """
+    known, given = stored_subject(record.tokens.extra), stored_subject(response.fields)
+    if known is None:
+        return response
+    if given is None or not given.identifier:
+        kept = {name: v for name, v in response.fields.items() if name != "id_token"}
+        return replace(response, fields=kept)
+    if given.differs_from(known):
+        return ReauthorizationRequired(
+            f"{record.account_name}: the response of provider {provider.name!r} is for "
+            f"{given.name}, but the account belongs to {known.name}; nothing was stored; sign in "
+            "again",
+            account_name=record.account_name,
+            provider=provider.name,
+        )
+    return response
 
 
 def _may_retry(error: TokenRefreshError) -> bool:

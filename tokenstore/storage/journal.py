@@ -146,11 +146,12 @@ class Journal:
         host, started_at, outcome, status_code = row
         return Unanswered(host, started_at, outcome in {None, "interrupted"}, status_code)
 
-    def spent_at(self, account_name: str, refresh_token: str) -> float | None:
-        """Return when a refresh token was exchanged for another one, None if it was not."""
-        row = self._database.fetch_one(
-            sql.SPENT, {"account_name": account_name, "sent": fingerprint(refresh_token)}
-        )
+    def spent_at(self, refresh_token: str) -> float | None:
+        """Return when a refresh token was exchanged for another one, None if it was not.
+
+        The account is not compared: the same login may be stored under two names.
+        """
+        row = self._database.fetch_one(sql.SPENT, {"sent": fingerprint(refresh_token)})
         return None if row is None else row[0]
 
     def reason_of(self, record: Record) -> str | None:
@@ -201,7 +202,7 @@ class Journal:
             self._require_ended(record.account_name, now, longest)
             if not self._database.execute(sql.TOUCH, unchanged):
                 raise AccountChanged
-            spent_at = self.spent_at(record.account_name, record.tokens.refresh_token or "")
+            spent_at = self.spent_at(record.tokens.refresh_token or "")
             if spent_at is not None:
                 raise SpentToken(spent_at)
             self._database.execute(sql.CLOSE_INTERRUPTED, account | {"finished_at": now})

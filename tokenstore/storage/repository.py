@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tokenstore.errors import InvalidTokenError
+from tokenstore.errors import InvalidTokenError, SupersededTokenError
 from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.redaction import protect
 from tokenstore.storage import statements as sql
@@ -198,6 +199,9 @@ class TokenRepository:
             provider: The provider to bind the account to. Defaults to the current one.
             existing: What to do if the account exists: ``replace`` it, ``keep`` it, or
                 ``keep_newer``, which replaces it if *tokens* expire later.
+
+        Raises:
+            SupersededTokenError: The refresh token was exchanged for another one before.
         """
         if provider is not None and not is_text(provider):
             raise InvalidTokenError("provider", "contains half of a surrogate pair")
@@ -210,6 +214,7 @@ class TokenRepository:
         refresh_token = {"account_name": account_name, "refresh_token": tokens.refresh_token}
 
         def store() -> bool:
+            self._require_unspent(account_name, tokens, existing)
             rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, refresh_token)
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
@@ -217,6 +222,25 @@ class TokenRepository:
             return stored
 
         return self._database.run(store)
+
+    def _require_unspent(
+        self, account_name: str, tokens: TokenSet, existing: ConflictPolicy
+    ) -> None:
+        """Raise if the refresh token is spent, unless the account is kept as it is anyway."""
+        spent_at = tokens.refresh_token and self.journal.spent_at(tokens.refresh_token)
+        if not spent_at:
+            return
+        name = {"account_name": account_name}
+        if existing == "keep" and self._database.fetch_one(sql.EXISTS, name) is not None:
+            return
+        at = datetime.fromtimestamp(spent_at, UTC).isoformat(timespec="seconds")
+        raise SupersededTokenError(
+            "refresh_token",
+            f"it was exchanged for another one at {at}, so these tokens of {account_name!r} are an "
+            "old copy; nothing was stored. Load the account's tokens before changing them, or "
+            "sign in again",
+            spent_at=spent_at,
+        )
 
     def access_token(
         self, account_name: str

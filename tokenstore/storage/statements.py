@@ -12,6 +12,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    exists,
     func,
     insert,
     or_,
@@ -208,10 +209,10 @@ UNANSWERED = CompiledStatement(
 )
 
 REASON = CompiledStatement(select(refreshes.c.reason).where(refreshes.c.id == bindparam("id_")))
+_later = refreshes.alias()
 SPENT = CompiledStatement(
     select(refreshes.c.started_at)
     .where(
-        _its,
         refreshes.c.sent == bindparam("sent"),
         or_(refreshes.c.outcome == "refreshed", refreshes.c.outcome == "superseded"),
         refreshes.c.received != refreshes.c.sent,
@@ -219,8 +220,13 @@ SPENT = CompiledStatement(
         refreshes.c.status_code.is_(None),
         refreshes.c.maybe_spent.is_(False),
         or_(refreshes.c.error.is_(None), refreshes.c.error == "lock_lost"),
+        # A provider may give the same token again.
+        ~exists().where(
+            _later.c.account_name == refreshes.c.account_name,
+            _later.c.id > refreshes.c.id,
+            _later.c.received == refreshes.c.sent,
+        ),
     )
-    .order_by(refreshes.c.id.desc())
     .limit(1)
 )
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 """The newest migration: the schema that this code reads and writes."""
 
 VERSION_TABLE: Final = "tokenstore_alembic_version"
@@ -83,5 +83,6 @@ refreshes = Table(
     Column("error", Text),
     Column("maybe_spent", Boolean),
     Index(None, "account_name", "id"),
+    Index(None, "sent"),  # whether a refresh token is spent
     sqlite_autoincrement=True,  # so that ids increase with time
 )
