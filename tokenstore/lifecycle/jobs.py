@@ -9,9 +9,11 @@ of which leaves the work either not begun, for the next caller to begin, or begu
 from __future__ import annotations
 
 import _thread
+import atexit
 import copy
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SOON = 0.05  # seconds after which a caller starts work that another one was about to start
+_IDLE = 5.0  # seconds after which a thread without work ends
 _LONGEST = 86400.0  # seconds of one wait; far below what the system can count
 
 
@@ -78,14 +81,10 @@ class Job(Generic[T]):
         """Start the work, unless that was done."""
         if self._claim.locked():
             return
-        if threading.current_thread() is not threading.main_thread():
-            self._start_thread()
-            return
-        # Thread.start() takes many steps, and an interrupt between two of them breaks it.
         try:
-            _thread.start_new_thread(self._start_thread, ())
-        except RuntimeError:
-            self._refuse()
+            _workers.do(self.run)
+        except RuntimeError:  # no thread to spare, or the interpreter is ending
+            self.refuse()
 
     def wait(self, *, patience: float = 0.0) -> T:
         """Return the outcome, or raise the error that ended the work.
@@ -133,17 +132,13 @@ class Job(Generic[T]):
             raise _copy(self._error)
         return self._outcome  # type: ignore[return-value] # there is an outcome, or an error
 
-    def _start_thread(self) -> None:
-        try:
-            threading.Thread(target=self._run, name="tokenstore-refresh").start()
-        except RuntimeError:
-            self._refuse()
-
-    def _refuse(self) -> None:
+    def refuse(self) -> None:
+        """End the job without having begun the work."""
         if self._claim.acquire(blocking=False):
             self._end(error=NoThreadError())
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Do the work, unless another thread has begun it; for the thread that shall own it."""
         if not self._claim.acquire(blocking=False):
             return  # another thread was faster
         self._thread = threading.get_ident()
@@ -164,9 +159,86 @@ class Job(Generic[T]):
             waiter.put(None)
 
     def _notify(self) -> None:
+        while self._listeners:
+            try:
+                listener = self._listeners.pop()
+            except IndexError:  # another thread was faster
+                return
+            listener()
+
+
+class _Workers(fork.ForkParticipant):
+    """Threads that do jobs, as many as are needed at a time; an idle one is used again.
+
+    They are not daemons, so that the interpreter waits for work that has begun. Idle threads end
+    when it exits.
+    """
+
+    def __init__(self) -> None:
+        self._wakes_at_exit = False
+        self.after_fork_in_child()
+        fork.register(fork.Stage.THREADS, self)
+
+    def after_fork_in_child(self) -> None:
+        """Start without threads: those of the parent are not in the child."""
+        self._idle: deque[SimpleQueue[Callable[[], None] | None]] = deque()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Have a thread call *work*, which is safe to call twice.
+
+        Raises:
+            RuntimeError: There is no thread to spare.
+        """
+        try:
+            mailbox = self._idle.pop()
+        except IndexError:
+            self._start(work)
+        else:
+            mailbox.put(work)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            # Thread.start() takes many steps, and an interrupt between two of them breaks it.
+            _thread.start_new_thread(self._start_quietly, (work,))
+        else:
+            self._start_thread(work)
+
+    def _start_quietly(self, work: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # then the caller, who waits, tries again
+            self._start_thread(work)
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        if not self._wakes_at_exit:
+            self._wakes_at_exit = True
+            # As concurrent.futures does. Without it, idle threads would delay the exit.
+            getattr(threading, "_register_atexit", atexit.register)(self._wake_all)
+        threading.Thread(target=self._run, args=(work,), name="tokenstore-refresh").start()
+
+    def _run(self, work: Callable[[], None] | None) -> None:
+        mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        while work is not None:
+            work()
+            if process_is_ending():
+                return
+            self._idle.append(mailbox)
+            work = self._next(mailbox)
+
+    def _next(self, mailbox: SimpleQueue[Callable[[], None] | None]) -> Callable[[], None] | None:
+        for _ in range(2):  # once more for a caller that was about to put something into it
+            with suppress(Empty):
+                return mailbox.get(timeout=_IDLE)
+            with suppress(ValueError):
+                self._idle.remove(mailbox)
+                return None
+        return None
+
+    def _wake_all(self) -> None:
         with suppress(IndexError):
             while True:
-                self._listeners.pop()()
+                self._idle.pop().put(None)
+
+
+_workers = _Workers()
 
 
 class Jobs(fork.ForkParticipant, Generic[T]):

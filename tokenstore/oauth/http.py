@@ -266,8 +266,7 @@ class _Session(requests.Session):
         super().__init__()
         self.adapters.clear()
         if given is None:
-            self.mount("https://", _Adapter())
-            self.mount("http://", _Adapter())
+            self.mount("", _Adapter())
             return
         self.trust_env = given.trust_env
         self.proxies, self.verify, self.cert = given.proxies, given.verify, given.cert
