@@ -212,7 +212,10 @@ class _Workers(fork.ForkParticipant):
             self._wakes_at_exit = True
             # As concurrent.futures does. Without it, idle threads would delay the exit.
             getattr(threading, "_register_atexit", atexit.register)(self._wake_all)
-        threading.Thread(target=self._run, args=(work,), name="tokenstore-refresh").start()
+        # A thread inherits being a daemon from the one that starts it.
+        threading.Thread(
+            target=self._run, args=(work,), name="tokenstore-refresh", daemon=False
+        ).start()
 
     def _run(self, work: Callable[[], None] | None) -> None:
         mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
