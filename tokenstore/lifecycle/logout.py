@@ -131,6 +131,6 @@ def _kept(error: TokenRefreshError, name: str) -> TokenRefreshError:
     """Return *error* with its consequence for the account."""
     error.account_name = name
     error.args = (
-        f"{error}; {name} is still stored; try again, or remove it with delete, without the provider",
+        f"{error}; {name} is still stored; try again, or delete it without telling the provider",
     )
     return error
