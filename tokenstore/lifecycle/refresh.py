@@ -42,7 +42,7 @@ from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
 from tokenstore.storage.locks import LockTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import requests
 
@@ -584,10 +584,21 @@ def _without_other_scope(provider: Provider, record: Record) -> Provider:
     Without a scope, everything that was granted is renewed. A scope that was not granted is
     refused, and one that is narrower narrows the grant.
     """
-    granted = record.tokens.extra.get("scope")
-    if not isinstance(granted, str) or set(granted.split()) == set((provider.scope or "").split()):
+    granted = _granted_scope(record.tokens.extra)
+    if granted is None or granted == set((provider.scope or "").split()):
         return provider
     return replace(provider, scope=None)
+
+
+def _granted_scope(fields: Mapping[str, Any]) -> set[str] | None:
+    """Return the scope of a token set, a string or a list, also under the name ``scopes``."""
+    for name in ("scope", "scopes"):
+        value = fields.get(name)
+        if isinstance(value, str):
+            return set(value.replace(",", " ").split())
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return set(value)
+    return None
 
 
 def _of_same_user(
