@@ -12,8 +12,8 @@ from tokenstore.lifecycle.cache import TokenCache
 from tokenstore.lifecycle.eligibility import require_binding
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.lifecycle.hooks import Hooks
-from tokenstore.lifecycle.refresh import RefreshRequest
 from tokenstore.lifecycle.refresher import Refresher
+from tokenstore.lifecycle.request import RefreshRequest
 from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tokenstore.errors import ReauthorizationRequired
     from tokenstore.lifecycle.bulk import RefreshResult
-    from tokenstore.lifecycle.refresh import Outcome
+    from tokenstore.lifecycle.request import Outcome
     from tokenstore.models.accounts import Account, HistoryEntry, Record
     from tokenstore.oauth.flows.prompt import Prompt
     from tokenstore.oauth.provider import Provider

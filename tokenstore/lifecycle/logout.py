@@ -11,7 +11,7 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.eligibility import require_same_client
-from tokenstore.lifecycle.refresh import busy_error, longest_hold
+from tokenstore.lifecycle.request import busy_error, longest_hold
 from tokenstore.models.tokens import TokenSet
 from tokenstore.oauth.discovery import with_endpoints
 from tokenstore.oauth.revocation import revoke
