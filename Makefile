@@ -71,7 +71,7 @@ test-lowest:
 
 # What a large store in PostgreSQL takes: bytes, log, statements. Counted, so that it may run anywhere.
 bench-scale: setup
-	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.postgresql
 
 # Every number of docs/performance.md, measured anew beside other libraries, in some minutes.
 bench: $(VENV)/bench-ready
