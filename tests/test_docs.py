@@ -19,7 +19,7 @@ import pytest
 
 import tokenstore
 from tests.helpers.stores import ROOT, SOON
-from tokenstore import TokenManager, TokenRepository, testing
+from tokenstore import TokenManager, TokenRepository, errors, testing
 from tokenstore.cli.app import app, run
 from tokenstore.doctor import examine
 from tokenstore.jsonfiles import import_accounts
@@ -327,6 +327,32 @@ def test_every_key_of_a_provider_is_in_the_reference(monkeypatch: pytest.MonkeyP
     assert "| `body_format` | a string | `form` | `form`, as RFC 6749 requires" in markdown
 
 
+def test_the_error_tree_in_the_reference_is_that_of_the_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    import generate
+
+    markdown = generate.on_page_markdown(Page.read(DOCS / "reference" / "python.md").text)
+
+    [tree] = re.findall(r"```text\n(.*?)```", markdown, re.DOTALL)
+    parents: list[str] = []
+    drawn = {}
+    for line in tree.splitlines():
+        name = re.search(r"\w+", line)
+        assert name is not None
+        depth = name.start() // len("├── ")
+        parents[depth:] = [name[0]]
+        drawn[name[0]] = parents[depth - 1] if depth else "Exception"
+    assert drawn == {
+        name: cls.__bases__[0].__name__
+        for name, cls in vars(errors).items()
+        if isinstance(cls, type) and issubclass(cls, errors.TokenStoreError)
+    }
+    assert "├── InvalidTokenError (ValueError)\n" in tree
+    assert "└── TokenRefreshError\n    ├── ProviderConfigurationError\n" in tree
+
+
 def test_a_page_that_loads_something_from_elsewhere_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -360,8 +386,10 @@ def test_every_providers_file_is_understood(text: str, monkeypatch: pytest.Monke
         manager._providers.get(name)
 
 
-def test_every_setting_for_a_provider_with_ways_of_its_own_is_understood() -> None:
-    _, _, rest = Page.read(DOCS / "how-to" / "providers.md").text.partition("ways of its own\n")
+def test_every_setting_for_a_nonstandard_provider_is_understood() -> None:
+    _, _, rest = Page.read(DOCS / "how-to" / "providers.md").text.partition(
+        "nonstandard provider\n"
+    )
     settings = re.findall(r"`([^`\n]+ = [^`\n]+)`", rest.partition("\n## ")[0])
 
     assert len(settings) > 8
@@ -378,10 +406,10 @@ def test_every_check_of_the_doctor_is_explained() -> None:
     checks = set(re.findall(r'(?:\bFinding|\bok)\(\s*"([a-z ]+)"', code))
 
     assert "shared tokens" in checks
-    assert {cell.strip("`") for cell in cells("operations.md", "What the doctor finds")} == checks
+    assert {cell.strip("`") for cell in cells("operations.md", "Findings of the doctor")} == checks
 
 
-@pytest.mark.parametrize("message", cells("operations.md", "What messages mean"))
+@pytest.mark.parametrize("message", cells("operations.md", "Messages"))
 def test_every_message_that_is_explained_is_one_of_the_program(message: str) -> None:
     code = "".join(path.read_text("utf-8") for path in (ROOT / "tokenstore").rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # a text over several lines is one
@@ -433,9 +461,7 @@ def test_the_json_of_every_command_has_the_fields_that_the_page_shows(
 
 
 def test_every_command_that_prints_json_is_on_the_page() -> None:
-    titles = Page.read(DOCS / "reference" / "json.md").anchors - {
-        slug("JSON that the command prints")
-    }
+    titles = Page.read(DOCS / "reference" / "json.md").anchors - {slug("JSON output")}
 
     assert titles == {
         name
