@@ -15,7 +15,7 @@ import sys
 import time
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -491,43 +491,16 @@ def _works_with(s: State, p: int, token: int) -> bool:
     return s.processes[p].at == "answered" and s.processes[p].token == token
 
 
-def _set(
-    s: State,
-    p: int,
-    process: Process,
-    *,
-    lock: int | None = None,
-    row_by: int | None = None,
-    entries: tuple[Entry, ...] | None = None,
-    requests: tuple[tuple[int, int], ...] | None = None,
-) -> State:
-    """Return the state with another process *p*, and whatever else is given."""
-    return s._replace(
-        processes=(process, s.processes[1]) if p == 0 else (s.processes[0], process),
-        lock=s.lock if lock is None else lock,
-        row_by=s.row_by if row_by is None else row_by,
-        entries=s.entries if entries is None else entries,
-        requests=s.requests if requests is None else requests,
-    )
+def _set(s: State, p: int, process: Process, **changes: Any) -> State:
+    """Return the state with another process *p*, and with other changes."""
+    processes = (process, s.processes[1]) if p == 0 else (s.processes[0], process)
+    return s._replace(processes=processes, **changes)
 
 
-def _mark(
-    s: State,
-    number: int,
-    *,
-    status: str | None = None,
-    sent: str | None = None,
-    held_by: int | None = None,
-) -> State:
-    """Return the state with more known of a token."""
-    old = s.tokens[number]
-    new = Token(
-        old.family,
-        old.status if status is None else status,
-        old.sent if sent is None else sent,
-        old.held_by if held_by is None else held_by,
-    )
-    return s._replace(tokens=(*s.tokens[:number], new, *s.tokens[number + 1 :]))
+def _mark(s: State, number: int, **changes: Any) -> State:
+    """Return the state with changes to a token."""
+    token = s.tokens[number]._replace(**changes)
+    return s._replace(tokens=(*s.tokens[:number], token, *s.tokens[number + 1 :]))
 
 
 def _write(s: State, row: int, *, by: int = -1) -> State:
@@ -636,6 +609,7 @@ VARIANTS = (
     Variant("the same, with a replay window", replay_window=1),
     Variant("the same, stored by the lock's own transaction", on_lock=True),
     Variant("the refresh token is not rotated", rotates=False),
+    Variant("two refreshes of each process, no lock lost", refreshes=2, losses=0),
 )
 
 
