@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test quick lint type cover torture test-browser test-provider test-lowest bench bench-scale docs format clean
+.PHONY: setup demo test quick lint type cover torture model test-browser test-provider test-lowest bench bench-scale docs format clean
 
 setup: $(VENV)/ready
 
@@ -45,6 +45,11 @@ cover: setup
 torture: setup
 	$(BIN)/python -m pytest tests/torture --verbose
 	$(BIN)/python -m pytest tests -m hypothesis --hypothesis-profile torture $(SEED:%=--hypothesis-seed=%)
+
+# The refresh protocol as a model: every order of its steps, with every failure between them.
+# TRACES=1 prints how each injected fault shows.
+model: setup
+	$(BIN)/python -m tests.model.refresh $(TRACES:%=--traces)
 
 # A sign-in in a real browser: Debian's chromium and chromium-driver.
 test-browser: setup
