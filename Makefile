@@ -1,4 +1,4 @@
-# One verb a target. Everything is set up in the checkout: .venv (or .venv-NAME), nothing outside it.
+# All targets work inside the checkout, in .venv (or .venv-NAME).
 PYTHON ?= python3
 VENV   ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN    := $(VENV)/bin
@@ -11,21 +11,21 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenstore needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenstore requires Python 3.11 or newer; choose one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade 'pip>=25.1'
-	@echo "make: installing tokenstore and what its tests need into $(VENV), about 100 MB"
+	@echo "make: installing tokenstore and its test dependencies into $(VENV), about 100 MB"
 	$(BIN)/python -m pip install --editable '.[cli,google,httpx,login,postgresql]' --group dev $(CONSTRAINTS)
 	@touch $@
 
 demo: setup
 	$(BIN)/tokenstore demo
 
-# Complete. What needs a program or a privilege that is not there is skipped and says so;
+# All checks. A test that requires a missing program or privilege is skipped with the reason;
 # TOKENSTORE_TEST_REQUIRE=all makes that a failure.
 test: lint type cover
 
-# The inner loop: no test that takes more than a second.
+# The inner loop: without tests that take more than a second.
 quick: lint type
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist worksteal --quiet
 
@@ -40,27 +40,27 @@ cover: setup
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term --numprocesses 2 --dist worksteal
 
-# What takes minutes: many rounds of the race, processes that are killed at work, made-up data by the
-# thousand. SEED=… repeats one.
+# Slow tests: race conditions, killed processes, thousands of generated examples. SEED=… repeats a
+# run.
 torture: setup
 	$(BIN)/python -m pytest tests/torture --verbose
 	$(BIN)/python -m pytest tests -m hypothesis --hypothesis-profile torture $(SEED:%=--hypothesis-seed=%)
 
-# A real browser, Debian's chromium and chromium-driver, goes through a sign-in.
+# A sign-in in a real browser: Debian's chromium and chromium-driver.
 test-browser: setup
 	$(BIN)/python -m pytest tests/browser --ignore tests/browser/test_provider.py
 
-# The same at another provider, which runs on Node.js.
+# The same at a different provider, which runs on Node.js.
 test-provider: setup $(VENV)/oidc-provider/ready
 	$(BIN)/python -m pytest tests/browser/test_provider.py
 
 $(VENV)/oidc-provider/ready: Makefile | setup
 	@{ command -v node && command -v npm; } >/dev/null \
-	|| { echo "make: these tests need node and npm; install Node.js 22 or newer, then try again" >&2; exit 1; }
+	|| { echo "make: these tests require node and npm; install Node.js 22 or newer, then try again" >&2; exit 1; }
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/oidc-provider oidc-provider@9.13.3
 	@touch $@
 
-# The lowest versions that pyproject.toml declares, each pinned to its lower bound.
+# All dependencies pinned to the lowest versions that pyproject.toml declares.
 test-lowest:
 	$(MAKE) cover VENV=.venv-lowest CONSTRAINTS='--constraint .venv-lowest/lowest.txt'
 
@@ -69,11 +69,11 @@ test-lowest:
 	@mkdir -p .venv-lowest
 	$(PYTHON) -c 'import re, tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*(re.sub(r"\[.*]", "", d).replace(">=", "==") for d in (*p["project"]["dependencies"], *sum(p["project"]["optional-dependencies"].values(), []))), sep="\n")' > $@
 
-# What a large store in PostgreSQL takes: bytes, log, statements. Counted, so that it may run anywhere.
+# The cost of a large store in PostgreSQL: bytes, WAL, statements. Counted, so that any machine will do.
 bench-scale: setup
-	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.postgresql
 
-# Every number of docs/performance.md, measured anew beside other libraries, in some minutes.
+# All numbers of docs/performance.md, compared with other libraries. Takes some minutes.
 bench: $(VENV)/bench-ready
 	$(BIN)/python -m benchmarks --into benchmarks/results
 
@@ -81,7 +81,7 @@ $(VENV)/bench-ready: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --group bench
 	@touch $@
 
-# The site, into site/. Warnings are errors.
+# The documentation, in site/. Warnings are errors.
 docs: $(VENV)/docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 

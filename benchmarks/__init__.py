@@ -1,1 +1,1 @@
-"""tokenstore beside the least that its work takes, and beside other libraries: ``make bench``."""
+"""Benchmarks of tokenstore against lower bounds and other libraries: ``make bench``."""

@@ -1,4 +1,4 @@
-"""What the numbers were measured on, without a name or a path."""
+"""The machine that a benchmark ran on, without a host name or a path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def machine(directory: Path) -> dict[str, str]:
-    """Return what matters of this machine, and of the file system of *directory*."""
+    """Describe this machine and the file system of *directory*."""
     return {
         "CPU": _cpu(),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -28,10 +28,10 @@ def _cpu() -> str:
 
 
 def _file_system(directory: Path) -> str:
-    """Return the type of the file system that is mounted nearest above *directory*."""
+    """Return the type of the file system that contains *directory*."""
     kinds = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split()
-        kinds[Path(place)] = kind
+        _, mount_point, kind, *_ = line.split()
+        kinds[Path(mount_point)] = kind
     resolved = directory.resolve()
     return next(kinds[p] for p in (resolved, *resolved.parents) if p in kinds)

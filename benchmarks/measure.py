@@ -1,4 +1,4 @@
-"""Measure several ways of doing the same thing, in turns, so that noise hits them all alike."""
+"""Measure several implementations of the same work in turn, so that noise affects all equally."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Samples = dict[str, list[float]]
-"""What was measured in each round, by the name of who was measured."""
+"""The measurement of each round, by the contender's name."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of doing it.
+    """One implementation of the work.
 
     Attributes:
-        name: What it is called in the table.
-        run: Does it once.
-        arguments: Makes the arguments of so many calls; this is not timed.
-        batch: Calls a round. The time of a round is divided by it.
+        name: Its name in the report.
+        run: Performs the operation once.
+        arguments: Returns the arguments of the given number of calls; not timed.
+        batch: Calls per round; the time of a round is divided by it.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """How many times as much *of* may take as *against*; several of these mean the least."""
+    """The highest acceptable ratio of *of* to *against*."""
 
     of: str
     against: str
@@ -54,14 +54,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one kind of work.
+    """The measurements of one kind of work.
 
     Attributes:
-        work: What was done.
-        samples: Of each round, seconds for one operation, or a count.
-        targets: What the ratios ought to be.
-        unit: ``s``, or what was counted.
-        note: What has to be known to read it.
+        work: The operation.
+        samples: Seconds per operation, or a count, for each round.
+        targets: The ratios to reach.
+        unit: ``s``, or the name of the things counted.
+        note: A remark for the report.
     """
 
     work: str
@@ -77,10 +77,10 @@ class Row:
     def ratio(self, of: str, against: str) -> Spread:
         """Return the median of the ratios of each round, and their quartiles."""
         pairs = zip(self.samples[of], self.samples[against], strict=True)
-        return spread_of([mine / theirs for mine, theirs in pairs])
+        return spread_of([value / reference for value, reference in pairs])
 
     def is_met(self, target: Target) -> bool:
-        """Tell whether the median ratio is where it ought to be."""
+        """Return whether the median ratio meets the target."""
         ratio = self.ratio(target.of, target.against)
         if target.exactly:
             return set(ratio) == {target.most}
@@ -88,16 +88,16 @@ class Row:
 
 
 def spread_of(values: list[float]) -> Spread:
-    """Return quartiles and median; of one value, that value."""
+    """Return the quartiles and the median; a single value is all three."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
 def interleaved(contenders: list[Contender], *, rounds: int) -> Samples:
-    """Return seconds for one operation, of each contender in each round.
+    """Return the seconds per operation of each contender in each round.
 
-    Each round begins with another one, and one round before the first is thrown away.
+    Each round starts with a different contender; an additional first round is discarded.
     """
     samples: Samples = {contender.name: [] for contender in contenders}
     for number in range(rounds + 1):

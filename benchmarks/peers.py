@@ -1,4 +1,4 @@
-"""Other libraries, each used as its own documentation does it for many accounts."""
+"""Other libraries, each used for many accounts as its documentation recommends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SERVER = "mail.example.com"
 
 
 class Globus:
-    """globus-sdk: a storage whose namespace is the account."""
+    """globus-sdk: a token storage with one namespace per account."""
 
     def __init__(
         self, path: Path, kind: type[SQLiteTokenStorage | JSONTokenStorage] = SQLiteTokenStorage
@@ -49,13 +49,13 @@ class Globus:
             return storage.get_token_data(_SERVER)
 
     def get_valid_token(self, name: str) -> str | None:
-        """Return the token while it lives."""
+        """Return the token if it is valid."""
         data = self.load(name)
         return data.access_token if data and time.time() < data.expires_at_seconds - 60 else None
 
 
 class Msal:
-    """msal-extensions: one file with the cache of all accounts."""
+    """msal-extensions: one cache file for all accounts."""
 
     def __init__(self, path: Path) -> None:
         self.cache = PersistedTokenCache(FilePersistence(str(path)))
@@ -78,7 +78,7 @@ class Msal:
         )
 
     def get_valid_token(self, name: str) -> str | None:
-        """Return the token while it lives, as ``acquire_token_silent`` looks for it."""
+        """Return the token if it is valid, by the query of ``acquire_token_silent``."""
         query = {"home_account_id": f"{name}.example"}
         for found in self.cache.search(TokenCache.CredentialType.ACCESS_TOKEN, query=query):
             if int(found["expires_on"]) > time.time() + 300:
@@ -87,35 +87,35 @@ class Msal:
 
 
 class GoogleAuth:
-    """google-auth: credentials, kept by the application."""
+    """google-auth: credentials kept in memory by the application."""
 
     def __init__(self) -> None:
         self._credentials: dict[str, Credentials] = {}
 
     def save(self, name: str, tokens: dict[str, Any]) -> None:
-        """Remember credentials."""
+        """Keep credentials."""
         expiry = datetime.fromtimestamp(tokens["expires_at"], UTC).replace(tzinfo=None)
         self._credentials[name] = Credentials(  # type: ignore[no-untyped-call]
             tokens["access_token"], refresh_token=tokens["refresh_token"], expiry=expiry
         )
 
     def get_valid_token(self, name: str) -> str | None:
-        """Return the token while it lives."""
+        """Return the token if it is valid."""
         credentials = self._credentials[name]
         return credentials.token if credentials.valid else None
 
 
 class Authlib:
-    """authlib: a token, kept by the application."""
+    """authlib: tokens kept in memory by the application."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, OAuth2Token] = {}
 
     def save(self, name: str, tokens: dict[str, Any]) -> None:
-        """Remember a token."""
+        """Keep a token."""
         self._tokens[name] = OAuth2Token.from_dict(tokens)
 
     def get_valid_token(self, name: str) -> str | None:
-        """Return the token while it lives."""
+        """Return the token if it is valid."""
         token = self._tokens[name]
         return None if token.is_expired() else token["access_token"]

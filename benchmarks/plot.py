@@ -1,4 +1,4 @@
-"""A picture of how far each ratio is from its target."""
+"""A chart of each ratio relative to its target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from benchmarks.measure import Row
 
 _LEFT, _WIDTH, _RIGHT, _STEP, _TOP = 520, 320, 150, 26, 36  # pixels
-_MOST = 1.6  # times the target; what is beyond is drawn at the edge
+_MOST = 1.6  # times the target; larger ratios are drawn at the edge
 _MET, _MISSED = "#2a9d8f", "#d1495b"
 _LOOK = (
     'role="img" aria-label="Measured ratios, relative to their targets" '
@@ -22,7 +22,7 @@ _BAR = 'stroke-width="12" opacity="0.6"'
 
 
 def svg(rows: list[Row]) -> str:
-    """Return a bar from quartile to quartile for each target, relative to the target."""
+    """Return a chart with one bar per target: the median ratio and its quartiles."""
     shown = list(lines_of(rows))
     bottom = _TOP + _STEP * len(shown)
     at_target = _LEFT + _WIDTH / _MOST

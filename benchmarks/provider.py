@@ -1,4 +1,4 @@
-"""An authorization server in a process of its own, which takes its time to answer."""
+"""An authorization server in a separate process, with delayed responses."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ if TYPE_CHECKING:
 
 
 class Remote:
-    """The server, seen from another process."""
+    """A client that controls the server process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.provider: Provider = connection.recv()
 
-    def ask(self, *question: Any) -> Any:
-        """Let the server do something; return what comes of it."""
-        self._connection.send(question)
+    def call(self, *command: Any) -> Any:
+        """Send a command to the server process and return its result."""
+        self._connection.send(command)
         return self._connection.recv()
 
     def sign_in(self, name: str) -> dict[str, Any]:
-        """Return the tokens of a sign-in; they have expired."""
-        tokens: dict[str, Any] = self.ask("sign_in", name)
+        """Return the tokens of a new sign-in, already expired."""
+        tokens: dict[str, Any] = self.call("sign_in", name)
         return {**tokens, "expires_in": -1}
 
     @property
     def requests(self) -> int:
-        """How many requests have reached the token endpoint."""
-        return int(self.ask("requests"))
+        """The number of requests to the token endpoint."""
+        return int(self.call("requests"))
 
 
 @contextmanager
 def provider() -> Iterator[Remote]:
-    """Run a server in another process."""
+    """Run a server in a separate process."""
     context = multiprocessing.get_context("spawn")
-    ours, its = context.Pipe()
-    process = context.Process(target=_serve, args=(its,))
+    parent, child = context.Pipe()
+    process = context.Process(target=_serve, args=(child,))
     process.start()
     try:
-        yield Remote(ours)
+        yield Remote(parent)
     finally:
-        ours.send(("end",))
+        parent.send(("end",))
         process.join()
 
 
@@ -62,8 +62,8 @@ def _serve(connection: Connection) -> None:
             match connection.recv():
                 case ("sign_in", str(name)):
                     connection.send(server.sign_in(name))
-                case ("delay", int(many), float(seconds)):
-                    server.script(*[Transform(_after(seconds))] * many)
+                case ("delay", int(count), float(seconds)):
+                    server.script(*[Transform(_after(seconds))] * count)
                     connection.send(None)
                 case ("hold",):
                     hold = Hold()
@@ -81,8 +81,8 @@ def _serve(connection: Connection) -> None:
 
 
 def _after(seconds: float) -> Any:
-    def change(answer: dict[str, Any]) -> dict[str, Any]:
+    def delay(response: dict[str, Any]) -> dict[str, Any]:
         time.sleep(seconds)
-        return answer
+        return response
 
-    return change
+    return delay

@@ -1,4 +1,4 @@
-"""The least that the work takes, and what people write for themselves."""
+"""Lower bounds for each operation, and a typical hand-written file store."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Memory:
         self._entries: dict[str, tuple[str, float]] = {}
 
     def save(self, name: str, tokens: dict[str, Any]) -> None:
-        """Remember a token."""
+        """Keep a token."""
         self._entries[name] = tokens["access_token"], tokens["expires_at"]
 
     def get_valid_token(self, name: str) -> str | None:
-        """Return the token while it lives."""
+        """Return the token if it is valid."""
         entry = self._entries.get(name)
         if entry is not None and time.time() < entry[1]:
             return entry[0]
@@ -33,7 +33,7 @@ class Memory:
 
 
 class RawSQLite:
-    """One table, one connection, our pragmas, and nothing that looks at what it is given."""
+    """One table and one connection with tokenstore's pragmas, without any validation."""
 
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path, isolation_level=None)
@@ -95,11 +95,11 @@ def read_json(path: Path) -> Any:
 
 
 class FileManager:
-    """A JSON file for each account, written with a temporary file and a rename.
+    """One JSON file per account, written to a temporary file and renamed.
 
     Args:
-        directory: Where the files are.
-        durable: Whether a save waits for the disk.
+        directory: The directory of the files.
+        durable: Whether a save calls fsync.
     """
 
     _BUFFER = timedelta(seconds=300)
@@ -114,8 +114,8 @@ class FileManager:
         return self._directory / f"{name}.json"
 
     def save(self, name: str, tokens: dict[str, Any]) -> None:
-        """Write the file of an account as a whole."""
-        expiry = datetime.fromtimestamp(tokens["expires_at"]).isoformat()  # noqa: DTZ006 - its way
+        """Replace an account's file atomically."""
+        expiry = datetime.fromtimestamp(tokens["expires_at"]).isoformat()  # noqa: DTZ006 - local time
         path = self.path(name)
         new = path.with_suffix(".tmp")
         with new.open("w") as file:
@@ -135,7 +135,7 @@ class FileManager:
         return tokens
 
     def get_valid_token(self, name: str) -> str | None:
-        """Return the token while it lives, read once."""
+        """Return the token if it is valid; reads the file once."""
         tokens = self._cache.get(name)
         if tokens is None:
             tokens = self.load(name)
@@ -145,11 +145,11 @@ class FileManager:
         return None if self.is_expired(tokens) else tokens["access_token"]
 
     def get_stored_token(self, name: str) -> str | None:
-        """Return the token while it lives, read each time."""
+        """Return the token if it is valid; reads the file each time."""
         tokens = self.load(name)
         return None if tokens is None or self.is_expired(tokens) else tokens["access_token"]
 
     def is_expired(self, tokens: dict[str, Any]) -> bool:
-        """Tell whether the token expires within five minutes."""
+        """Return whether the token expires within five minutes."""
         expiry = datetime.fromisoformat(tokens["expires_at"])
-        return datetime.now() >= expiry - self._BUFFER  # noqa: DTZ005 - its way
+        return datetime.now() >= expiry - self._BUFFER  # noqa: DTZ005 - local time

@@ -1,4 +1,4 @@
-"""What was measured, as JSON and as tables."""
+"""The results as JSON and as Markdown tables."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
 def raw(rows: list[Row], machine: dict[str, str], seconds: float) -> dict[str, Any]:
-    """Return everything, as JSON holds it."""
+    """Return all measurements as JSON values."""
     return {"machine": machine, "seconds": round(seconds), "rows": [asdict(row) for row in rows]}
 
 
 def tables(rows: list[Row], machine: dict[str, str], seconds: float) -> str:
-    """Return everything that a person wants to see, in Markdown."""
+    """Return the report in Markdown."""
     met = [row.is_met(target) for row in rows for target in row.targets]
     return "\n".join(
         [
             ", ".join(f"{name}: {value}" for name, value in machine.items())
             + f". The run took {seconds:.0f} s and met {sum(met)} of {len(met)} targets.",
             "",
-            "| work | tokenstore | against | ratio (quartiles) | target | met |",
+            "| operation | tokenstore | compared with | ratio (quartiles) | target | met |",
             "| --- | --- | --- | --- | --- | --- |",
             *(_line(row, target) for row in rows for target in row.targets),
             "",
-            "Everything that was measured, medians with quartiles:",
+            "All measurements, as medians and quartiles:",
             "",
-            "| work | who, or how many accounts | takes | quartiles | times the first |",
+            "| operation | implementation or store size | median | quartiles | relative to first |",
             "| --- | --- | --- | --- | --- |",
             *(line for row in rows for line in _lines(row)),
             "",
@@ -45,8 +45,8 @@ def _line(row: Row, target: Target) -> str:
     against = row.spread(target.against).median
     return _cells(
         row.work,
-        _shown(row.spread(target.of).median, row.unit),
-        f"{target.against}: {_shown(against, row.unit)}",
+        _format(row.spread(target.of).median, row.unit),
+        f"{target.against}: {_format(against, row.unit)}",
         ratio_of(row.ratio(target.of, target.against)),
         most,
         "yes" if row.is_met(target) else "**no**",
@@ -61,14 +61,14 @@ def _lines(row: Row) -> Iterator[str]:
         yield _cells(
             row.work + note if name == first else "",
             name,
-            _shown(median, row.unit),
-            f"{_shown(low, row.unit)} to {_shown(high, row.unit)}",
+            _format(median, row.unit),
+            f"{_format(low, row.unit)} to {_format(high, row.unit)}",
             f"{row.ratio(name, first).median:.2f}",
         )
 
 
 def ratio_of(ratio: Spread) -> str:
-    """Return a ratio as it is shown."""
+    """Return the text of a ratio."""
     return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
@@ -76,7 +76,7 @@ def _cells(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _shown(value: float, unit: str) -> str:
+def _format(value: float, unit: str) -> str:
     if unit != "s":
         return f"{value:g}"
     size, name = next((u for u in _UNITS if value >= u[0]), _UNITS[-1])
@@ -84,7 +84,7 @@ def _shown(value: float, unit: str) -> str:
 
 
 def lines_of(rows: Iterable[Row]) -> Iterator[tuple[str, Spread, Target]]:
-    """Yield every target with what was measured and what of."""
+    """Yield the label, the measured ratio and the target of every target."""
     for row in rows:
         for target in row.targets:
             text = f"{row.work} / {target.against}".replace("`", "")

@@ -1,13 +1,13 @@
-"""The rows of the table that read and write one account of a small store."""
+"""Reads and writes of one account in a small store."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.material import name, reads, rotated, tokens, writes
 from benchmarks.measure import Contender, Row, Target, interleaved
 from benchmarks.peers import Authlib, Globus, GoogleAuth, Msal
 from benchmarks.references import FileManager, Memory, RawSQLite, read_json
+from benchmarks.sample_data import name, reads, rotated, tokens, writes
 from tokenstore import TokenManager
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _OURS = "tokenstore"
 
 
 def rows(directory: Path) -> Iterator[Row]:
-    """Measure reading and writing in an empty directory."""
+    """Measure in an empty directory."""
     with (
         TokenManager(directory / "tokens.db") as manager,
         TokenManager(directory / "tokens.db", cache_ttl=0) as uncached,
@@ -73,7 +73,7 @@ def rows(directory: Path) -> Iterator[Row]:
                 tokens,
                 [Target(_OURS, "raw transaction", 1.4), Target(_OURS, "JSON files + fsync", 0.5)],
             ),
-            ("`save_tokens`, durable, of a new sign-in", rotated, []),
+            ("`save_tokens`, durable, new refresh token", rotated, []),
         ):
             write = writes(_ACCOUNTS, make)
             saves = [

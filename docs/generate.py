@@ -1,4 +1,4 @@
-"""Generate the parts of the pages that come from the program, while the site is built.
+"""Generates parts of the pages from the program when the site is built.
 
 MkDocs calls the functions whose names begin with ``on_`` (``hooks`` in mkdocs.yml).
 """
@@ -26,8 +26,8 @@ _log = logging.getLogger("mkdocs.hooks.generate")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace each mark, such as ``<!-- generate: commands -->``, by what it names."""
-    return re.sub(r"<!-- generate: (\w+) -->", lambda mark: _GENERATORS[mark[1]](), markdown)
+    """Replace each marker, such as ``<!-- generate: commands -->``, with the generated text."""
+    return re.sub(r"<!-- generate: (\w+) -->", lambda marker: _GENERATORS[marker[1]](), markdown)
 
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> None:
@@ -46,18 +46,18 @@ def commands() -> str:
 
 
 def _help_of(path: str, command: click.Command) -> str:
-    """Return the help text of a command on a terminal of 80 columns."""
+    """Return the help text of a command for a terminal of 80 columns."""
     import click
 
     from tokenstore.cli.app import app
 
-    names = app.context_settings["help_option_names"]  # commands inherit them
+    names = app.context_settings["help_option_names"]  # inherited by commands
     context = click.Context(command, info_name=path, help_option_names=names, terminal_width=_WIDTH)
     return context.get_help()
 
 
 def every_command() -> Iterator[tuple[str, click.Command]]:
-    """Yield the program and all of its commands, each with its full name."""
+    """Yield the program and all its commands, with their full names."""
     from tokenstore.cli.app import app
 
     yield from _walk("tokenstore", app)
@@ -71,12 +71,12 @@ def _walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Comman
         context = click.Context(command)
         for name in command.list_commands(context):
             subcommand = command.get_command(context, name)
-            assert subcommand is not None  # noqa: S101 - it is listed
+            assert subcommand is not None  # noqa: S101 - listed above
             yield from _walk(f"{path} {name}", subcommand)
 
 
 def provider_keys() -> str:
-    """Return the keys of ``providers.toml`` with the meanings that `Provider` documents."""
+    """Return the keys of ``providers.toml`` as a table, from the docstring of `Provider`."""
     from tokenstore.oauth.provider import Provider
     from tokenstore.oauth.providers_toml import _KEYS
 
@@ -84,24 +84,41 @@ def provider_keys() -> str:
         "client_secret_env": "The environment variable that holds the secret.",
     }
     defaults = {f.name: f.default for f in fields(Provider)}
-    rows = ["| key | value | without it | meaning |", "| --- | --- | --- | --- |"]
+    rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     for key, (kind, _) in sorted(_KEYS.items()):
-        default = _shown(defaults.get(key))
+        default = _format_default(defaults.get(key))
         rows.append(f"| `{key}` | {kind} | {default} | {meanings[key]} |")
     return "\n".join(rows)
 
 
 def attributes_of(cls: type) -> dict[str, str]:
-    """Return the ``Attributes`` of a docstring, each on one line."""
+    """Return the ``Attributes`` of a docstring by name, each on one line."""
     _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
     found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
     return {name: " ".join(text.replace("``", "`").split()) for name, text in found}
 
 
-def _shown(default: object) -> str:
+def _format_default(default: object) -> str:
     if default is None or default is MISSING or default == math.inf:
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
-_GENERATORS = {"commands": commands, "provider_keys": provider_keys}
+def error_tree() -> str:
+    """Return the tree of the error classes as a text block."""
+    from tokenstore.errors import TokenStoreError
+
+    return "\n".join(["```text", TokenStoreError.__name__, *_subclasses(TokenStoreError), "```"])
+
+
+def _subclasses(cls: type[Exception], indent: str = "") -> Iterator[str]:
+    """Yield a line for each subclass, depth first; a second base class is in parentheses."""
+    subclasses = [sub for sub in cls.__subclasses__() if sub.__module__ == cls.__module__]
+    for subclass in subclasses:
+        is_last = subclass is subclasses[-1]
+        others = "".join(f" ({base.__name__})" for base in subclass.__bases__ if base is not cls)
+        yield f"{indent}{'└── ' if is_last else '├── '}{subclass.__name__}{others}"
+        yield from _subclasses(subclass, indent + ("    " if is_last else "│   "))
+
+
+_GENERATORS = {"commands": commands, "error_tree": error_tree, "provider_keys": provider_keys}

@@ -1,10 +1,9 @@
-"""Make docs/status.svg: what ``tokenstore status`` shows of accounts that are made up.
+"""Draws docs/status.svg: the output of ``tokenstore status`` for sample accounts.
 
     python docs/screens.py [FILE]
 
-It is the program's own output, of a store whose accounts were refreshed at a strict server on
-loopback. The clock stands still, so that the picture is the same each time; a test makes it again
-and compares.
+The picture is the program's real output for a store whose accounts were refreshed at a test server.
+The clock is fixed, so that the picture is the same each time; a test draws it again and compares.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ refresh_token_idle = 2592000
 
 
 class _Clock:
-    """The only clock of this process: it shows what it was last set to."""
+    """The clock of this process: it returns the time that was last set."""
 
     now = _NOW
 
@@ -45,12 +44,12 @@ class _Clock:
 
 def main(target: Path) -> None:
     """Write the picture to *target*."""
-    time.time = clock = _Clock()  # before tokenstore is imported, which looks it up
+    time.time = clock = _Clock()  # before the import of tokenstore, which reads it
     with tempfile.TemporaryDirectory() as directory:
         database = Path(directory) / "tokens.db"
         _fill(database, clock)
         clock.now = _NOW
-        target.write_text(_picture(_shown(database)), "utf-8")
+        target.write_text(_draw(_status(database)), "utf-8")
 
 
 def _fill(database: Path, clock: _Clock) -> None:
@@ -84,15 +83,15 @@ def _fill(database: Path, clock: _Clock) -> None:
 
         server.revoke("dave@example.com")
         use("dave@example.com", 3 * _HOUR)
-        busy = Answer(503, headers={"Retry-After": "900"})
-        server.script(busy, subject="erin@acme.example")
+        overloaded = Answer(503, headers={"Retry-After": "900"})
+        server.script(overloaded, subject="erin@acme.example")
         use("erin@acme.example", 60)
 
 
-def _shown(database: Path) -> str:
-    """Return what a person sees on a terminal, with its colours."""
+def _status(database: Path) -> str:
+    """Return the output on a terminal, with colours."""
     code = "from tokenstore.cli import app, output; output.force_terminal(); app.run(['status'])"
-    before = f"import time; time.time = lambda: {_NOW}; "
+    setup = f"import time; time.time = lambda: {_NOW}; "
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     environment |= {
         "TOKENSTORE_DATABASE": str(database),
@@ -101,26 +100,26 @@ def _shown(database: Path) -> str:
         "TERM": "xterm-256color",
         "COLORTERM": "truecolor",
     }
-    done = subprocess.run(  # noqa: S603 - this Python
-        [sys.executable, "-c", before + code],
+    completed = subprocess.run(  # noqa: S603 - this Python
+        [sys.executable, "-c", setup + code],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
     )
-    return done.stdout.rstrip()
+    return completed.stdout.rstrip()
 
 
-def _picture(shown: str) -> str:
+def _draw(output: str) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        console = Console(record=True, width=_COLUMNS, file=nowhere, force_terminal=True)
+    with Path(os.devnull).open("w", encoding="utf-8") as devnull:
+        console = Console(record=True, width=_COLUMNS, file=devnull, force_terminal=True)
         console.print(Text("$ tokenstore status", style="bold"))
-        console.print(Text.from_ansi(shown))
+        console.print(Text.from_ansi(output))
     svg = console.export_svg(title="tokenstore status", unique_id="status")
-    # A font of the machine that shows it: none is fetched.
+    # Use a font of the viewer's machine instead of fetching one.
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 

@@ -19,7 +19,7 @@ import pytest
 
 import tokenstore
 from tests.helpers.stores import ROOT, SOON
-from tokenstore import TokenManager, TokenRepository, testing
+from tokenstore import TokenManager, TokenRepository, errors, testing
 from tokenstore.cli.app import app, run
 from tokenstore.doctor import examine
 from tokenstore.jsonfiles import import_accounts
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCS = ROOT / "docs"
-ONE_PROGRAM = "<!-- one program -->"  # the blocks of such a page follow each other
-SERVER = "postgresql+psycopg://myapp@db.example.com/myapp"  # what the pages call a server of ours
+ONE_PROGRAM = "<!-- one program -->"  # the blocks of such a page run in sequence
+SERVER = "postgresql+psycopg://myapp@db.example.com/myapp"  # the server's URL in the pages
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page as it is written, with what it includes put in."""
+    """A page's source, with the files that it includes."""
 
     path: Path
     text: str = field(repr=False)
@@ -65,9 +65,9 @@ class Page:
 
     @property
     def programs(self) -> list[list[tuple[str, str | None]]]:
-        """Return the programs, each a list of blocks with what they print, None if it is not told.
+        """Return the programs, each a list of blocks with their expected output, or None.
 
-        A text block that directly follows a Python block is what that prints.
+        A text block that directly follows a Python block is its output.
         """
         found = re.findall(
             r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```$)?",
@@ -79,7 +79,7 @@ class Page:
 
 
 def slug(title: str) -> str:
-    """Return the anchor of a heading, as Python-Markdown makes it."""
+    """Return the anchor that Python-Markdown creates for a heading."""
     title = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title)
     text = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", text).strip().lower())
@@ -108,7 +108,7 @@ LINKS = [
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty directory, with nothing configured, and hang no log handler up for good."""
+    """Work in an empty directory without configuration; restore the log handlers."""
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
         if name.startswith(("TOKENSTORE_", "GOOGLE_", "MS_")):
@@ -119,11 +119,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     logger.handlers[:] = before
 
 
-# -- what runs --------------------------------------------------------------------------------
+# -- programs --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("page", "blocks"), PROGRAMS)
-def test_every_program_runs_and_prints_what_the_page_says(
+def test_every_program_runs_and_prints_the_documented_output(
     page: Page,
     blocks: list[tuple[str, str | None]],
     capsys: pytest.CaptureFixture[str],
@@ -131,16 +131,16 @@ def test_every_program_runs_and_prints_what_the_page_says(
 ) -> None:
     if any(SERVER in code for code, _ in blocks):
         url = request.getfixturevalue("schema")
-        blocks = [(code.replace(SERVER, url), told) for code, told in blocks]
-    if ONE_PROGRAM not in page.text:  # that one begins with nothing
+        blocks = [(code.replace(SERVER, url), expected) for code, expected in blocks]
+    if ONE_PROGRAM not in page.text:  # that one starts without an account
         with TokenManager("tokens.db") as manager:
             manager.save_tokens("alice@example.com", {"access_token": "a", "expires_in": 3600})
     names: dict[str, object] = {}
 
-    for code, told in blocks:
+    for code, expected in blocks:
         exec(code, names)
         printed = capsys.readouterr().out
-        assert told in {None, printed}
+        assert expected in {None, printed}
 
 
 def test_the_sql_lets_an_application_and_a_worker_do_their_work(postgresql: str) -> None:
@@ -194,8 +194,8 @@ def commands_of(group: click.Group) -> dict[str, click.Command]:
     return {name: command for name, command in found.items() if command is not None}
 
 
-def told_commands() -> set[str]:
-    """Return the command lines of the pages: in blocks, and in the middle of sentences."""
+def documented_commands() -> set[str]:
+    """Return the command lines in the blocks and the sentences of the pages."""
     line = re.compile(r"\btokenstore [^\n|)>;&#`]+")
     found = set()
     for page in PAGES:
@@ -208,7 +208,7 @@ def told_commands() -> set[str]:
 
 
 def wrong_with(words: list[str], command: click.Command) -> str | None:
-    """Say which of the words the program does not know; None if it knows all."""
+    """Return a description of the first unknown word, or None."""
     while words:
         word = words.pop(0)
         name, _, value = word.partition("=")
@@ -228,7 +228,7 @@ def wrong_with(words: list[str], command: click.Command) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("line", sorted(told_commands()))
+@pytest.mark.parametrize("line", sorted(documented_commands()))
 def test_every_command_and_option_exists(line: str) -> None:
     assert wrong_with(shlex.split(line)[1:], app) is None
 
@@ -236,14 +236,14 @@ def test_every_command_and_option_exists(line: str) -> None:
 @pytest.mark.parametrize(
     "line", ["nonsense", "status --nonsense", "db nonsense", "--database x.db status --fix"]
 )
-def test_what_does_not_exist_is_noticed(line: str) -> None:
+def test_an_unknown_command_or_option_is_found(line: str) -> None:
     assert wrong_with(line.split(), app)
 
 
 def test_command_lines_are_found_wherever_they_stand() -> None:
-    told = {shlex.split(line)[1] for line in told_commands()}
+    found = {shlex.split(line)[1] for line in documented_commands()}
 
-    assert told >= {"import", "token", "refresh", "doctor", "backup", "db", "--database"}
+    assert found >= {"import", "token", "refresh", "doctor", "backup", "db", "--database"}
 
 
 # -- links and names --------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_links_are_found() -> None:
     assert [target for _, target in LINKS if "#" in target]
 
 
-def test_an_anchor_is_what_the_site_makes_of_a_heading() -> None:
+def test_the_anchor_of_a_heading_is_that_of_the_site() -> None:
     assert slug("Forks: gunicorn, *uwsgi*, `x_y`") == "forks-gunicorn-uwsgi-x_y"
 
 
@@ -294,10 +294,10 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(listed) == [str(page.path.relative_to(DOCS)) for page in PAGES]
 
 
-# -- what the program would say otherwise -----------------------------------------------------
+# -- generated parts and facts -----------------------------------------------------
 
 
-def test_the_reference_has_what_every_command_prints_for_help(
+def test_the_reference_has_the_help_of_every_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(DOCS)
@@ -327,7 +327,33 @@ def test_every_key_of_a_provider_is_in_the_reference(monkeypatch: pytest.MonkeyP
     assert "| `body_format` | a string | `form` | `form`, as RFC 6749 requires" in markdown
 
 
-def test_a_page_that_loads_something_from_elsewhere_is_told(
+def test_the_error_tree_in_the_reference_is_that_of_the_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    import generate
+
+    markdown = generate.on_page_markdown(Page.read(DOCS / "reference" / "python.md").text)
+
+    [tree] = re.findall(r"```text\n(.*?)```", markdown, re.DOTALL)
+    parents: list[str] = []
+    drawn = {}
+    for line in tree.splitlines():
+        name = re.search(r"\w+", line)
+        assert name is not None
+        depth = name.start() // len("├── ")
+        parents[depth:] = [name[0]]
+        drawn[name[0]] = parents[depth - 1] if depth else "Exception"
+    assert drawn == {
+        name: cls.__bases__[0].__name__
+        for name, cls in vars(errors).items()
+        if isinstance(cls, type) and issubclass(cls, errors.TokenStoreError)
+    }
+    assert "├── InvalidTokenError (ValueError)\n" in tree
+    assert "└── TokenRefreshError\n    ├── ProviderConfigurationError\n" in tree
+
+
+def test_a_page_that_loads_something_from_another_site_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.syspath_prepend(DOCS)
@@ -360,8 +386,10 @@ def test_every_providers_file_is_understood(text: str, monkeypatch: pytest.Monke
         manager._providers.get(name)
 
 
-def test_every_setting_for_a_provider_with_ways_of_its_own_is_understood() -> None:
-    _, _, rest = Page.read(DOCS / "how-to" / "providers.md").text.partition("ways of its own\n")
+def test_every_setting_for_a_nonstandard_provider_is_understood() -> None:
+    _, _, rest = Page.read(DOCS / "how-to" / "providers.md").text.partition(
+        "nonstandard provider\n"
+    )
     settings = re.findall(r"`([^`\n]+ = [^`\n]+)`", rest.partition("\n## ")[0])
 
     assert len(settings) > 8
@@ -378,19 +406,19 @@ def test_every_check_of_the_doctor_is_explained() -> None:
     checks = set(re.findall(r'(?:\bFinding|\bok)\(\s*"([a-z ]+)"', code))
 
     assert "shared tokens" in checks
-    assert {cell.strip("`") for cell in cells("operations.md", "What the doctor finds")} == checks
+    assert {cell.strip("`") for cell in cells("operations.md", "Findings of the doctor")} == checks
 
 
-@pytest.mark.parametrize("message", cells("operations.md", "What messages mean"))
+@pytest.mark.parametrize("message", cells("operations.md", "Messages"))
 def test_every_message_that_is_explained_is_one_of_the_program(message: str) -> None:
     code = "".join(path.read_text("utf-8") for path in (ROOT / "tokenstore").rglob("*.py"))
-    code = re.sub(r'"\s*\n\s*f?"', "", code)  # a text over several lines is one
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # join string literals over several lines
 
     assert message in code
 
 
 def shape(value: Any) -> Any:
-    """Return which fields there are, and not what is in them."""
+    """Return the fields of a JSON value, without their contents."""
     if isinstance(value, dict):
         return {name: shape(inner) for name, inner in value.items()}
     if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -427,15 +455,13 @@ def test_the_json_of_every_command_has_the_fields_that_the_page_shows(
         for name, line in lines.items():
             run(["--database", "tokens.db", *line.split(), "--json"])
             found[name] = shape(json.loads(capsys.readouterr().out))
-    found["login"] = found["logout"]  # it needs a browser, and prints what logout does
+    found["login"] = found["logout"]  # it requires a browser; logout prints the same fields
 
     assert found == {name: shape(json.loads(block)) for name, block in shown}
 
 
 def test_every_command_that_prints_json_is_on_the_page() -> None:
-    titles = Page.read(DOCS / "reference" / "json.md").anchors - {
-        slug("JSON that the command prints")
-    }
+    titles = Page.read(DOCS / "reference" / "json.md").anchors - {slug("JSON output")}
 
     assert titles == {
         name
@@ -461,7 +487,7 @@ def test_the_file_that_the_reference_shows_can_be_imported() -> None:
 
 
 @pytest.mark.slow
-def test_the_picture_of_the_status_is_what_the_program_shows(elsewhere: Path) -> None:
+def test_the_status_picture_is_the_output_of_the_program(elsewhere: Path) -> None:
     made = elsewhere / "status.svg"
     environment = {**os.environ, "TZ": "PST8PDT", "NO_COLOR": "1", "COLUMNS": "40"}
 

@@ -1,4 +1,4 @@
-"""`TokenManager`: a live access token for every account, at any moment."""
+"""`TokenManager`: a valid access token for every account, whenever it is needed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tokenstore.lifecycle.cache import TokenCache
 from tokenstore.lifecycle.eligibility import require_binding
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.lifecycle.hooks import Hooks
-from tokenstore.lifecycle.refresh import RefreshRequest
 from tokenstore.lifecycle.refresher import Refresher
+from tokenstore.lifecycle.request import RefreshRequest
 from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tokenstore.errors import ReauthorizationRequired
     from tokenstore.lifecycle.bulk import RefreshResult
-    from tokenstore.lifecycle.refresh import Outcome
+    from tokenstore.lifecycle.request import Outcome
     from tokenstore.models.accounts import Account, HistoryEntry, Record
     from tokenstore.oauth.flows.prompt import Prompt
     from tokenstore.oauth.provider import Provider
@@ -41,42 +41,44 @@ if TYPE_CHECKING:
     from tokenstore.storage.journal import Reason
 
 
-_LONGEST = 86400.0  # seconds; beyond a day nobody waits, and beyond some years nothing can
+_LONGEST = 86400.0  # seconds; no request takes a day
 
 
 class TokenManager:
     """Keeps the tokens of many accounts and refreshes them when they are due.
 
     One manager may be used by many threads, and many managers, in many processes, on one
-    database. Creating one does no I/O: an unusable store shows at the first call.
+    database. Creating one does no I/O: an unusable database raises at the first call.
 
     Args:
-        database: A path to the SQLite file, or an SQLAlchemy URL. None:
-            ``$TOKENSTORE_DATABASE``, else ``tokens.db`` in the user's data directory.
-        providers: Name to `Provider`, looked up before ``providers.toml`` and the built-in
+        database: A path to the SQLite file, or an SQLAlchemy URL. Defaults to
+            ``$TOKENSTORE_DATABASE``, else to ``tokens.db`` in the user's data directory.
+        providers: Name to `Provider`, consulted before ``providers.toml`` and the built-in
             ``google`` and ``microsoft``.
         expiry_buffer: Seconds; a token is due when ``expires_at <= clock() + expiry_buffer``.
-        cache_ttl: Seconds for which `get_valid_token` may answer from memory, never beyond the
-            moment at which the token is due; 0 turns that off. What this manager changes it sees
-            at once, what another process changes within this time.
-        timeout: Seconds for a whole token request, to its last byte.
+        cache_ttl: Seconds for which `get_valid_token` may return a token from memory, never past
+            the time when it is due; 0 disables that. Changes by this manager are seen at once,
+            those by other processes within this time.
+        timeout: Seconds that a caller waits for a token request, to its last byte. The request
+            itself ends after twice that time, and a late response is still stored.
         serve_stale: When a refresh fails, or another process is busy with it, return the stored
-            token as long as it has not really expired.
-        upgrade: Migrate an older database, after a backup, in place of raising
+            token as long as it has not expired.
+        upgrade: Migrate an older database, after a backup, instead of raising
             `SchemaOutdatedError`.
         journal_mode: ``wal``, or ``delete`` for file systems without shared memory.
-        session: A `requests.Session` for the token requests (proxies, test adapters).
+        session: A `requests.Session` whose proxies, ``verify``, ``cert`` and adapters are used for
+            requests to providers, and nothing else of it.
         clock: The wall clock, in UTC epoch seconds.
         on_refreshed: Called with an account's name and its tokens (secret!), after a refresh.
         on_reauthorization_required: Called with the name and the `ReauthorizationRequired`, once
-            when a login turns out to be dead.
-        on_recovered: Called with the name, once when a dead login works again.
+            when an account needs a new sign-in.
+        on_recovered: Called with the name, once when such an account works again.
 
-    Hooks run after the commit and outside every lock, and may call the manager. One that raises is
-    logged and changes nothing.
+    Hooks run after the commit and outside every lock, and may call the manager. A hook that raises
+    is logged and changes nothing.
 
-    Every method may raise a `StorageError`, and an `InvalidTokenError` for what is no account
-    name: 1 to 512 characters, none of them a control character.
+    Every method may raise a `StorageError`, and an `InvalidTokenError` for an invalid account
+    name: it must have 1 to 512 characters, none of them a control character.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class TokenManager:
     ) -> None:
         _require_seconds(expiry_buffer=expiry_buffer, cache_ttl=cache_ttl)
         if not 0 < timeout <= _LONGEST:
-            raise ValueError(f"timeout: a number of seconds is needed, up to {_LONGEST:.0f}")
+            raise ValueError(f"timeout: expected seconds, more than 0, up to {_LONGEST:.0f}")
         self._repository = TokenRepository(
             database, upgrade=upgrade, journal_mode=journal_mode, clock=clock
         )
@@ -147,25 +149,26 @@ class TokenManager:
         *,
         provider: str | Provider | None = None,
     ) -> None:
-        """Store *tokens* in one durable transaction, in place of all that the account had.
+        """Store *tokens* in one durable transaction; they replace all tokens of the account.
 
-        That clears what is remembered of failed refreshes.
+        The recorded failure of the account is cleared.
 
         Args:
-            account_name: The account; one that does not exist is created.
-            tokens: What a provider answers: ``access_token``; optionally ``refresh_token``,
+            account_name: The account, which is created if it does not exist.
+            tokens: A token response: ``access_token``; optionally ``refresh_token``,
                 ``expires_in`` (seconds from now) or ``expires_at`` (UTC epoch seconds or
-                milliseconds, ISO 8601, ``datetime``; naive means local time); whatever else JSON
-                can hold.
-            provider: What to bind the account to; None leaves that as it is.
+                milliseconds, ISO 8601, ``datetime``; naive means local time); and any other fields
+                that JSON can represent.
+            provider: The provider to bind the account to. Defaults to the current one.
 
         Raises:
-            InvalidTokenError: *tokens* is no token set; the error names the field and nothing is
-                written.
+            InvalidTokenError: *tokens* is not a token set; the error names the field, and nothing
+                is written.
+            SupersededTokenError: The refresh token was exchanged for another one before.
         """
         with Operation("save_tokens", account_name, provider) as operation:
             name = normalize_account_name(account_name)
-            # Looked up only for who wants to know: saving is a hot path.
+            # Read only if there is a hook: saving is a hot path.
             before = self._repository.record(name) if self._hooks.on_recovered else None
             token_set = TokenSet.from_mapping(tokens, now=self._clock())
             self._repository.put(name, token_set, provider=provider_name(provider))
@@ -175,9 +178,9 @@ class TokenManager:
             self._hooks.recovered(name)
 
     def load_tokens(self, account_name: str) -> dict[str, Any] | None:
-        """Return every field that was saved, ``expires_at`` in UTC epoch seconds.
+        """Return every field that was saved, or None if there is no such account.
 
-        None if there is no such account. Nothing is refreshed.
+        ``expires_at`` is in UTC epoch seconds. Nothing is refreshed.
         """
         with Operation("load_tokens", account_name) as operation:
             tokens = self._repository.load(account_name)
@@ -185,7 +188,7 @@ class TokenManager:
             return tokens
 
     def delete_tokens(self, account_name: str) -> bool:
-        """Remove an account, its secrets' bytes too; tell whether there was one."""
+        """Remove an account and the bytes of its secrets; return whether it existed."""
         with Operation("delete_tokens", account_name) as operation:
             name = normalize_account_name(account_name)
             deleted = self._repository.delete(name)
@@ -194,15 +197,15 @@ class TokenManager:
             return deleted
 
     def backup(self, target: str | os.PathLike[str], *, replace: bool = False) -> Path:
-        """Copy the database to a file, 0600, while others go on writing.
+        """Copy the database to a file, 0600, while other processes continue to write.
 
-        The copy is one state of the database and appears as a whole, or not at all. It is checked
-        before that, so that a damaged database does not take the place of a sound backup. It holds
-        the refresh tokens of this moment: one that is rotated after it is dead in the copy.
+        The copy is a consistent state of the database. It is checked first and then appears
+        completely or not at all, so that a damaged database never replaces a sound backup. It
+        holds the current refresh tokens: one that is rotated later is invalid in the copy.
 
         Args:
-            target: The file; directories that are missing are made, 0700.
-            replace: Replace a file that is there already.
+            target: The file. Missing directories are created, 0700.
+            replace: Replace an existing file.
 
         Returns:
             Its absolute path.
@@ -225,38 +228,38 @@ class TokenManager:
         prompt: Callable[[Prompt], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> dict[str, Any]:
-        """Let a person sign an account in, store the tokens and return them.
+        """Sign a user in, store the tokens of the account and return them.
 
-        That is the authorization code grant with PKCE through a browser on this machine, which
-        comes back to a port on loopback (RFC 8252), or the device grant (RFC 8628). It needs the
-        extra ``login``. An account that belonged to somebody before goes to nobody else: the
-        id_token tells, where there is one.
+        This uses the authorization code grant with PKCE, in a browser on this machine that returns
+        to a loopback port (RFC 8252), or the device grant (RFC 8628). It requires the extra
+        ``login``. An account that belongs to one user is not given to another: the id_token says
+        who signed in, where there is one.
 
         Args:
-            account_name: The account; one that does not exist is created. An e-mail address is
-                named to the provider as the one that is expected.
-            provider: Where to sign in; None: where the account is bound to.
-            scope: Scopes to ask for, with spaces between them; None: the provider's.
-            device: Sign in with a code that is entered on any device.
-            force: Store it even if it is somebody else than before, or another provider.
-            timeout: Seconds to wait for the person.
-            port: The port to come back to; 0: the one of the provider's redirect URI, or a free
-                one.
-            prompt: Called with what the person has to do, in a thread of its own if that is to
-                use a browser here; None opens the browser and tells on stderr.
+            account_name: The account, which is created if it does not exist. If it is an e-mail
+                address, the provider is told which user is expected.
+            provider: The provider to sign in at. Defaults to the account's provider.
+            scope: Scopes to request, separated by spaces. Defaults to the provider's.
+            device: Sign in with a code that the user enters on any device.
+            force: Allow a different user or provider than before.
+            timeout: Seconds to wait for the user.
+            port: The port that the browser returns to. Defaults to the port of the provider's
+                redirect URI, or a free one.
+            prompt: Called with what the user has to do; in its own thread for a browser on this
+                machine. Defaults to opening the browser and writing to standard error.
             sleep: Called with the seconds to wait between two requests of the device grant.
 
         Raises:
             ModuleNotFoundError: The extra is not installed.
-            WrongAccountError: Somebody else signed in than before; their tokens were dropped.
-            SignInError: The sign-in was refused, given up or is not to be trusted.
+            WrongAccountError: A different user signed in; their tokens were dropped.
+            SignInError: The sign-in was refused or abandoned, or failed a check.
             TokenRefreshError: The provider gave no tokens; the subclass says why.
-            TokenPersistError: It did, and the store would not take them.
+            TokenPersistError: It gave tokens, and they could not be stored.
         """
         from tokenstore.lifecycle.login import Login
 
         if not 0 < timeout <= _LONGEST:
-            raise ValueError(f"timeout: a number of seconds is needed, up to {_LONGEST:.0f}")
+            raise ValueError(f"timeout: expected seconds, more than 0, up to {_LONGEST:.0f}")
         with Operation("login", account_name, provider) as operation:
             name = normalize_account_name(account_name)
             sign_in = Login(
@@ -288,15 +291,15 @@ class TokenManager:
 
         Args:
             account_name: The account.
-            keep_account: Keep it, without its tokens, as one that has to sign in.
+            keep_account: Keep the account without its tokens.
 
         Returns:
-            Whether the provider was told. It was not if it has no way to, which is logged, or if
-            there is no such account.
+            Whether the provider revoked the tokens. It did not if it cannot, which is logged, or
+            if the account does not exist.
 
         Raises:
-            TokenRefreshError: The tokens could not be revoked, so the account stays as it is; the
-                subclass says why. `delete_tokens` removes it all the same.
+            TokenRefreshError: The tokens could not be revoked, and the account is unchanged; the
+                subclass says why. `delete_tokens` removes it without the provider.
         """
         from tokenstore.lifecycle.logout import Logout
 
@@ -313,25 +316,25 @@ class TokenManager:
             return revoked
 
     def accounts(self, *, names: Iterable[str] | None = None) -> Iterator[Account]:
-        """Yield every account in the order of names, without any secret.
+        """Yield every account in the order of names, without secrets.
 
-        They are read in pages; no transaction stays open between them.
+        Accounts are read in pages, and no transaction stays open between them.
 
         Args:
-            names: Yield only the accounts of these names, those that there are.
+            names: Yield only the accounts with these names, if they exist.
         """
-        outlook = RefreshTokenForecast(self._providers)
+        forecast = RefreshTokenForecast(self._providers)
         with Operation("accounts", None) as operation:
             for account in self._repository.accounts(
-                expiry_buffer=self._freshness.buffer, client_of=outlook.client_of, names=names
+                expiry_buffer=self._freshness.buffer, client_of=forecast.client_of, names=names
             ):
-                yield outlook.forecast(account)
+                yield forecast.apply(account)
             operation.outcome = "listed"
 
     def history(self, account_name: str | None = None) -> Iterator[HistoryEntry]:
-        """Yield the remembered refreshes, of one account or of all, the newest first.
+        """Yield the recorded refreshes, of one account or of all, newest first.
 
-        The last 50 of each account are remembered, without any secret.
+        The last 50 of each account are recorded, without secrets.
         """
         with Operation("history", account_name) as operation:
             yield from self._repository.journal.history(account_name)
@@ -347,29 +350,29 @@ class TokenManager:
         dry_run: bool = False,
         stop: Callable[[], bool] | None = None,
     ) -> Generator[RefreshResult]:
-        """Refresh every account that is due; yield a result as each is done, in no order.
+        """Refresh every account that is due; yield a result for each as it completes.
 
-        Accounts that need a sign-in, and those whose provider is to be left alone for a while,
-        are left out. One that fails stops nothing. One that somebody else is refreshing is
-        skipped, so that several runs at once share the work.
+        Accounts that need a sign-in or a pause are left out. A failed account does not stop the
+        run. An account that another process is refreshing is skipped: overlapping runs share the
+        work.
 
         Args:
-            within: Seconds; what becomes due within them is taken as well.
-            idle_for: Seconds; take the accounts whose refresh token was not used for so long,
-                in place of those that are due, so that it does not die of disuse.
-            provider: Take only the accounts that are bound to this one.
-            jobs: How many to refresh at the same time; of one provider no more than its
+            within: Seconds; include the accounts that become due within this time.
+            idle_for: Seconds; refresh the accounts whose refresh token was not used for this
+                long, instead of those that are due, so that it does not expire from disuse.
+            provider: Refresh only the accounts of this provider.
+            jobs: Accounts to refresh concurrently; for each provider at most its
                 `Provider.max_concurrency`.
-            dry_run: Only tell which accounts would be refreshed, as ``skipped``.
-            stop: Asked before an account is begun; once it says True, no other is. None: never.
+            dry_run: Only list the accounts that would be refreshed, as ``skipped``.
+            stop: Called before each account; returning True stops the run. Defaults to never.
         """
         from tokenstore.lifecycle.bulk import BulkRefresher, RefreshResult, Selection
 
         _require_seconds(within=within, idle_for=idle_for or 0.0)
         if jobs < 1:
-            raise ValueError("jobs: a whole number, 1 or more, is needed")
+            raise ValueError("jobs: expected a whole number, at least 1")
         select = Selection(self._repository, self._providers, self._freshness, self._clock)
-        found = select.due(within) if idle_for is None else select.unused(idle_for)
+        found = select.due(within) if idle_for is None else select.idle(idle_for)
         chosen = (account for account in found if provider in {None, account.provider})
         if dry_run:
             return (RefreshResult(a.name, "skipped", "dry run") for a in chosen)
@@ -405,18 +408,19 @@ class TokenManager:
     ) -> dict[str, Any]:
         """Refresh an account now (RFC 6749 section 6) and return its tokens.
 
-        Neither its expiry nor a remembered failure is asked. A call that waited for another
-        refresh which began after it shares that one's outcome.
+        Ignores expiry and recorded failures. A call that waited for another refresh shares its
+        outcome if that refresh began after the call.
 
         Args:
             account_name: The account.
-            provider: Whom to ask; None: whom the account is bound to.
-            rejected: An access token that a resource server refused. If another one is stored by
-                now, that is returned and nothing is requested.
+            provider: Provider to use. Defaults to the account's provider.
+            rejected: An access token that a resource server rejected. If a different one is stored
+                and has not expired, it is returned without a request. A token that has just
+                replaced a rejected one and is rejected itself is returned as it is.
 
         Raises:
-            TokenRefreshError: There are no new tokens; the subclass says why.
-            TokenPersistError: There are, and the store would not take them.
+            TokenRefreshError: No new tokens are available; the subclass says why.
+            TokenPersistError: There are new tokens, and they are not stored yet.
         """
 
         def differs(record: Record) -> bool:
@@ -426,9 +430,9 @@ class TokenManager:
 
         with Operation("refresh_token", account_name, provider) as operation:
             reason: Reason = "forced" if rejected is None else "rejected"
-            demand = RefreshRequest(reason, differs, rejected=rejected)
+            request = RefreshRequest(reason, differs, rejected=rejected)
             name = normalize_account_name(account_name)
-            record, refreshed = self._refresher.refresh(name, provider, demand)
+            record, refreshed = self._refresher.refresh(name, provider, request)
             operation.provider = record.provider or operation.provider
             operation.outcome = "refreshed" if refreshed else "shared"
             return record.tokens.to_dict()
@@ -437,18 +441,18 @@ class TokenManager:
     def get_valid_token(
         self, account_name: str, provider: str | Provider | None = None
     ) -> str | None:
-        """Return a live access token: from memory, from the store, or refreshed.
+        """Return a valid access token: from memory, from the database, or refreshed.
 
         Args:
             account_name: The account.
-            provider: Whom to ask for a new one; None: whom the account is bound to.
+            provider: Provider to use. Defaults to the account's provider.
 
         Returns:
-            The token, or None if none can be had: then the reason is logged, and
+            The token, or None if none is available: the reason is logged, and
             `ensure_valid_token` raises it.
 
         Raises:
-            TokenPersistError: There are new tokens and the store would not take them.
+            TokenPersistError: There are new tokens, and they are not stored yet.
         """
         try:
             if is_enabled(DEBUG):
@@ -478,17 +482,18 @@ class TokenManager:
         *,
         min_ttl: float | None = None,
     ) -> str:
-        """Return a live access token as `get_valid_token` does, or raise why there is none.
+        """Return a valid access token as `get_valid_token` does, or raise the reason.
 
         Args:
             account_name: The account.
-            provider: Whom to ask for a new one; None: whom the account is bound to.
-            min_ttl: Seconds for which the token is needed. One that was just refreshed is
-                returned even if it lives shorter.
+            provider: Provider to use. Defaults to the account's provider.
+            min_ttl: Seconds that the token must stay valid, at most half of what a refreshed one
+                is valid for. A token that was just refreshed is returned even if it expires
+                earlier.
 
         Raises:
-            TokenRefreshError: No token can be had; the subclass says why.
-            TokenPersistError: There are new tokens and the store would not take them.
+            TokenRefreshError: No token is available; the subclass says why.
+            TokenPersistError: There are new tokens, and they are not stored yet.
         """
         if min_ttl is not None:
             _require_seconds(min_ttl=min_ttl)
@@ -497,10 +502,10 @@ class TokenManager:
 
     @protected
     def _is_token_expired(self, tokens: Mapping[str, Any]) -> bool:
-        """Tell whether *tokens* expire within the buffer, or nobody knows when.
+        """Return whether *tokens* expire within the buffer, or at an unknown time.
 
-        ``expires_at`` counts (as for `save_tokens`), else ``expires_in`` from now. What is
-        malformed counts as expired and is logged.
+        ``expires_at`` is used (as for `save_tokens`), else ``expires_in`` from now. A malformed
+        value counts as expired and is logged.
         """
         now = self._clock()
         return self._freshness.due_at(expiry_of(tokens, now=now), None) <= now
@@ -528,10 +533,10 @@ class TokenManager:
         live = live and not clock_moved_back(refreshed_at, now)
         stale = token if self._serve_stale and live else None
         try:
-            demand = RefreshRequest(
+            request = RefreshRequest(
                 "due", self._freshness.check(min_ttl), None if stale is None else 0.0
             )
-            record, refreshed = self._refresher.refresh(name, provider, demand)
+            record, refreshed = self._refresher.refresh(name, provider, request)
         except TokenRefreshError as error:
             if stale is None:
                 raise
@@ -550,7 +555,7 @@ class TokenManager:
         return self._cache.get(account_name, provider)
 
     def _is_fresh(self, account_name: str, min_ttl: float | None) -> bool:
-        """Tell whether the stored token will do, so that nothing is requested."""
+        """Return whether the stored token is valid long enough, so that no request is needed."""
         record = self._repository.record(normalize_account_name(account_name))
         return record is not None and self._freshness.check(min_ttl)(record)
 
@@ -565,14 +570,14 @@ def _never() -> bool:
 
 
 def _used_since(account: Account) -> Callable[[Record], bool]:
-    """Return what tells that somebody else has refreshed *account* since it was listed."""
+    """Return a check whether a record was refreshed since *account* was listed."""
     return lambda record: record.refreshed_at != account.refreshed_at
 
 
 def _require_seconds(**arguments: float) -> None:
     for name, value in arguments.items():
         if not value >= 0:
-            raise ValueError(f"{name}: a number of seconds, not negative, is needed")
+            raise ValueError(f"{name}: expected seconds, at least 0")
 
 
 protect(__name__)

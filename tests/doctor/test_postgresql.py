@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 PASSWORD = "CANARY-password"
 ORDER = [
-    *("server", "connection", "durability", "timeouts", "connections", "rights", "readers"),
+    *("server", "connection", "durability", "timeouts", "connections", "privileges", "readers"),
     *("schema", "integrity", "shared tokens", "logins", "interrupted"),
 ]
 
@@ -263,7 +263,7 @@ def test_who_works_on_the_store_is_no_stranger(
 
     assert about("readers", url).severity == "info"
     assert about("readers", url).message.endswith(": writer")
-    assert only(url_of(server, "writer")).check == "rights"
+    assert only(url_of(server, "writer")).check == "privileges"
 
     for _ in range(2):  # the tables, then the numbers of the journal
         for command in str(only(url_of(server, "writer")).hint).partition("run: ")[2].split("; "):
@@ -278,7 +278,7 @@ def test_who_works_on_the_store_is_no_stranger(
 
 @pytest.mark.usefixtures("url")
 def test_who_may_read_nothing_is_told_of_the_rights_alone(server: str) -> None:
-    assert [finding.check for finding in bad(url_of(server, "reader"))] == ["rights"]
+    assert [finding.check for finding in bad(url_of(server, "reader"))] == ["privileges"]
 
 
 # -- the server -------------------------------------------------------------------------------

@@ -949,7 +949,7 @@ def test_a_late_response_is_ignored_if_the_account_has_changed(world: World, cha
     manager = world.manager(timeout=LATE)
     refused_by(manager)
     if change == "save":
-        world.sign_in()
+        world.sign_in(expires_in=HOUR)
     else:
         manager.delete_tokens("alice")
     before = manager.load_tokens("alice")

@@ -103,12 +103,12 @@ class PrivilegeChecks:
         self.can_read = can_use and not any(privilege == "SELECT" for _, privilege in missing)
         if grants:
             message = f"{user} lacks {len(grants)} of the privileges that a refresh requires"
-            yield Finding("rights", "error", message, f"as {owner}, run: {'; '.join(grants)}")
+            yield Finding("privileges", "error", message, f"as {owner}, run: {'; '.join(grants)}")
         elif is_owner:
-            yield ok("rights", f"{user} has all privileges on the tables")
+            yield ok("privileges", f"{user} has all privileges on the tables")
         else:
             message = f"{user} can refresh; only {owner}, the owner, can upgrade the tables"
-            yield Finding("rights", "info", message)
+            yield Finding("privileges", "info", message)
 
     def _readers(self) -> Iterator[Finding]:
         """Report who else can read the tokens, except superusers."""

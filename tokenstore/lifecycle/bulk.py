@@ -1,4 +1,4 @@
-"""Refresh many accounts at once: so many at a time, in random order, sharing with other runs."""
+"""Refresh many accounts concurrently, in random order, so that overlapping runs share the work."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.repository import TokenRepository
 
-_WINDOW = 500  # accounts that wait for their turn in memory, and are shuffled
+_WINDOW = 500  # accounts that are in memory, where they are shuffled
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshResult:
-    """What became of one account. No secret is in it.
+    """The result for one account, without secrets.
 
     Attributes:
         account_name: The account.
         outcome: ``refreshed``, ``skipped`` or ``failed``.
-        reason: Why, unless it was refreshed.
-        error: The error of one that failed, else None; a `TokenPersistError` has its tokens.
+        reason: Why the account was not refreshed, or None.
+        error: The error of a failed account, or None; a `TokenPersistError` has the tokens.
     """
 
     account_name: str
@@ -135,12 +135,12 @@ def _result(account: Account, outcome: Callable[[], bool]) -> RefreshResult:
 
 
 class Selection:
-    """Chooses accounts that want a refresh, of those that can have one.
+    """Chooses the accounts to refresh, among those that can be refreshed.
 
     Args:
-        repository: Where the accounts are.
-        providers: By what a remembered failure is known to be of other settings.
-        freshness: When a token is due.
+        repository: The repository.
+        providers: The providers, to ignore failures recorded under other settings.
+        freshness: The rule that says when a token is due.
         clock: The time, in UTC epoch seconds.
     """
 
@@ -157,18 +157,18 @@ class Selection:
         self._clock = clock
 
     def due(self, within: float) -> Iterator[Account]:
-        """Yield those that are due, the most urgent first.
+        """Yield the accounts that are due, the most urgent first.
 
         Args:
-            within: Seconds; what becomes due within them is taken as well.
+            within: Seconds; include the accounts that become due within this time.
         """
         for account in self._may_be_due(within):
             due = self._freshness.due_at(account.expires_at, account.refreshed_at, within)
             if account.refreshable and (account.state == "due" or due <= self._clock()):
                 yield account
 
-    def unused(self, seconds: float) -> Iterator[Account]:
-        """Yield those whose refresh token was not used for so many seconds."""
+    def idle(self, seconds: float) -> Iterator[Account]:
+        """Yield the accounts whose refresh token was not used for this many seconds."""
         for account in self._all():
             used_at = account.refresh_token_used_at
             idle = used_at is None or used_at <= self._clock() - seconds
@@ -178,7 +178,7 @@ class Selection:
     def _may_be_due(self, within: float) -> Iterator[Account]:
         now = self._clock()
         if clock_moved_back(self._repository.journal.last_begun_at(), now):
-            yield from self._all()  # whatever they say of when they expire
+            yield from self._all()  # their expiry is no help
             return
         found = self._repository.listing.due_candidates(
             before=now + max(self._freshness.buffer, within),
@@ -187,7 +187,7 @@ class Selection:
         )
         for account in found:
             refreshed_at = account.refreshed_at
-            # One that was refreshed since comes again if its new expiry lies ahead of the scan.
+            # An account refreshed since the scan began can appear in it again.
             if refreshed_at is None or refreshed_at <= now or clock_moved_back(refreshed_at, now):
                 yield account
 

@@ -1,4 +1,4 @@
-"""What is known of a refresh before anything is sent: whom to ask, and whether it is in vain."""
+"""Checks before a request: which provider to use, and whether it is already known to fail."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def resolve_provider(
 
     Args:
         record: The account.
-        provider: Whom the caller named, or None.
-        providers: Where names are looked up.
-        respect_failure: Whether a remembered failure that still stands speaks against asking.
-        now: The time, in UTC epoch seconds.
+        provider: The provider that the caller named, or None.
+        providers: The registry.
+        respect_failure: Whether to raise a recorded failure that still applies.
+        now: The current time, in UTC epoch seconds.
 
     Raises:
-        ReauthorizationRequired: There is no refresh token, or it is known to be dead.
-        ProviderConfigurationError: There is no such provider, or the token is not for it.
-        TransientRefreshError: The provider is to be left alone for a while.
+        ReauthorizationRequired: There is no refresh token, or the provider has refused it.
+        ProviderConfigurationError: The provider is unknown, or the tokens belong to another one.
+        ClientRejectedError: The provider has refused the client; try again later.
+        TransientRefreshError: The provider must not be contacted yet.
     """
     name = record.account_name
     if record.tokens.refresh_token is None:

@@ -1,4 +1,4 @@
-"""What lies ahead of accounts, going by how their providers are configured."""
+"""Forecast when refresh tokens expire, from the configuration of their providers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class RefreshTokenForecast:
-    """Looks at many accounts, and looks each provider up once.
+    """Forecasts for many accounts; each provider is looked up once.
 
     Args:
-        providers: Where they are looked up.
+        providers: The providers.
     """
 
     def __init__(self, providers: ProviderRegistry) -> None:
@@ -26,22 +26,22 @@ class RefreshTokenForecast:
         self._known: dict[str, Provider | None] = {}
 
     def client_of(self, provider: str | None) -> str | None:
-        """Return the `Provider.client` of a provider, None if it is not usable."""
+        """Return the `Provider.client` of a provider, or None if it is not usable."""
         found = self._provider(provider)
         return None if found is None else found.client
 
-    def forecast(self, account: Account) -> Account:
-        """Return *account* with the earliest moment at which its refresh token dies."""
+    def apply(self, account: Account) -> Account:
+        """Return *account* with the earliest time at which its refresh token expires."""
         found = self._provider(account.provider)
-        dies_at = earliest(
+        expires_at = earliest(
             account.refresh_token_expires_at,
             _after(
                 account.refresh_token_obtained_at, found.refresh_token_lifetime if found else None
             ),
             _after(account.refresh_token_used_at, found.refresh_token_idle if found else None),
         )
-        dies = dies_at is not None and dies_at < NEVER
-        return replace(account, refresh_token_expires_at=dies_at if dies else None)
+        expires = expires_at is not None and expires_at < NEVER
+        return replace(account, refresh_token_expires_at=expires_at if expires else None)
 
     def _provider(self, name: str | None) -> Provider | None:
         if name is None:
@@ -49,10 +49,10 @@ class RefreshTokenForecast:
         if name not in self._known:
             try:
                 self._known[name] = self._providers.get(name)
-            except ProviderConfigurationError:  # a refresh will tell; this is not the place
+            except ProviderConfigurationError:  # a refresh reports it
                 self._known[name] = None
         return self._known[name]
 
 
-def _after(moment: float | None, seconds: float | None) -> float | None:
-    return None if moment is None or seconds is None else moment + seconds
+def _after(timestamp: float | None, seconds: float | None) -> float | None:
+    return None if timestamp is None or seconds is None else timestamp + seconds

@@ -17,7 +17,7 @@ from tokenstore.errors import (
     TokenStoreError,
     WrongAccountError,
 )
-from tokenstore.lifecycle.refresh import longest_hold
+from tokenstore.lifecycle.request import longest_hold
 from tokenstore.models.accounts import Record
 from tokenstore.models.tokens import TokenSet, is_token
 from tokenstore.oauth.discovery import with_endpoints

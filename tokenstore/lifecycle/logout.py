@@ -1,4 +1,4 @@
-"""A sign-out: the provider is told first, and only what it has revoked is removed."""
+"""A sign-out: the provider revokes the tokens, and only then are they removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.eligibility import require_same_client
-from tokenstore.lifecycle.refresh import busy_error, longest_hold
+from tokenstore.lifecycle.request import busy_error, longest_hold
 from tokenstore.models.tokens import TokenSet
 from tokenstore.oauth.discovery import with_endpoints
 from tokenstore.oauth.revocation import revoke
@@ -31,10 +31,10 @@ class Logout:
     """Signs accounts of one repository out.
 
     Args:
-        repository: Where the accounts are.
-        providers: Whom to tell.
+        repository: The repository.
+        providers: The providers.
         timeout: Seconds for one request.
-        session: The session to send them with, or None.
+        session: The session that requests go through, or None.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Logout:
         self._session = session
 
     def run(self, name: str, *, keep: bool) -> bool:
-        """Revoke the account's tokens and remove it; tell whether the provider revoked them.
+        """Revoke the account's tokens and remove it; return whether the provider revoked them.
 
-        Nothing refreshes the account meanwhile.
+        The account is not refreshed meanwhile.
 
         Args:
             name: The account.
-            keep: Keep the account, without its tokens.
+            keep: Keep the account without its tokens.
 
         Raises:
-            TokenRefreshError: The tokens could not be revoked, and the account is as it was; the
+            TokenRefreshError: The tokens could not be revoked, and the account is unchanged; the
                 subclass says why.
         """
         try:
@@ -89,8 +89,8 @@ class Logout:
         require_same_client(record, provider)
         if provider.revocation_endpoint is None:
             _log.warning(
-                "%s: provider %r cannot revoke tokens, so the account is removed here alone; end "
-                "its sessions on the provider's own pages",
+                "%s: provider %r cannot revoke tokens; the account is only removed from the "
+                "database. End its sessions on the provider's own pages",
                 record.account_name,
                 provider.name,
             )
@@ -105,13 +105,13 @@ class Logout:
         return True
 
     def _remove(self, record: Record, *, keep: bool) -> None:
-        """Remove what was revoked, unless the account has changed meanwhile."""
+        """Remove the revoked tokens, unless the account has changed meanwhile."""
         name = record.account_name
         with self._repository.transaction():
             now = self._repository.record(name)
             if now is not None and now.version != record.version:
                 raise TransientRefreshError(
-                    f"{name} was signed in anew while it was being signed out; try again",
+                    f"{name} was signed in again during the sign-out; try again",
                     account_name=name,
                     provider=record.provider,
                 )
@@ -122,15 +122,15 @@ class Logout:
 
 
 def _without_tokens(tokens: TokenSet) -> TokenSet:
-    """Return what is kept: whose the account is, and what else was saved with it."""
+    """Return the fields to keep: who the user is, and what else was saved."""
     gone = {"expires_in", "client_secret", "token_response"}  # the last two of imported files
     return TokenSet(extra={k: v for k, v in tokens.extra.items() if k not in gone})
 
 
 def _kept(error: TokenRefreshError, name: str) -> TokenRefreshError:
-    """Return *error* with what that means for the account."""
+    """Return *error* with its consequence for the account."""
     error.account_name = name
     error.args = (
-        f"{error}; {name} is still stored: try again, or remove it here alone with delete",
+        f"{error}; {name} is still stored; try again, or delete it without telling the provider",
     )
     return error

@@ -20,10 +20,9 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenstore.errors import (
     ClientRejectedError,
@@ -34,30 +33,34 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.eligibility import resolve_provider
+from tokenstore.lifecycle.grant import of_same_user, without_other_scope
 from tokenstore.lifecycle.jobs import process_is_ending
+from tokenstore.lifecycle.request import (
+    BUSY,
+    Outcome,
+    RefreshContext,
+    RefreshRequest,
+    busy_error,
+    hard_end,
+    iso,
+    longest_hold,
+)
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import lifetime_of
-from tokenstore.oauth.flows.id_token import stored_subject
 from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
 from tokenstore.storage.locks import LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import requests
-
-    from tokenstore.lifecycle.hooks import Hooks
     from tokenstore.lifecycle.jobs import Job
     from tokenstore.models.accounts import HistoryEntry, Record
     from tokenstore.models.tokens import TokenSet
     from tokenstore.oauth.client import TokenResponse
     from tokenstore.oauth.provider import Provider
-    from tokenstore.oauth.registry import ProviderRegistry
-    from tokenstore.storage.journal import Reason, Refresh
+    from tokenstore.storage.journal import Refresh
     from tokenstore.storage.locks import HeldLock
-    from tokenstore.storage.repository import TokenRepository
 
-_BUSY = 30.0  # seconds that a refresh may spend on the database, besides its requests
 _SLICE = 0.5  # seconds of one wait for a lock; in between, the end of the process is noticed
 STORE_PATIENCE = 2.0  # seconds that callers wait at least for a commit
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 5.0  # seconds between two attempts to commit
@@ -65,87 +68,6 @@ _END_PATIENCE = 10.0  # seconds that the process waits at its end for a commit t
 _LOST_CAUSE_SECONDS = 60.0  # a token that is rejected this soon after its refresh is not at fault
 
 _log = logging.getLogger(__name__)
-
-
-def hard_end(timeout: float) -> float:
-    """Return the seconds after which a token request is ended, whatever the provider does."""
-    return 2.0 * timeout
-
-
-def longest_hold(timeout: float) -> float:
-    """Return the seconds for which a refresh may hold an account's lock: two requests."""
-    return 2.0 * hard_end(timeout) + _BUSY
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshRequest:
-    """What a caller wants of a refresh.
-
-    Attributes:
-        reason: ``due`` respects a recorded failure; ``forced`` and ``rejected`` do not.
-        satisfied_by: Returns whether a stored record will do, so that nothing is requested.
-        patience: Seconds to wait for another process that refreshes the account. Defaults to as
-            long as that may take.
-        rejected: The access token that a resource server rejected, or None.
-    """
-
-    reason: Reason
-    satisfied_by: Callable[[Record], bool]
-    patience: float | None = None
-    rejected: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a job.
-
-    Attributes:
-        record: What is stored, if that will do.
-        error: Why it will not; neither means that another process is refreshing the account.
-        refreshed: Whether the job has refreshed the account itself.
-        requested_at: When it sent its first request (`time.monotonic`), None if it sent none.
-    """
-
-    record: Record | None = None
-    error: TokenRefreshError | None = None
-    refreshed: bool = False
-    requested_at: float | None = None
-
-    def answers(self, request: RefreshRequest, asked_at: float) -> bool:
-        """Return whether this is an answer for a caller that joined the job.
-
-        Args:
-            request: What the caller wants.
-            asked_at: When it asked (`time.monotonic`).
-        """
-        if request.reason == "forced":  # only a refresh that began after the call
-            return self.requested_at is not None and self.requested_at >= asked_at
-        if self.record is not None:
-            return self.refreshed or request.satisfied_by(self.record)
-        return self.error is not None and (request.reason == "due" or self.requested_at is not None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshContext:
-    """What every refresh of a manager works with.
-
-    Attributes:
-        repository: The repository.
-        providers: The providers.
-        hooks: The application's hooks.
-        timeout: Seconds that a caller waits for one token request.
-        session: The session that requests go through, or None.
-        clock: The time, in UTC epoch seconds.
-        metadata: What is known of issuers.
-    """
-
-    repository: TokenRepository
-    providers: ProviderRegistry
-    hooks: Hooks
-    timeout: float
-    session: requests.Session | None
-    clock: Callable[[], float]
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class _Retry(Exception):  # noqa: N818 - not an error: one more attempt may succeed at once
@@ -203,7 +125,7 @@ class RefreshProtocol:
         patience = self._request.patience
         if patience is None:
             patience = longest_hold(self._context.timeout)
-        self._job.expect(patience + _BUSY, self._busy)
+        self._job.expect(patience + BUSY, self._busy)
         deadline = time.monotonic() + patience
         while True:
             self._require_time()
@@ -249,7 +171,7 @@ class RefreshProtocol:
             lost = lock.is_lost()
             refresh = replace(refresh, lock_lost=True) if lost else refresh
             if not isinstance(response, TokenRefreshError):
-                response = _of_same_user(refresh.record, provider, response)
+                response = of_same_user(refresh.record, provider, response)
             if isinstance(response, TokenRefreshError):
                 return self._failed(refresh, provider, response)
             return self._succeeded(refresh, provider, response, lock)
@@ -290,7 +212,7 @@ class RefreshProtocol:
 
         timeout, session = self._context.timeout, self._context.session
         if not provider.token_endpoint:
-            self._job.expect(timeout + _BUSY, lambda: self._unanswered(provider.name))
+            self._job.expect(timeout + BUSY, lambda: self._unanswered(provider.name))
         try:
             return with_endpoints(
                 provider,
@@ -332,7 +254,7 @@ class RefreshProtocol:
         except SpentToken as spent:
             raise ReauthorizationRequired(
                 f"{self._name}: the stored refresh token was exchanged for another one at "
-                f"{_iso(spent.at)}, and that is not stored: an old copy was saved or restored; "
+                f"{iso(spent.at)}, and that is not stored: an old copy was saved or restored; "
                 "sign in again",
                 account_name=self._name,
                 provider=provider.name,
@@ -369,7 +291,7 @@ class RefreshProtocol:
         self._job.expect(timeout, lambda: self._unanswered(provider.name))
         try:
             return refresh_grant(
-                _without_other_scope(provider, record),
+                without_other_scope(provider, record),
                 record.tokens.refresh_token or "",
                 account_name=self._name,
                 timeout=ends_after,
@@ -415,7 +337,7 @@ class RefreshProtocol:
         earlier = self._journal.unanswered(refresh)
         if earlier is None:
             return error
-        at = _iso(earlier.started_at)
+        at = iso(earlier.started_at)
         if earlier.interrupted:
             what = f"a refresh was interrupted on {earlier.host} at {at}"
         elif earlier.status_code is not None:
@@ -529,21 +451,6 @@ class RefreshProtocol:
         return self._context.clock()
 
 
-def busy_error(
-    repository: TokenRepository, name: str, entry: HistoryEntry | None = None
-) -> TransientRefreshError:
-    """Return the error that another process is refreshing an account; it names the process."""
-    entry = entry or repository.journal.open_entry(name)
-    process, record = "another process", repository.record(name)
-    if entry is not None:
-        process = f"process {entry.pid} on {entry.host}, since {_iso(entry.started_at)},"
-    return TransientRefreshError(
-        f"{name}: {process} is refreshing it, or storing the result; try again later",
-        account_name=name,
-        provider=entry.provider if entry else record and record.provider,
-    )
-
-
 def _recorded(record: Record, now: float) -> TokenRefreshError | None:
     """Return the error of the refresh that a record comes from, None if it succeeded."""
     if record.failure is None:
@@ -572,47 +479,6 @@ def _warn_about_rejection(name: str) -> None:
 
 def _same(error: TokenPersistError) -> BaseException:
     return error
-
-
-def _iso(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="seconds")
-
-
-def _without_other_scope(provider: Provider, record: Record) -> Provider:
-    """Return *provider*, which requests no scope if another one was granted (RFC 6749 section 6).
-
-    Without a scope, everything that was granted is renewed. A scope that was not granted is
-    refused, and one that is narrower narrows the grant.
-    """
-    granted = record.tokens.extra.get("scope")
-    if not isinstance(granted, str) or set(granted.split()) == set((provider.scope or "").split()):
-        return provider
-    return replace(provider, scope=None)
-
-
-def _of_same_user(
-    record: Record, provider: Provider, response: TokenResponse
-) -> TokenResponse | TokenRefreshError:
-    """Return a response without an id_token that cannot be read, or the error of another user's.
-
-    The stored id_token says who signed in; a refresh does not change that (OpenID Connect Core
-    section 12.2).
-    """
-    known, given = stored_subject(record.tokens.extra), stored_subject(response.fields)
-    if known is None:
-        return response
-    if given is None or not given.identifier:
-        kept = {name: v for name, v in response.fields.items() if name != "id_token"}
-        return replace(response, fields=kept)
-    if given.differs_from(known):
-        return ReauthorizationRequired(
-            f"{record.account_name}: the response of provider {provider.name!r} is for "
-            f"{given.name}, but the account belongs to {known.name}; nothing was stored; sign in "
-            "again",
-            account_name=record.account_name,
-            provider=provider.name,
-        )
-    return response
 
 
 def _may_retry(error: TokenRefreshError) -> bool:

@@ -15,11 +15,10 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.jobs import Job, Jobs, NoThreadError
-from tokenstore.lifecycle.refresh import (
-    STORE_PATIENCE,
+from tokenstore.lifecycle.refresh import STORE_PATIENCE, RefreshProtocol
+from tokenstore.lifecycle.request import (
     Outcome,
     RefreshContext,
-    RefreshProtocol,
     RefreshRequest,
     busy_error,
     hard_end,

@@ -1,21 +1,11 @@
-"""One HTTP request and its response. No other module opens a connection to a provider.
-
-requests bounds each read, not the whole: a server that sends a byte now and then is not outwaited
-by that. So a request has a hard end, at which its sockets are shut down, whatever it is doing.
-"""
+"""One HTTP request and its response. No other module opens a connection to a provider."""
 
 from __future__ import annotations
 
-import heapq
 import http.client
 import ipaddress
-import itertools
 import logging
-import socket
 import ssl
-import threading
-import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +24,11 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
-from tokenstore import fork
+from tokenstore.oauth.deadline import Exchange, current
 from tokenstore.version import __version__
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator, Mapping
 
 MAX_BODY = 1 << 20
@@ -108,7 +99,7 @@ def exchange(
         as_json: Send it as a JSON object instead.
     """
     connect_timeout = 0.9 * timeout if connect_timeout is None else connect_timeout
-    with _Exchange(timeout) as current, _Session(session) as own:
+    with Exchange(timeout) as under_way, _Session(session) as own:
         try:
             with own.request(
                 method,
@@ -122,10 +113,10 @@ def exchange(
                 timeout=(connect_timeout, timeout),
             ) as response:
                 body = _read(response)
-                complete = None if current.is_over else body
+                complete = None if under_way.is_over else body
                 return HTTPResponse(response.status_code, response.headers, complete)
         except (HTTPError, OSError, ValueError) as error:  # those of requests are OSErrors
-            return TransportFailure(current.may_have_sent(error), current.describe(error))
+            return TransportFailure(_may_have_sent(under_way, error), _reason(under_way, error))
         except Exception as error:  # noqa: BLE001 - an adapter of the application may raise any
             return TransportFailure(sent=True, reason=_describe_bug(error))
 
@@ -136,113 +127,6 @@ def host_of(url: str | None) -> str:
         return urlsplit(url or "").netloc.rpartition("@")[2] or "?"
     except ValueError:
         return "?"
-
-
-# -- the hard end, and whether anything was sent -------------------------------------------------
-
-
-class _Exchange:
-    """One request at work: its sockets, and whether any byte was sent on them.
-
-    Args:
-        timeout: Seconds after which its sockets are shut down.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self.is_over = self.is_done = False
-        self._sockets: list[socket.socket] = []
-        self._has_connection = False
-        self._has_sent = False
-
-    def __enter__(self) -> _Exchange:
-        _current.exchange = self
-        _watchdog.watch(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _current.exchange = None
-        self.is_done = True
-        while self._sockets:
-            self._sockets.pop().close()
-
-    def connected(self, connection: socket.socket) -> None:
-        """Remember a connection of this request."""
-        self._has_connection = True
-        # TLS detaches the descriptor from its socket; a duplicate shuts the connection down, too.
-        self._sockets.append(connection.dup())
-        if self.is_over:
-            self.end()
-
-    def sending(self) -> None:
-        """Note that bytes of the request are about to be sent."""
-        self._has_sent = True
-
-    def end(self) -> None:
-        """Shut the connections down, so that nothing waits for them any more."""
-        self.is_over = True
-        for connection in list(self._sockets):
-            with suppress(OSError):  # it is closed
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def may_have_sent(self, error: BaseException) -> bool:
-        """Return whether the request may have reached the other side before *error*."""
-        return self._has_sent if self._has_connection else not _never_sent(error)
-
-    def describe(self, error: BaseException) -> str:
-        """Return what happened, in a few words that quote nothing of the request."""
-        if self.is_over:
-            return f"no complete response within {self.timeout:g} s"
-        return _describe(error)
-
-
-class _Current(threading.local):
-    exchange: _Exchange | None = None
-
-
-_current = _Current()
-
-
-class _Watchdog(fork.ForkParticipant):
-    """One thread of the process that ends every exchange at its time."""
-
-    def __init__(self) -> None:
-        self.after_fork_in_child()
-        fork.register(fork.Stage.THREADS, self)
-
-    def after_fork_in_child(self) -> None:
-        """Start with nothing to watch, and without the thread."""
-        self._condition = threading.Condition()
-        self._watched: list[tuple[float, int, _Exchange]] = []
-        self._numbers = itertools.count()
-        self._thread: threading.Thread | None = None
-
-    def watch(self, exchange: _Exchange) -> None:
-        ends_at = time.monotonic() + exchange.timeout
-        entry = (ends_at, next(self._numbers), exchange)
-        with self._condition:
-            heapq.heappush(self._watched, entry)
-            if self._watched[0] is entry:
-                self._condition.notify()
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="tokenstore-watchdog", daemon=True)
-                with suppress(RuntimeError):  # no thread to spare, or the process is ending
-                    thread.start()
-                    self._thread = thread
-
-    def _run(self) -> None:
-        with self._condition:
-            while True:
-                while self._watched and self._watched[0][2].is_done:
-                    heapq.heappop(self._watched)
-                left = self._watched[0][0] - time.monotonic() if self._watched else None
-                if left is None or left > 0:
-                    self._condition.wait(left)
-                else:
-                    heapq.heappop(self._watched)[2].end()
-
-
-_watchdog = _Watchdog()
 
 
 # -- the session of one request --------------------------------------------------------------------
@@ -367,8 +251,8 @@ class _Tracked:
 
     def _new_conn(self) -> socket.socket:
         connection: socket.socket = super()._new_conn()  # type: ignore[misc]
-        if _current.exchange is not None:
-            _current.exchange.connected(connection)
+        if current.exchange is not None:
+            current.exchange.connected(connection)
         return connection
 
     def _tunnel(self) -> None:
@@ -379,8 +263,8 @@ class _Tracked:
     def send(self, data: Any) -> None:
         if self.sock is None:  # type: ignore[attr-defined]
             self.connect()  # type: ignore[attr-defined]
-        if _current.exchange is not None and not self._is_tunnelling:
-            _current.exchange.sending()
+        if current.exchange is not None and not self._is_tunnelling:
+            current.exchange.sending()
         super().send(data)  # type: ignore[misc]
 
 
@@ -469,6 +353,18 @@ def _is_refusal(cause: BaseException) -> bool:
     if isinstance(cause, ssl.SSLError):
         return getattr(cause, "reason", None) in _HANDSHAKE
     return isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed")
+
+
+def _may_have_sent(exchange: Exchange, error: BaseException) -> bool:
+    """Return whether the request may have reached the other side before *error*."""
+    return exchange.has_sent if exchange.has_connection else not _never_sent(error)
+
+
+def _reason(exchange: Exchange, error: BaseException) -> str:
+    """Return what happened, in a few words that quote nothing of the request."""
+    if exchange.is_over:
+        return f"no complete response within {exchange.timeout:g} s"
+    return _describe(error)
 
 
 def _describe(error: BaseException) -> str:

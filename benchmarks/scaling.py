@@ -1,4 +1,4 @@
-"""The same work in stores of ten accounts and of a million."""
+"""The same operations in stores of 10 to 1,000,000 accounts."""
 
 from __future__ import annotations
 
@@ -8,40 +8,42 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.big import DUE, HOUR, fill, fill_raw
-from benchmarks.material import names, reads, tokens, writes
+from benchmarks.large_store import DUE, HOUR, fill, fill_raw
 from benchmarks.measure import Contender, Row, Target, interleaved
 from benchmarks.references import FileManager, Memory, RawSQLite, read_json
+from benchmarks.sample_data import names, reads, tokens, writes
 from tokenstore import TokenManager, TokenRepository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+LARGEST = 1_000_000  # accounts
 _SMALL = (10, 1000, 100_000)
 _PAGE = 500
 _OURS = "tokenstore"
+_FEWER = "the smallest store has only 10"
 
 
-def rows(directory: Path, most: int) -> Iterator[Row]:
-    """Measure in an empty directory, with stores of up to so many accounts."""
+def rows(directory: Path, largest: int = LARGEST) -> Iterator[Row]:
+    """Measure in an empty directory, with stores of up to *largest* accounts."""
     now = time.time()
     stores: dict[int, Path] = {}
-    for size in (*(size for size in _SMALL if size < most), most):
+    for size in (*(size for size in _SMALL if size < largest), largest):
         stores[size] = directory / f"{size}.db"
         fill(stores[size], size, now=now)
-    yield from _growth(stores, now)
-    yield from _beside_raw(directory, stores[most], most, now)
+    yield from _by_size(stores, now)
+    yield from _against_raw(directory, stores[largest], largest, now)
 
 
-def _growth(stores: dict[int, Path], now: float) -> Iterator[Row]:
-    def beside_each_other(work: str, batch: int, make: Callable[[Any], Any], **more: Any) -> Row:
+def _by_size(stores: dict[int, Path], now: float) -> Iterator[Row]:
+    def compared(work: str, batch: int, make: Callable[[Any], Any], **more: Any) -> Row:
         contenders = []
         for size, repository in repositories.items():
             arguments = more.get("arguments", reads)(names(size))
             contenders.append(Contender(f"{size:,}", make(repository), arguments, batch))
-        least, *_, most = (contender.name for contender in contenders)
-        targets = [Target(most, least, 1.2)] if more.get("of_one") else []
+        smallest, *_, largest = (contender.name for contender in contenders)
+        targets = [Target(largest, smallest, 1.2)] if more.get("has_target") else []
         return Row(work, interleaved(contenders, rounds=20), targets, note=more.get("note", ""))
 
     def due_candidates(before: float) -> Callable[[TokenRepository], Callable[[str], object]]:
@@ -61,44 +63,44 @@ def _growth(stores: dict[int, Path], now: float) -> Iterator[Row]:
             repository: stack.enter_context(TokenManager(stores[size], cache_ttl=0))
             for size, repository in repositories.items()
         }
-        yield beside_each_other("due scan, nothing due, by accounts", 50, due_candidates(now))
-        yield beside_each_other(
-            f"due scan, {DUE} due, by accounts", 5, due_candidates(now + HOUR), note="10 of 10"
+        yield compared("due scan, nothing due, by store size", 50, due_candidates(now))
+        yield compared(
+            f"due scan, {DUE} due, by store size", 5, due_candidates(now + HOUR), note=_FEWER
         )
-        yield beside_each_other(
-            f"first {_PAGE} of all accounts, by accounts",
+        yield compared(
+            f"first {_PAGE} accounts, by store size",
             2,
             lambda repository: lambda _: _exhaust(islice(repository.accounts(), _PAGE)),
-            note="10 of 10",
+            note=_FEWER,
         )
-        yield beside_each_other(
-            "status of one account, by accounts",
+        yield compared(
+            "status of one account, by store size",
             100,
             lambda repository: lambda name: _exhaust(repository.accounts(names=[name])),
         )
-        yield beside_each_other(
-            "`get_valid_token`, not cached, by accounts",
+        yield compared(
+            "`get_valid_token`, not cached, by store size",
             200,
             lambda repository: managers[repository].get_valid_token,
-            of_one=True,
+            has_target=True,
         )
-        yield beside_each_other(
-            "`load_tokens`, by accounts",
+        yield compared(
+            "`load_tokens`, by store size",
             200,
             lambda repository: managers[repository].load_tokens,
-            of_one=True,
+            has_target=True,
         )
-        yield beside_each_other(
-            "`save_tokens`, by accounts",
+        yield compared(
+            "`save_tokens`, by store size",
             20,
             lambda repository: managers[repository].save_tokens,
             arguments=writes,
-            of_one=True,
+            has_target=True,
         )
 
 
-def _beside_raw(directory: Path, store: Path, accounts: int, now: float) -> Iterator[Row]:
-    """Read and write a thousand accounts, spread over the whole store."""
+def _against_raw(directory: Path, store: Path, accounts: int, now: float) -> Iterator[Row]:
+    """Read and write 1,000 accounts, spread over the whole store."""
     chosen = names(accounts, 1000)
     memory, raw, files = Memory(), RawSQLite(directory / "raw.db"), FileManager(directory)
     fill_raw(raw, accounts, now=now)
@@ -106,14 +108,14 @@ def _beside_raw(directory: Path, store: Path, accounts: int, now: float) -> Iter
         memory.save(account, tokens())
         files.save(account, tokens())
     read, write = reads(chosen), writes(chosen)
-    many = f"among {accounts:,}"
+    size = f"{accounts:,} accounts"
     with (
         TokenManager(store) as manager,
         TokenManager(store, cache_ttl=0) as uncached,
     ):
         _exhaust(map(manager.get_valid_token, chosen))
         yield Row(
-            f"`get_valid_token`, cached, {many}",
+            f"`get_valid_token`, cached, {size}",
             interleaved(
                 [
                     Contender(_OURS, manager.get_valid_token, read, 5000),
@@ -124,7 +126,7 @@ def _beside_raw(directory: Path, store: Path, accounts: int, now: float) -> Iter
             [Target(_OURS, "dict and clock", 2.0)],
         )
         yield Row(
-            f"`get_valid_token`, not cached, fresh token, {many}",
+            f"`get_valid_token`, not cached, fresh token, {size}",
             interleaved(
                 [
                     Contender(_OURS, uncached.get_valid_token, read, 1000),
@@ -135,7 +137,7 @@ def _beside_raw(directory: Path, store: Path, accounts: int, now: float) -> Iter
             [Target(_OURS, "raw select", 1.5)],
         )
         yield Row(
-            f"`load_tokens`, {many}",
+            f"`load_tokens`, {size}",
             interleaved(
                 [
                     Contender(_OURS, manager.load_tokens, read, 1000),
@@ -147,7 +149,7 @@ def _beside_raw(directory: Path, store: Path, accounts: int, now: float) -> Iter
             [Target(_OURS, "json.load", 1.1)],
         )
         yield Row(
-            f"`save_tokens`, durable, {many}",
+            f"`save_tokens`, durable, {size}",
             interleaved(
                 [
                     Contender(_OURS, manager.save_tokens, write, 50),

@@ -1,4 +1,4 @@
-"""Stores of any size, in seconds: the rows are ours, the way they get in is not."""
+"""Fill a store of any size in seconds: the usual rows, inserted without tokenstore."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.material import LIFETIME, name, tokens
+from benchmarks.sample_data import LIFETIME, name, tokens
 from tokenstore import TokenRepository
 from tokenstore.models.tokens import TokenSet
 from tokenstore.storage.rows import new_version, to_columns
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from benchmarks.references import RawSQLite
 
-DUE = 100  # accounts that expire within the hour; all others live for a day and more
+DUE = 100  # accounts that expire within the hour; all others expire after a day or later
 HOUR = 3600.0
 
 
 def fill(path: Path, accounts: int, *, now: float) -> None:
-    """Make a store of so many accounts."""
+    """Create a store with this number of accounts."""
     with TokenRepository(path) as repository:
-        repository.save(name(0), tokens())  # the file, its tables and its settings
+        repository.save(name(0), tokens())  # creates the file, its tables and its settings
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
@@ -39,7 +39,7 @@ def fill(path: Path, accounts: int, *, now: float) -> None:
 
 
 def fill_raw(raw: RawSQLite, accounts: int, *, now: float) -> None:
-    """Put as many accounts with the same tokens into the reference."""
+    """Fill the raw reference with the same accounts and tokens."""
     raw.connection.execute("PRAGMA journal_mode = OFF")
     raw.connection.execute("PRAGMA synchronous = OFF")
     raw.connection.execute("BEGIN")
@@ -61,9 +61,9 @@ def _columns(accounts: int, now: float) -> Iterator[dict[str, Any]]:
 
 
 def _token_sets(accounts: int, now: float) -> Iterator[TokenSet]:
-    made = tokens()
-    access, refresh = made["access_token"][12:], made["refresh_token"][12:]
-    extra = {"scope": made["scope"], "token_type": made["token_type"]}
+    sample = tokens()
+    access, refresh = sample["access_token"][12:], sample["refresh_token"][12:]
+    extra = {"scope": sample["scope"], "token_type": sample["token_type"]}
     for number in range(accounts):
         yield TokenSet(
             access_token=f"{number:012}{access}",

@@ -1,4 +1,4 @@
-"""Processes that only begin: an import, a command."""
+"""Process startup: an import and a command."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tokenstore
-from benchmarks.material import name, reads, tokens
 from benchmarks.measure import Contender, Row, Target, interleaved
+from benchmarks.sample_data import name, reads, tokens
 from tokenstore import TokenManager
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LIBRARIES = ("globus_sdk", "msal", "authlib.integrations.requests_client", "goo
 
 def rows(directory: Path) -> Iterator[Row]:
     """Measure in an empty directory."""
-    compileall.compile_dir(tokenstore.__path__[0], quiet=2)  # as everything is that was installed
+    compileall.compile_dir(tokenstore.__path__[0], quiet=2)  # as installed packages are
     yield Row(
         '`python -c "import tokenstore"`',
         interleaved(

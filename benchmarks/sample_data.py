@@ -1,4 +1,4 @@
-"""Made-up accounts: token sets of which a row takes 1.4 kB, no two alike."""
+"""Sample accounts: distinct token sets of 1.4 kB per row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LIFETIME = 86400.0  # seconds; nothing expires while it is measured
+LIFETIME = 86400.0  # seconds; nothing expires during a measurement
 
 _numbers = count()
 _ACCESS, _REFRESH = "a" * 1000, "r" * 240
@@ -21,16 +21,16 @@ def name(number: int) -> str:
     return f"person-{number:07}@example.com"
 
 
-def names(accounts: int, most: int = 10) -> list[str]:
-    """Return a few names, spread over a store of so many accounts."""
-    return [name(number) for number in range(0, accounts, max(accounts // most, 1))][:most]
+def names(accounts: int, limit: int = 10) -> list[str]:
+    """Return up to *limit* names, spread evenly over a store of *accounts* accounts."""
+    return [name(number) for number in range(0, accounts, max(accounts // limit, 1))][:limit]
 
 
 def tokens(refresh: int = 0) -> dict[str, Any]:
-    """Return tokens whose access token is new; SQLite writes nothing when a row stays the same.
+    """Return a token set with a new access token: SQLite does not write an unchanged row.
 
     Args:
-        refresh: Which refresh token it is.
+        refresh: The number of the refresh token.
     """
     return {
         "access_token": f"{next(_numbers):012}{_ACCESS}",
@@ -42,17 +42,17 @@ def tokens(refresh: int = 0) -> dict[str, Any]:
 
 
 def rotated() -> dict[str, Any]:
-    """Return tokens of which the refresh token is new as well."""
+    """Return a token set with a new access token and a new refresh token."""
     return tokens(next(_numbers))
 
 
 def reads(accounts: list[str]) -> Callable[[int], Iterator[tuple[str]]]:
-    """Return what makes the arguments of reads of these accounts, in turn."""
-    return lambda many: ((accounts[number % len(accounts)],) for number in range(many))
+    """Return a function that yields the arguments of reads, cycling through the accounts."""
+    return lambda calls: ((accounts[number % len(accounts)],) for number in range(calls))
 
 
 def writes(
     accounts: list[str], make: Callable[[], dict[str, Any]] = tokens
 ) -> Callable[[int], Iterator[tuple[str, dict[str, Any]]]]:
-    """Return what makes the arguments of writes to these accounts, in turn."""
-    return lambda many: ((accounts[number % len(accounts)], make()) for number in range(many))
+    """Return a function that yields the arguments of writes, cycling through the accounts."""
+    return lambda calls: ((accounts[number % len(accounts)], make()) for number in range(calls))

@@ -1,0 +1,65 @@
+"""What a refresh requests of a grant, and whose response it accepts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tokenstore.errors import ReauthorizationRequired
+from tokenstore.oauth.flows.id_token import stored_subject
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenstore.errors import TokenRefreshError
+    from tokenstore.models.accounts import Record
+    from tokenstore.oauth.client import TokenResponse
+    from tokenstore.oauth.provider import Provider
+
+
+def without_other_scope(provider: Provider, record: Record) -> Provider:
+    """Return *provider*, which requests no scope if another one was granted (RFC 6749 section 6).
+
+    Without a scope, everything that was granted is renewed. A scope that was not granted is
+    refused, and one that is narrower narrows the grant.
+    """
+    granted = _granted_scope(record.tokens.extra)
+    if granted is None or granted == set((provider.scope or "").split()):
+        return provider
+    return replace(provider, scope=None)
+
+
+def _granted_scope(fields: Mapping[str, Any]) -> set[str] | None:
+    """Return the scope of a token set, a string or a list, also under the name ``scopes``."""
+    for name in ("scope", "scopes"):
+        value = fields.get(name)
+        if isinstance(value, str):
+            return set(value.replace(",", " ").split())
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return set(value)
+    return None
+
+
+def of_same_user(
+    record: Record, provider: Provider, response: TokenResponse
+) -> TokenResponse | TokenRefreshError:
+    """Return a response without an id_token that cannot be read, or the error of another user's.
+
+    The stored id_token says who signed in; a refresh does not change that (OpenID Connect Core
+    section 12.2).
+    """
+    known, given = stored_subject(record.tokens.extra), stored_subject(response.fields)
+    if known is None:
+        return response
+    if given is None or not given.identifier:
+        kept = {name: v for name, v in response.fields.items() if name != "id_token"}
+        return replace(response, fields=kept)
+    if given.differs_from(known):
+        return ReauthorizationRequired(
+            f"{record.account_name}: the response of provider {provider.name!r} is for "
+            f"{given.name}, but the account belongs to {known.name}; nothing was stored; sign in "
+            "again",
+            account_name=record.account_name,
+            provider=provider.name,
+        )
+    return response
