@@ -239,7 +239,7 @@ def test_a_refresh_that_takes_too_long_is_not_waited_for(
     hold = world.hold()
     refresh = Call(world.manager().refresh_token, "alice")
     assert hold.arrived.wait(SOON)
-    monkeypatch.setattr("tokenstore.lifecycle.refresh._BUSY", 0.1)
+    monkeypatch.setattr("tokenstore.lifecycle.request.BUSY", 0.1)
     with pytest.raises(TransientRefreshError, match=f"process {os.getpid()} on .* is refreshing"):
         world.manager(timeout=0.01).logout("alice")
     hold.release.set()

@@ -443,7 +443,7 @@ def test_who_comes_after_a_failure_asks_anew(world: World, manager: TokenManager
 def test_a_lock_that_is_held_for_too_long_is_a_transient_error(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.lifecycle.refresh._BUSY", 0.1)
+    monkeypatch.setattr("tokenstore.lifecycle.request.BUSY", 0.1)
     world.sign_in()
     manager = world.manager(timeout=0.1)
     with world.manager()._repository.refresh_lock("alice", timeout=SOON):
@@ -458,7 +458,7 @@ def test_a_lock_that_is_held_for_too_long_is_a_transient_error(
 def test_after_waiting_in_vain_a_token_that_came_is_used(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.lifecycle.refresh._BUSY", 1.0)
+    monkeypatch.setattr("tokenstore.lifecycle.request.BUSY", 1.0)
     world.sign_in()
     manager = world.manager(timeout=0.1)
     with world.manager()._repository.refresh_lock("alice", timeout=SOON):
