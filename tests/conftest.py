@@ -183,6 +183,7 @@ def impatient(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenMa
     """One whose callers wait a second for an outcome that cannot be stored; at the end it can."""
     for module in ("refresh", "refresher"):
         monkeypatch.setattr(f"tokenstore.lifecycle.{module}.STORE_PATIENCE", 0.1)
+    monkeypatch.setattr("tokenstore.lifecycle.refresh._LONGEST_DELAY", 0.1)
     manager = world.manager(timeout=1.0)
     yield manager
     world.accept()

@@ -247,6 +247,7 @@ def test_an_answer_that_came_late_is_told(world: World) -> None:
 
 
 @pytest.mark.parametrize("when", ["next use", "close"])
+@pytest.mark.usefixtures("impatient")
 def test_a_response_that_was_stored_later_is_told_then(world: World, when: str) -> None:
     world.sign_in()
     world.refuse_outcome()

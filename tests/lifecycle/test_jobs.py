@@ -43,11 +43,11 @@ def test_work_is_done_once_in_a_thread_of_its_own_for_all_who_wait() -> None:
     job = Job(work)
     calls = [Call(job.wait) for _ in range(8)]
     assert work.begun.wait(SOON)
-    assert job.is_at_work
+    meanwhile = job.is_at_work
     work.go_on.set()
     assert {call.result() for call in calls} == {"done"}
     assert job.wait() == "done"
-    assert not job.is_at_work
+    assert (meanwhile, job.is_at_work) == (True, False)
     assert work.count == 1
     [thread] = work.threads
     assert not thread.daemon
