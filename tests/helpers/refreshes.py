@@ -91,8 +91,9 @@ class Call(Generic[T]):
 
     def _is_waiting(self) -> bool:
         """Return whether the call, or the refresh that works for it, waits for another refresh."""
-        threads = self._thread.ident, self._job and self._job._thread
-        return self._has_joined or any(_is_at_lock(thread) for thread in threads)
+        works_for_it = None if self._job is None else self._job._thread
+        at_lock = _is_at_lock(self._thread.ident) or _is_at_lock(works_for_it)
+        return self._has_joined or at_lock
 
     def result(self) -> T:
         """Wait for the end of the call."""
