@@ -176,3 +176,15 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 def manager(world: World) -> TokenManager:
     """A manager of that store."""
     return world.manager()
+
+
+@pytest.fixture
+def impatient(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenManager]:
+    """One whose callers wait a second for an outcome that cannot be stored; at the end it can."""
+    for module in ("refresh", "refresher"):
+        monkeypatch.setattr(f"tokenstore.lifecycle.{module}.STORE_PATIENCE", 0.1)
+    monkeypatch.setattr("tokenstore.lifecycle.refresh._LONGEST_DELAY", 0.1)
+    manager = world.manager(timeout=1.0)
+    yield manager
+    world.accept()
+    manager.close()

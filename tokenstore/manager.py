@@ -522,8 +522,9 @@ class TokenManager:
         now = self._clock()
         found = self._repository.access_token(name) or (None, None, None, None)
         token, expires_at, refreshed_at, bound = found
-        require_binding(name, bound, provider)
         due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
+        if token is not None and (expires_at is None or now < expires_at):
+            require_binding(name, bound, provider)  # a refresh does it after other checks
         if token is not None and now < due and not clock_moved_back(refreshed_at, now):
             self._cache.put(name, token, bound, until=due, epoch=epoch)
             operation.outcome = "fresh"

@@ -18,6 +18,7 @@ import pytest
 
 from tests.helpers.postgresql import connect, schema_of
 from tokenstore import TokenManager
+from tokenstore.lifecycle.jobs import Job
 from tokenstore.storage.tables import accounts
 from tokenstore.testing import Answer, AuthorizationServer, Hold
 
@@ -70,7 +71,8 @@ class Call(Generic[T]):
 
     def __init__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
         self._future: Future[T] = Future()
-        self._at_lock = threading.Event()
+        self._job: Job[Any] | None = None
+        self._has_joined = False
 
         def run() -> None:
             sys.setprofile(self._profile)
@@ -83,8 +85,15 @@ class Call(Generic[T]):
         self._thread.start()
 
     def _profile(self, frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_name == "refresh_lock":
-            self._at_lock.set()
+        if event == "call" and frame.f_code is Job.wait.__code__:
+            self._job = frame.f_locals["self"]
+            self._has_joined = self._job is not None and self._job.is_at_work
+
+    def _is_waiting(self) -> bool:
+        """Return whether the call, or the refresh that works for it, waits for another refresh."""
+        works_for_it = None if self._job is None else self._job._thread
+        at_lock = _is_at_lock(self._thread.ident) or _is_at_lock(works_for_it)
+        return self._has_joined or at_lock
 
     def result(self) -> T:
         """Wait for the end of the call."""
@@ -99,10 +108,18 @@ class Call(Generic[T]):
         return error
 
     def waits(self) -> Call[T]:
-        """Return as soon as the call needs the refresh lock, which somebody else holds."""
-        assert self._at_lock.wait(SOON)
+        """Return as soon as the call waits for the refresh of somebody else."""
+        until(self._is_waiting)
         assert not self._future.done()
         return self
+
+
+def _is_at_lock(thread: int | None) -> bool:
+    """Return whether a thread needs a refresh lock, which another one holds."""
+    frame = sys._current_frames().get(thread or 0)
+    while frame is not None and frame.f_code.co_qualname != "TokenRepository.refresh_lock":
+        frame = frame.f_back
+    return frame is not None
 
 
 class Told(logging.Handler):
@@ -270,6 +287,11 @@ class World:
         else:
             body = "BEGIN SELECT RAISE(ABORT, 'refused'); END"
             self.sql(f"CREATE TRIGGER refusal BEFORE {write} WHEN {when} {body}")
+
+    def refuse_outcome(self, account: str = "alice") -> None:
+        """Let the database refuse the tokens of a refresh, though it took note of its begin."""
+        name = f"old.account_name = '{account}'"
+        self.refuse("UPDATE OF refreshed_at ON accounts", f"new.refreshed_at > 0 AND {name}")
 
     def accept(self) -> None:
         """Take back what `refuse` did."""

@@ -293,7 +293,7 @@ def test_a_rejected_token_is_replaced_though_it_has_not_expired(
 def test_a_token_that_was_replaced_meanwhile_is_returned_without_a_request(
     world: World, manager: TokenManager
 ) -> None:
-    stored = world.sign_in()
+    stored = world.sign_in(expires_in=HOUR)
     tokens = manager.refresh_token("alice", "test", rejected="an older one")
     assert tokens["access_token"] == stored["access_token"]
     assert world.posts == 0
@@ -390,7 +390,7 @@ def test_an_answer_that_does_not_end_is_given_up(world: World, step: Drip | Hold
     assert time.monotonic() - began < SOON / 4
     assert isinstance(error, TransientRefreshError)
     assert error.maybe_spent
-    assert "no complete answer within 0.3 s" in str(error)
+    assert "no complete response from provider 'test' within 0.3 s" in str(error)
     assert world.posts == 1
 
 
@@ -443,7 +443,7 @@ def test_who_comes_after_a_failure_asks_anew(world: World, manager: TokenManager
 def test_a_lock_that_is_held_for_too_long_is_a_transient_error(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.lifecycle.refresh._BUSY", 0.1)
+    monkeypatch.setattr("tokenstore.lifecycle.request.BUSY", 0.1)
     world.sign_in()
     manager = world.manager(timeout=0.1)
     with world.manager()._repository.refresh_lock("alice", timeout=SOON):
@@ -458,7 +458,7 @@ def test_a_lock_that_is_held_for_too_long_is_a_transient_error(
 def test_after_waiting_in_vain_a_token_that_came_is_used(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenstore.lifecycle.refresh._BUSY", 1.0)
+    monkeypatch.setattr("tokenstore.lifecycle.request.BUSY", 1.0)
     world.sign_in()
     manager = world.manager(timeout=0.1)
     with world.manager()._repository.refresh_lock("alice", timeout=SOON):
@@ -532,13 +532,18 @@ def test_corrected_settings_are_tried_anew(world: World, changed: str) -> None:
     assert world.posts == 2
 
 
-def test_a_rejected_client_is_asked_about_every_time(world: World, manager: TokenManager) -> None:
+def test_a_rejected_client_is_tried_again_after_a_minute(
+    world: World, manager: TokenManager
+) -> None:
     world.sign_in()
-    world.server.script(denied("invalid_client", 401), denied("invalid_client", 401))
+    world.server.script(denied("invalid_client", 401))
     for _ in range(2):
         assert isinstance(refused_by(manager), ClientRejectedError)
+        assert [account.state for account in manager.accounts()] == ["misconfigured"]
+    assert world.posts == 1
+    world.clock.now += 61
     assert manager.get_valid_token("alice") is not None
-    assert world.posts == 3
+    assert world.posts == 2
 
 
 def test_a_wait_that_was_asked_for_is_kept_by_everyone(world: World) -> None:
@@ -646,7 +651,8 @@ def interrupt(world: World) -> None:
     with TokenRepository(world.database, clock=world.clock) as repository:
         record = repository.record("alice")
         assert record is not None
-        repository.journal.begin(record, provider="test", reason="due")
+        refresh = repository.journal.begin(record, provider="test", reason="due", longest=HOUR)
+        repository.journal.abandon(refresh)
 
 
 def test_the_token_of_an_interrupted_refresh_is_tried(world: World, manager: TokenManager) -> None:
@@ -694,7 +700,7 @@ def test_a_lost_answer_is_told_of_when_the_token_turns_out_to_be_dead(
     assert world.posts == 2
 
 
-# -- an answer that cannot be stored --------------------------------------------------------------
+# -- a response that cannot be stored -------------------------------------------------------------
 
 
 def persist_error(call: Callable[..., object], *arguments: Any) -> TokenPersistError:
@@ -720,98 +726,87 @@ def test_storing_is_tried_again(world: World) -> None:
 
 @pytest.mark.parametrize("call", ["get_valid_token", "ensure_valid_token", "refresh_token"])
 def test_what_cannot_be_stored_is_in_the_error(
-    world: World, manager: TokenManager, call: str
+    world: World, impatient: TokenManager, call: str
 ) -> None:
     old = world.sign_in(kept="yes")
-    world.refuse("UPDATE ON accounts")
-    error = persist_error(getattr(manager, call), "alice")
+    world.refuse_outcome()
+    error = persist_error(getattr(impatient, call), "alice")
     assert error.tokens is not None
     assert world.server.is_live(error.tokens["access_token"])
     assert error.tokens["refresh_token"] != old["refresh_token"]
     assert error.tokens["expires_at"] == world.clock.now + HOUR
     assert error.tokens["kept"] == "yes"
-    assert error.path == manager._repository.name
+    assert error.path == impatient._repository.name
     for text in (str(error), repr(error)):
         assert error.tokens["access_token"] not in text
         assert error.tokens["refresh_token"] not in text
-    world.accept()
-    manager.close()
 
 
-def test_it_is_stored_before_anything_is_sent_again(world: World, manager: TokenManager) -> None:
+def test_it_is_stored_before_anything_is_sent_again(world: World, impatient: TokenManager) -> None:
     world.sign_in()
-    world.refuse("UPDATE ON accounts")
-    tokens = persist_error(manager.get_valid_token, "alice").tokens
-    for call in (manager.get_valid_token, manager.ensure_valid_token, manager.refresh_token):
+    world.refuse_outcome()
+    tokens = persist_error(impatient.get_valid_token, "alice").tokens
+    for call in (impatient.get_valid_token, impatient.ensure_valid_token, impatient.refresh_token):
         assert persist_error(call, "alice").tokens == tokens
     assert world.posts == 1
     world.accept()
     assert tokens is not None
-    assert manager.get_valid_token("alice") == tokens["access_token"]
+    assert Call(world.manager().get_valid_token, "alice").result() == tokens["access_token"]
     assert world.tokens()[1] == tokens["refresh_token"]
     assert world.posts == 1
     assert world.server.reuses == 0
 
 
-def test_a_forced_refresh_stores_it_and_goes_on_from_there(
-    world: World, manager: TokenManager
+def test_a_forced_refresh_waits_for_it_and_goes_on_from_there(
+    world: World, impatient: TokenManager
 ) -> None:
     world.sign_in()
-    world.refuse("UPDATE ON accounts")
-    persist_error(manager.refresh_token, "alice")
+    world.refuse_outcome()
+    persist_error(impatient.refresh_token, "alice")
     world.accept()
-    assert world.server.is_live(manager.refresh_token("alice")["access_token"])
+    new = Call(world.manager().refresh_token, "alice").result()
+    assert world.server.is_live(new["access_token"])
     assert (world.posts, world.server.reuses) == (2, 0)
 
 
-def test_a_verdict_of_others_does_not_stop_it_from_being_stored(
-    world: World, manager: TokenManager
-) -> None:
+def test_closing_waits_for_it(world: World, impatient: TokenManager) -> None:
     world.sign_in()
-    world.refuse("UPDATE OF access_token ON accounts")
-    tokens = persist_error(manager.get_valid_token, "alice").tokens
-    assert tokens is not None
-    world.server.script(denied())
-    assert isinstance(refused_by(world.manager()), ReauthorizationRequired)
+    world.refuse_outcome()
+    tokens = persist_error(impatient.get_valid_token, "alice").tokens
+    assert persist_error(impatient.close).tokens == tokens
     world.accept()
-    assert manager.get_valid_token("alice") == tokens["access_token"]
-    assert world.posts == 2
-
-
-def test_closing_stores_it(world: World, manager: TokenManager) -> None:
-    world.sign_in()
-    world.refuse("UPDATE ON accounts")
-    tokens = persist_error(manager.get_valid_token, "alice").tokens
-    assert persist_error(manager.close).tokens == tokens
-    world.accept()
-    manager.close()
+    impatient.close()
     assert tokens is not None
     assert world.tokens()[0] == tokens["access_token"]
-    manager.close()
+    impatient.close()
 
 
-def test_closing_tries_every_account(world: World, manager: TokenManager) -> None:
+def test_closing_waits_for_every_account(world: World, impatient: TokenManager) -> None:
     world.sign_in("alice")
     world.sign_in("bob")
-    world.refuse("UPDATE ON accounts")
-    for account in ("alice", "bob"):
-        persist_error(manager.get_valid_token, account)
-    world.accept()
-    world.refuse("UPDATE ON accounts", "old.account_name = 'alice'")
     before = world.tokens("bob")
-    assert "alice" in str(persist_error(manager.close))
+    hold = world.hold("bob")
+    world.refuse_outcome("alice")
+    bob = Call(impatient.get_valid_token, "bob")
+    assert hold.arrived.wait(SOON)
+    alice = Call(impatient.get_valid_token, "alice")
+    until(lambda: world.server.refreshes("alice") == 1)
+    hold.release.set()
+    assert "alice" in str(persist_error(impatient.close))
     assert world.tokens("bob") != before
+    assert isinstance(alice.error(), TokenPersistError)
+    assert bob.result() == world.tokens("bob")[0]
 
 
 def test_a_new_sign_in_meanwhile_wins_over_what_could_not_be_stored(
-    world: World, manager: TokenManager
+    world: World, impatient: TokenManager
 ) -> None:
     world.sign_in()
-    world.refuse("UPDATE OF refreshed_at ON accounts", "new.refreshed_at IS NOT NULL")
-    persist_error(manager.get_valid_token, "alice")
+    world.refuse_outcome()
+    persist_error(impatient.get_valid_token, "alice")
     saved = world.sign_in(expires_in=HOUR)
     world.accept()
-    manager.close()
+    impatient.close()
     assert world.tokens()[:2] == (saved["access_token"], saved["refresh_token"])
     assert world.outcomes() == ["superseded"]
 
@@ -875,21 +870,6 @@ def test_it_is_tried_no_more_than_twice(world: World, manager: TokenManager) -> 
     assert world.outcomes() == ["superseded", "superseded"]
 
 
-def test_the_same_refresh_token_saved_again_counts_as_a_change(
-    world: World, manager: TokenManager
-) -> None:
-    tokens = world.sign_in()
-    hold = world.hold()
-    call = Call(manager.refresh_token, "alice")
-    assert hold.arrived.wait(SOON)
-    world.manager().save_tokens("alice", tokens)
-    row = world.row()
-    hold.release.set()
-    assert call.result()["access_token"] == tokens["access_token"]
-    assert world.row() == row
-    assert world.outcomes() == ["superseded"]
-
-
 def test_the_rejected_token_is_not_returned_though_it_was_saved_again(
     world: World, manager: TokenManager
 ) -> None:
@@ -940,19 +920,19 @@ def test_a_refused_token_that_somebody_has_replaced_gives_theirs(
     assert world.posts == 1
 
 
-# -- an answer that comes late --------------------------------------------------------------------
+# -- a response that nobody waits for any more -----------------------------------------------------
+
+LATE = 1.5  # seconds after which a caller stops waiting; its request ends after twice that
 
 
-def test_a_late_answer_is_stored_if_nothing_has_changed(world: World) -> None:
+def test_a_late_response_is_stored(world: World) -> None:
     world.sign_in()
     hold = world.hold()
-    manager = world.manager(timeout=0.5)
+    manager = world.manager(timeout=LATE)
     error = refused_by(manager)
     assert isinstance(error, TransientRefreshError)
     assert error.maybe_spent
-    with Told() as told:
-        hold.release.set()
-        told.wait_for("alice: an answer that came late was stored")
+    hold.release.set()
     token = manager.get_valid_token("alice")
     assert token is not None
     assert world.server.is_live(token)
@@ -963,42 +943,34 @@ def test_a_late_answer_is_stored_if_nothing_has_changed(world: World) -> None:
 
 
 @pytest.mark.parametrize("change", ["save", "delete"])
-def test_a_late_answer_is_ignored_if_something_has(world: World, change: str) -> None:
+def test_a_late_response_is_ignored_if_the_account_has_changed(world: World, change: str) -> None:
     world.sign_in()
     hold = world.hold()
-    manager = world.manager(timeout=0.5)
+    manager = world.manager(timeout=LATE)
     refused_by(manager)
     if change == "save":
-        world.sign_in()
+        world.sign_in(expires_in=HOUR)
     else:
         manager.delete_tokens("alice")
     before = manager.load_tokens("alice")
-    with Told() as told:
-        hold.release.set()
-        told.wait_for("alice: an answer that came late was ignored")
+    hold.release.set()
+    manager.close()
     assert manager.load_tokens("alice") == before
-
-
-def ended(manager: TokenManager, account: str = "alice") -> None:
-    """Wait for the end of a request that nobody waits for."""
-    with manager._repository.refresh_lock(account, timeout=SOON):
-        pass
+    assert world.outcomes() == (["superseded"] if change == "save" else [])
 
 
 def test_a_token_is_not_sent_again_while_its_request_is_unanswered(world: World) -> None:
     world.sign_in()
     hold = world.hold()
-    manager = world.manager(timeout=0.5)
+    manager = world.manager(timeout=LATE)
     assert refused_by(manager).maybe_spent  # type: ignore[attr-defined]
-    error = refused_by(manager)
-    assert isinstance(error, TransientRefreshError)
-    assert "still without an answer" in str(error)
+    same = Call(manager.get_valid_token, "alice")
     other = Call(world.manager().get_valid_token, "alice").waits()  # as another process would
     hold.release.set()
     token = other.result()
     assert token is not None
     assert world.server.is_live(token)
-    assert manager.get_valid_token("alice") == token
+    assert same.result() == manager.get_valid_token("alice") == token
     assert (world.posts, world.server.reuses) == (1, 0)
 
 
@@ -1023,7 +995,6 @@ def test_an_interrupt_between_answer_and_commit_loses_nothing(world: World) -> N
     with pytest.raises(KeyboardInterrupt):
         manager.refresh_token("alice")
     interrupting.result()
-    ended(manager)
     manager.close()
     access_token = world.tokens()[0]
     assert access_token is not None
@@ -1084,36 +1055,33 @@ def test_a_replacing_import_clears_the_verdict(
     assert world.posts == 2
 
 
-def test_a_late_refusal_is_no_news(world: World) -> None:
+def test_a_late_refusal_is_recorded(world: World) -> None:
     world.sign_in()
     hold = world.hold()
-    manager = world.manager(timeout=0.5)
+    manager = world.manager(timeout=LATE)
     refused_by(manager)
-    row = world.row()
     world.server.revoke("alice")
     hold.release.set()
-    ended(manager)
-    error = refused_by(manager)
-    assert isinstance(error, ReauthorizationRequired)
-    assert row["failure"] != world.row()["failure"]
-    assert world.posts == 2
+    manager.close()
+    assert isinstance(refused_by(manager), ReauthorizationRequired)
+    assert world.posts == 1
 
 
-def test_a_late_answer_that_cannot_be_stored_is_kept(world: World) -> None:
+def test_a_late_response_that_cannot_be_stored_at_once_is_stored_later(world: World) -> None:
     world.sign_in()
     hold = world.hold()
-    manager = world.manager(timeout=0.5)
+    manager = world.manager(timeout=LATE)
     refused_by(manager)
-    world.refuse("UPDATE ON accounts")
+    world.refuse_outcome()
     with Told() as told:
         hold.release.set()
-        told.wait_for("alice: an answer that came late could not be stored")
+        told.wait_for("trying again until it is done")
     world.accept()
     assert manager.get_valid_token("alice") == world.tokens()[0]
     assert (world.posts, world.server.reuses) == (1, 0)
 
 
-def test_the_answer_to_an_interrupted_call_is_stored(world: World, manager: TokenManager) -> None:
+def test_the_response_to_an_interrupted_call_is_stored(world: World, manager: TokenManager) -> None:
     world.sign_in()
     hold = world.hold()
     waiting = threading.main_thread().ident
@@ -1127,9 +1095,9 @@ def test_the_answer_to_an_interrupted_call_is_stored(world: World, manager: Toke
     with pytest.raises(KeyboardInterrupt):
         manager.get_valid_token("alice")
     interrupting.result()
-    with Told() as told:
-        hold.release.set()
-        told.wait_for("alice: an answer that came late was stored")
+    hold.release.set()
+    manager.close()
+    assert world.outcomes() == ["refreshed"]
     assert manager.get_valid_token("alice") == world.tokens()[0]
     assert world.posts == 1
 

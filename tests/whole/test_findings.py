@@ -137,8 +137,8 @@ BORNE_BY = {
         "lifecycle/test_refresh::test_a_rejected_token_is_replaced_though_it_has_not_expired",
         "lifecycle/test_refresh::test_a_token_that_was_replaced_meanwhile_is_returned_without_a_request",
         "lifecycle/test_refresh::test_many_that_report_the_same_rejected_token_cause_one_request",
-        "integrations/test_requests::test_a_refused_token_is_refreshed_and_the_request_sent_again",
-        "integrations/test_requests::test_twenty_threads_whose_token_is_refused_cause_one_refresh",
+        "integrations/test_requests::test_a_refused_token_is_refreshed_and_the_request_is_retried",
+        "integrations/test_requests::test_twenty_threads_with_a_refused_token_cause_one_refresh",
     ],
     29: [
         "oauth/test_client::test_a_refused_refresh_raises_one_of_three_and_keeps_the_tokens",
@@ -167,10 +167,10 @@ BORNE_BY = {
         "whole/test_mission::test_an_old_file_is_imported_refreshed_and_exported_for_its_old_reader",
     ],
     36: [
-        "integrations/test_requests::test_a_bearer_token_is_known_in_any_case",
-        "integrations/test_requests::test_another_type_is_refused_and_not_sent",
-        "integrations/test_httpx::test_another_type_is_refused_and_not_sent",
-        "integrations/test_google::test_another_type_is_refused_and_not_sent",
+        "integrations/test_requests::test_the_type_bearer_is_case_insensitive",
+        "integrations/test_requests::test_a_token_that_is_not_bearer_is_refused_and_not_sent",
+        "integrations/test_httpx::test_a_token_that_is_not_bearer_is_refused_and_not_sent",
+        "integrations/test_google::test_a_token_that_is_not_bearer_is_refused_and_not_sent",
     ],
     37: [
         "whole/test_secrets::test_no_success_shows_a_secret",
@@ -189,8 +189,8 @@ BORNE_BY = {
     40: [
         "oauth/test_http::test_a_redirect_is_an_answer_and_not_followed",
         "oauth/test_client::test_a_redirect_is_named_and_not_followed",
-        "integrations/test_requests::test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothing",
-        "integrations/test_httpx::test_a_redirect_to_another_origin_gets_no_token_and_its_401_refreshes_nothing",
+        "integrations/test_requests::test_another_origin_gets_no_token_and_its_401_refreshes_nothing",
+        "integrations/test_httpx::test_another_origin_gets_no_token_and_its_401_refreshes_nothing",
     ],
     45: [
         "cli/test_status::test_status_shows_each_state_as_json",
@@ -203,8 +203,8 @@ BORNE_BY = {
         "lifecycle/test_hooks::test_a_hook_that_raises_changes_nothing_and_is_logged_without_secrets",
     ],
     50: [
-        "test_aio::test_a_cancelled_caller_does_not_lose_the_rotated_token",
-        "test_aio::test_a_loop_that_ends_while_the_provider_is_asked_loses_nothing",
+        "test_aio::test_cancelling_a_caller_does_not_lose_the_rotated_token",
+        "test_aio::test_a_loop_that_ends_during_a_refresh_loses_nothing",
         "test_pytest_plugin::test_an_application_tests_with_the_fixtures",
     ],
 }

@@ -247,7 +247,7 @@ def test_a_refresh_keeps_the_refresh_token_if_none_is_given(tmp_path: Path) -> N
     [
         (denied("invalid_grant"), "ReauthorizationRequired"),
         (denied("invalid_client", 401), "ClientRejectedError"),
-        (Answer(400, "<html>"), "ClientRejectedError"),
+        (Answer(400, "<html>"), "TransientRefreshError"),
         (Answer(429), "TransientRefreshError"),
         (Answer(500), "TransientRefreshError"),
         (Answer(200, "<html>"), "TransientRefreshError"),

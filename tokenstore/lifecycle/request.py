@@ -110,13 +110,13 @@ def busy_error(
 ) -> TransientRefreshError:
     """Return the error that another process is refreshing an account; it names the process."""
     entry = entry or repository.journal.open_entry(name)
-    process = "another process"
+    process, record = "another process", repository.record(name)
     if entry is not None:
         process = f"process {entry.pid} on {entry.host}, since {iso(entry.started_at)},"
     return TransientRefreshError(
         f"{name}: {process} is refreshing it, or storing the result; try again later",
         account_name=name,
-        provider=None if entry is None else entry.provider,
+        provider=entry.provider if entry else record and record.provider,
     )
 
 

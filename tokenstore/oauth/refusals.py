@@ -31,6 +31,7 @@ _CLIENT = {
     "unsupported_grant_type",
     "invalid_scope",
     "incorrect_client_credentials",
+    "unsupported_token_type",
 }
 _TRANSIENT = {
     "server_error",
