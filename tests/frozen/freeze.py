@@ -76,7 +76,7 @@ def _tokens(number: int) -> dict[str, Any]:
 def _refresh(repository: TokenRepository, name: str, outcome: TokenSet | Failure | None) -> None:
     record = repository.record(name)
     assert record is not None
-    refresh = repository.journal.begin(record, provider="google", reason="due")
+    refresh = repository.journal.begin(record, provider="google", reason="due", longest=60)
     if outcome is not None:
         repository.journal.finish(refresh, outcome, provider="google")
 

@@ -129,7 +129,7 @@ child = os.fork()
 if not child:
     repository = TokenRepository(sys.argv[1])
     with repository.refresh_lock("alice", timeout=1):
-        repository.journal.begin(repository.record("alice"), provider="test", reason="forced")
+        repository.journal.begin(repository.record("alice"), provider="test", reason="forced", longest=60)
         os.kill(os.getpid(), signal.SIGKILL)
 tell(child)
 os.waitpid(child, 0)
@@ -168,8 +168,8 @@ def test_the_history_keeps_50_entries_per_account(world: World, manager: TokenMa
     for _ in range(HISTORY + 3):
         record = repository.record("alice")
         assert record is not None
-        refresh = repository.journal.begin(record, provider="test", reason="due")
-        repository.journal.finish(refresh, record.tokens, provider="test")
+        refresh = repository.journal.begin(record, provider="test", reason="due", longest=60)
+        repository.journal.finish(refresh, lambda tokens: tokens, provider="test")
     manager.refresh_token("alice")
     assert [len(list(manager.history(name))) for name in ("alice", "bob")] == [HISTORY, 1]
     assert next(manager.history("alice")).reason == "forced"

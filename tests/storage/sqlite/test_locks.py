@@ -417,7 +417,10 @@ def test_a_directory_at_the_path_of_a_lock_file_is_a_storage_error(locks: FileLo
     file.unlink()
     file.mkdir()
 
-    with pytest.raises(StorageError, match="cannot be taken"), locks.account("alice", timeout=1):
+    with (
+        pytest.raises(StorageError, match="cannot take the lock"),
+        locks.account("alice", timeout=1),
+    ):
         pass
 
 
@@ -430,7 +433,10 @@ def test_a_symlink_at_the_path_of_a_lock_file_is_not_followed(
     file.unlink()
     file.symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(StorageError, match="cannot be taken"), locks.account("alice", timeout=1):
+    with (
+        pytest.raises(StorageError, match="cannot take the lock"),
+        locks.account("alice", timeout=1),
+    ):
         pass
 
     assert not (tmp_path / "elsewhere").exists()
