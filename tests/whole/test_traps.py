@@ -556,7 +556,8 @@ with TokenRepository(path, journal_mode=journal_mode) as repository:
     repository.save("alice", tokens())
     repository.save("bob", tokens())
     with repository.refresh_lock("alice", timeout=1):
-        refresh = repository.journal.begin(repository.record("alice"), provider="p", reason="due", longest=60)
+        record = repository.record("alice")
+        refresh = repository.journal.begin(record, provider="p", reason="due", longest=60)
     child = os.fork()
     if not child:
         repository.save("carol", tokens())

@@ -129,7 +129,8 @@ child = os.fork()
 if not child:
     repository = TokenRepository(sys.argv[1])
     with repository.refresh_lock("alice", timeout=1):
-        repository.journal.begin(repository.record("alice"), provider="test", reason="forced", longest=60)
+        record = repository.record("alice")
+        repository.journal.begin(record, provider="test", reason="forced", longest=60)
         os.kill(os.getpid(), signal.SIGKILL)
 tell(child)
 os.waitpid(child, 0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.refreshes import Call
 from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, SOON, Process, mode, modes, names, python
 from tokenstore import InsecureStorageError, StorageError, TokenRepository
@@ -471,6 +472,7 @@ def test_is_held_creates_nothing(tmp_path: Path) -> None:
     with locks.account("alice", timeout=1):
         before = names(tmp_path)
         assert locks.is_held("alice")
+        assert Call(locks.is_held, "alice").result()
         assert not locks.is_held("bob")
         assert names(tmp_path) == before
     assert not locks.is_held("alice")
