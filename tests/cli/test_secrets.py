@@ -273,9 +273,9 @@ def test_no_command_shows_a_secret_when_all_goes_well(
 
 CODES = {
     "invalid_grant": 3,
-    "unknown error": 1,
-    "nested error": 1,
-    "HTML": 1,
+    "unknown error": 4,
+    "nested error": 4,
+    "HTML": 4,
     "server error": 4,
     "to wait": 4,
     "no token": 4,

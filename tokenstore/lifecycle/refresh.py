@@ -563,8 +563,10 @@ def _without_other_scope(provider: Provider, record: Record) -> Provider:
     Without a scope, everything that was granted is renewed. A scope that was not granted is
     refused, and one that is narrower narrows the grant.
     """
-    granted = record.tokens.extra.get("scope")
-    if not isinstance(granted, str) or set(granted.split()) == set((provider.scope or "").split()):
+    granted = record.tokens.extra.get("scope") or record.tokens.extra.get("scopes")
+    if isinstance(granted, str):
+        granted = granted.replace(",", " ").split()
+    if not granted or sorted(map(str, granted)) == sorted((provider.scope or "").split()):
         return provider
     return replace(provider, scope=None)
 

@@ -88,6 +88,8 @@ class Refusal:
         rules: tuple[tuple[object, Meaning], ...] = (
             (_BUSY_WORDS.search(words), "transient"),
             (codes & _REAUTHORIZE, "reauthorization"),
+            # Atlassian's code for a refresh token that is dead; others have it for the client alone.
+            ("unauthorized_client" in codes and _TOKEN_WORDS.search(words), "reauthorization"),
             (codes & _CLIENT, "client"),
             (codes & _TRANSIENT or is_transient(self._status), "transient"),
             (refused and _TOKEN_WORDS.search(words), "reauthorization"),
