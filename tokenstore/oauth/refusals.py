@@ -88,7 +88,7 @@ class Refusal:
         rules: tuple[tuple[object, Meaning], ...] = (
             (_BUSY_WORDS.search(words), "transient"),
             (codes & _REAUTHORIZE, "reauthorization"),
-            # Atlassian's code for a refresh token that is dead; others have it for the client alone.
+            # This code is about the client, unless the words are about the token (Atlassian).
             ("unauthorized_client" in codes and _TOKEN_WORDS.search(words), "reauthorization"),
             (codes & _CLIENT, "client"),
             (codes & _TRANSIENT or is_transient(self._status), "transient"),

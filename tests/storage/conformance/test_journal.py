@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.refreshes import SOON, Call, World, denied, on_both_engines
+from tests.helpers.refreshes import SOON, Call, World, denied, on_both_engines, until
 from tests.helpers.stores import Process, begin, python
 from tokenstore import (
     ReauthorizationRequired,
@@ -174,7 +174,7 @@ def test_a_response_that_is_stored_later_is_refreshed(world: World) -> None:
     assert outcomes(manager) == [None]
     assert world.manager(timeout=0.1).get_valid_token("alice") is None
     world.accept()
-    manager.close()
+    until(lambda: not manager._refresher.at_work())
     assert outcomes(manager) == ["refreshed"]
     assert world.posts == 1
 
