@@ -167,7 +167,7 @@ def test_the_sql_lets_an_application_and_a_worker_do_their_work(postgresql: str)
         with TokenRepository(as_user("worker")) as repository:
             record = repository.record("alice")
             assert record is not None
-            assert repository.journal.begin(record, provider="test", reason="due").id
+            assert repository.journal.begin(record, provider="test", reason="due", longest=60).id
         assert not [found for found in examine(as_user("worker")) if found.severity == "error"]
         for language, block in Page.read(DOCS / "scale.md").blocks:
             admin.execute(block.encode() if language == "sql" else b"")

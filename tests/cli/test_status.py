@@ -147,7 +147,7 @@ def filled(tmp_path: Path) -> Path:
         def fail(name: str, failure: Failure) -> None:
             record = repository.record(name)
             assert record is not None
-            refresh = repository.journal.begin(record, provider="google", reason="due")
+            refresh = repository.journal.begin(record, provider="google", reason="due", longest=60)
             repository.journal.finish(refresh, failure, provider="google")
 
         save("alive", "google", 50 * HOUR)

@@ -197,7 +197,7 @@ def test_accounts_with_one_refresh_token_are_told_without_it(url: str) -> None:
 BEGIN = """
 repository = TokenRepository(sys.argv[1])
 with repository.refresh_lock("alice", timeout=1):
-    repository.journal.begin(repository.record("alice"), provider="test", reason="due")
+    repository.journal.begin(repository.record("alice"), provider="test", reason="due", longest=60)
     tell("begun")
     wait()
 """
@@ -273,7 +273,7 @@ def test_who_works_on_the_store_is_no_stranger(
         repository.save("carol", tokens(3))
         record = repository.record("carol")
         assert record is not None
-        assert repository.journal.begin(record, provider="test", reason="due").id
+        assert repository.journal.begin(record, provider="test", reason="due", longest=60).id
 
 
 @pytest.mark.usefixtures("url")

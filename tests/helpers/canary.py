@@ -54,7 +54,7 @@ def steps(said: str) -> dict[str, Step]:
         "server error": Answer(500, {"error": "server_error", "error_description": said}),
         "to wait": Answer(429, {"error": said}, {"Retry-After": "60"}),
         "no token": Answer(200, {"access_token": "", "refresh_token": NEW["refresh_token"]}),
-        "token that is none": Answer(200, {**NEW, "access_token": "CANARY\n"}),
+        "token that is none": Answer(200, {**NEW, "access_token": "CANARY\nCANARY"}),
         "redirect": Answer.redirect("https://CANARY:CANARY@other.example/?refresh_token=CANARY"),
         "no answer": Drop(spent=False),
         "cut short": Truncate(),

@@ -61,7 +61,8 @@ def examined(world: World, **options: Any) -> list[Finding]:
 BEGIN = """
 repository = TokenRepository(sys.argv[1])
 with repository.refresh_lock(sys.argv[2], timeout=1):
-    repository.journal.begin(repository.record(sys.argv[2]), provider="test", reason="due")
+    record = repository.record(sys.argv[2])
+    repository.journal.begin(record, provider="test", reason="due", longest=60)
     tell("begun")
     wait()
 """

@@ -17,7 +17,7 @@ from tokenstore.storage.sqlite.database import SQLiteDatabase
 from tokenstore.storage.tables import REVISION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tokenstore import TokenRepository
     from tokenstore.storage.journal import Refresh
@@ -87,7 +87,12 @@ def tokens(number: int = 0, **more: Any) -> dict[str, Any]:
 def begin(repository: TokenRepository, name: str = "alice") -> Refresh:
     record = repository.record(name)
     assert record is not None
-    return repository.journal.begin(record, provider="p", reason="due")
+    return repository.journal.begin(record, provider="p", reason="due", longest=SOON)
+
+
+def becomes(tokens: TokenSet) -> Callable[[TokenSet], TokenSet]:
+    """Return an outcome of a refresh that makes *tokens* of whatever is stored."""
+    return lambda _: tokens
 
 
 def token_set(number: int) -> TokenSet:

@@ -109,7 +109,8 @@ def test_a_configuration_error_is_a_rejected_client() -> None:
         ("wait", 60, False),
         ("no wait", 0, False),
         ("spent", 0, False),
-        ("rejected", 0, False),
+        ("rejected", 59.9, True),
+        ("rejected", 60, False),
     ],
 )
 def test_a_failure_applies_until_a_request_may_succeed(

@@ -1,32 +1,41 @@
 from __future__ import annotations
 
 import gzip
-import signal
+import inspect
 import ssl
 import threading
 import time
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from socket import SHUT_RDWR, create_server
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import requests
 import responses
 import urllib3
-from requests.adapters import BaseAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 from responses import matchers
+from urllib3 import Retry
 
 import tokenstore.oauth.http
-from tests.helpers.refreshes import SOON, Call, Raw
+from tests.helpers.refreshes import SOON, Raw
+from tests.helpers.stores import python
 from tokenstore.oauth.http import MAX_BODY, HTTPResponse, TransportFailure, exchange, host_of
 from tokenstore.testing import Answer as Scripted
 from tokenstore.testing import AuthorizationServer, Drip, Drop, Hold
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from socket import socket
 
 URL = "https://provider.example/token"
 FORM = b"access_token=new&refresh_token=newer"
 HEAD = b"HTTP/1.1 200 OK\r\n"
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n"
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +61,87 @@ def unanswered(url: str, **options: Any) -> TransportFailure:
     nothing = post(url, **options)
     assert isinstance(nothing, TransportFailure)
     return nothing
+
+
+def is_incomplete(received: HTTPResponse | TransportFailure) -> bool:
+    """Tell that there was no usable response to a request that was sent."""
+    return received.body is None if isinstance(received, HTTPResponse) else received.sent
+
+
+class _Listening:
+    """A server with a thread for each connection."""
+
+    def __init__(self) -> None:
+        self._socket = create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/token"
+        self._threads = [threading.Thread(target=self._serve, daemon=True)]
+        self._threads[0].start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._answer, args=[connection], daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _answer(self, connection: socket) -> None:
+        with connection, suppress(OSError):
+            self.answer(connection)
+
+    def answer(self, connection: socket) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(SOON)
+        self._socket.close()
+
+
+class KeepAlive(_Listening):
+    """A server that keeps its connections open, and counts the requests on each."""
+
+    def __init__(self) -> None:
+        self.requests: list[int] = []
+        super().__init__()
+
+    def answer(self, connection: socket) -> None:
+        number = len(self.requests)
+        self.requests.append(0)
+        received = b""
+        while chunk := connection.recv(1 << 16):
+            received += chunk
+            if received.endswith(b"\r\n\r\na=b"):
+                received = b""
+                self.requests[number] += 1
+                connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+
+
+class Dripping(_Listening):
+    """A server that sends a byte more now and then, until the other side hangs up."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self.ended = threading.Event()
+        super().__init__()
+
+    def answer(self, connection: socket) -> None:
+        connection.recv(1 << 16)
+        connection.settimeout(0.02)
+        connection.sendall(self._head)
+        with suppress(ConnectionError):
+            while True:
+                connection.sendall(b"x")
+                with suppress(TimeoutError):
+                    if not connection.recv(1):
+                        break
+        self.ended.set()
 
 
 def body_of(sent: bytes) -> bytes | None:
@@ -83,18 +173,6 @@ def test_the_form_is_sent_with_our_headers() -> None:
     assert (answer.status, answer.body) == (200, b"{}")
 
 
-@responses.activate
-def test_a_header_of_the_session_can_be_left_out() -> None:
-    responses.post(URL)
-    with requests.Session() as session:
-        session.headers.update({"Authorization": "Bearer other", "X-Session": "1"})
-        session.auth = ("user", "password")
-        answered(URL, session=session, headers={"Authorization": None})
-    headers = responses.calls[0].request.headers
-    assert "Authorization" not in headers
-    assert headers["X-Session"] == "1"
-
-
 @pytest.mark.parametrize("ours", [None, "Basic b3VyOm93bg=="], ids=["without", "with"])
 def test_a_netrc_file_does_not_touch_the_authorization(
     server: AuthorizationServer,
@@ -115,8 +193,28 @@ def test_a_netrc_file_does_not_touch_the_authorization(
 def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with Raw(HEAD + b"Content-Length: 2\r\n\r\n{}") as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy.host}")
-        assert answered("http://127.0.0.1:9/token").body == b"{}"
-    assert proxy.received[0].startswith(b"POST http://127.0.0.1:9/token HTTP/1.1\r\n")
+        assert answered("http://provider.example/token").body == b"{}"
+    assert proxy.received[0].startswith(b"POST http://provider.example/token HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("where", ["environment", "session"])
+def test_a_request_to_loopback_goes_through_no_proxy(
+    monkeypatch: pytest.MonkeyPatch, host: str, where: str
+) -> None:
+    """R22: a proxy would get the refresh token and the client secret in clear text."""
+    answer = HEAD + b"Content-Length: 2\r\n\r\n{}"
+    with Raw(answer) as proxy, Raw(answer) as provider, requests.Session() as session:
+        if where == "environment":
+            monkeypatch.setenv("http_proxy", f"http://{proxy.host}")
+            monkeypatch.setenv("all_proxy", f"http://{proxy.host}")
+        else:
+            session.proxies = {"http": f"http://{proxy.host}", "all": f"http://{proxy.host}"}
+        url = provider.url.replace("127.0.0.1", host)
+        given = session if where == "session" else None
+        assert answered(url, session=given).body == b"{}"
+    assert proxy.received == []
+    assert provider.received[0].startswith(b"POST /token HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -129,23 +227,160 @@ def test_a_redirect_is_an_answer_and_not_followed(server: AuthorizationServer, s
     assert other.received == []
 
 
-def test_a_given_session_is_used_and_stays_open(server: AuthorizationServer) -> None:
-    used: list[str | None] = []
+# The application's session
 
-    class Adapter(requests.adapters.HTTPAdapter):
-        def send(self, request: requests.PreparedRequest, **more: Any) -> requests.Response:  # type: ignore[override]
-            used.append(request.url)
-            return super().send(request, **more)
 
-        def close(self) -> None:
-            used.append("closed")
-            super().close()
+class Recording(HTTPAdapter):
+    """An adapter of an application: it notes what goes through it, and whether it is closed."""
 
+    def __init__(self, **options: Any) -> None:
+        self.used: list[str | None] = []
+        super().__init__(**options)
+
+    def send(self, request: requests.PreparedRequest, **more: Any) -> requests.Response:  # type: ignore[override]
+        self.used.append(request.url)
+        return super().send(request, **more)
+
+
+def test_the_adapters_of_a_session_are_used_and_the_session_stays_open(
+    server: AuthorizationServer,
+) -> None:
     with requests.Session() as session:
-        session.mount("http://", Adapter())
+        adapter = Recording()
+        session.mount("http://", adapter)
         for _ in range(2):
             assert answered(server.token_endpoint, session=session).status == 401
-        assert used == [server.token_endpoint] * 2
+        assert adapter.used == [server.token_endpoint] * 2
+        assert session.post(server.token_endpoint, timeout=SOON).status_code == 400
+
+
+def test_an_adapter_of_any_kind_is_used_and_stays_open() -> None:
+    class Canned(BaseAdapter):
+        is_open = True
+
+        def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override]
+            response = requests.Response()
+            response.status_code, response.url = 418, str(request.url)
+            response.raw = BytesIO(b"short and stout")
+            return response
+
+        def close(self) -> None:
+            self.is_open = False
+
+    with requests.Session() as session:
+        adapter = Canned()
+        session.mount("https://", adapter)
+        answer = answered(URL, session=session)
+        assert (answer.status, answer.body) == (418, b"short and stout")
+        assert adapter.is_open
+
+
+def test_of_a_session_nothing_else_gets_into_the_request(server: AuthorizationServer) -> None:
+    """R8: its headers, parameters, cookies, login and hooks belong to other requests."""
+    hooked: list[str] = []
+
+    def hook(response: requests.Response, **_: Any) -> None:
+        hooked.append(response.text)
+
+    with requests.Session() as session:
+        session.headers.update({"Authorization": "Bearer other", "X-Session": "1"})
+        session.params = {"leak": "1"}
+        session.auth = ("user", "password")
+        session.cookies.set("id", "1")
+        session.hooks["response"].append(hook)
+        answer = answered(server.token_endpoint, session=session, headers={"Authorization": None})
+    (request,) = server.requests
+    assert answer.body
+    assert hooked == []
+    assert request.path == "/token"
+    assert request.params == {"a": "b"}
+    assert not {"authorization", "x-session", "cookie"} & set(request.headers)
+
+
+def test_a_session_takes_its_login_neither_from_netrc_nor_from_itself(
+    server: AuthorizationServer,
+) -> None:
+    """R8: the credentials of the client are the only ones."""
+    with requests.Session() as session:
+        session.auth = ("user", "password")
+        ours = {"Authorization": "Basic b3VyOm93bg=="}
+        answered(server.token_endpoint, session=session, headers=ours)
+    (request,) = server.requests
+    assert request.headers["authorization"] == ours["Authorization"]
+
+
+@pytest.mark.parametrize("kind", [HTTPAdapter, Recording])
+def test_retries_of_a_session_do_not_repeat_a_request(
+    server: AuthorizationServer, kind: type[HTTPAdapter]
+) -> None:
+    """R8: a refresh token is sent once, whatever the session is used for otherwise."""
+    server.script(*[Scripted(503)] * 3)
+    retry = Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    with requests.Session() as session:
+        session.mount("http://", kind(max_retries=retry))
+        assert answered(server.token_endpoint, session=session).status == 503
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("kind", [HTTPAdapter, Recording])
+def test_a_request_after_a_lost_answer_is_not_repeated(
+    server: AuthorizationServer, kind: type[HTTPAdapter]
+) -> None:
+    """R8: nor is one whose connection breaks."""
+    server.script(*[Drop(spent=False)] * 3)
+    with requests.Session() as session:
+        session.mount("http://", kind(max_retries=Retry(3, allowed_methods=None)))
+        assert unanswered(server.token_endpoint, session=session).sent
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("kind", [HTTPAdapter, Recording])
+def test_a_request_shares_no_connection_with_the_session(kind: type[HTTPAdapter]) -> None:
+    """R8: a connection that another process has as well would mix up their answers."""
+    with KeepAlive() as provider, requests.Session() as session:
+        session.mount("http://", kind())
+        for _ in range(2):
+            session.post(provider.url, data={"a": "b"}, timeout=SOON)
+        assert provider.requests == [2]
+        assert answered(provider.url, session=session).status == 200
+        session.post(provider.url, data={"a": "b"}, timeout=SOON)
+        assert answered(provider.url, session=session).status == 200
+    assert provider.requests == [3, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["HTTPAdapter", "Sub"])
+def test_parent_and_child_get_their_own_answers_through_one_session(
+    server: AuthorizationServer, kind: str
+) -> None:
+    """R8: a session that was used before a fork shares its connections, and not with us."""
+    printed = python(
+        """
+import requests
+from requests.adapters import HTTPAdapter
+from tokenstore.oauth.http import exchange
+
+class Sub(HTTPAdapter):
+    pass
+
+url, kind = sys.argv[1:]
+session = requests.Session()
+session.mount("http://", Sub() if kind == "Sub" else HTTPAdapter())
+session.post(url, timeout=20)
+
+def work(number):
+    for _ in range(20):
+        form = {"grant_type": f"of {number}"}
+        answer = exchange("POST", url, timeout=20, session=session, data=form)
+        assert answer.status == 401, answer
+tell(forked(4, work))
+        """,
+        server.token_endpoint,
+        kind,
+    )
+    assert printed == "[0, 0, 0, 0]\n"
+    kinds = Counter(request.params.get("grant_type") for request in server.requests)
+    assert kinds == {None: 1, "of 0": 20, "of 1": 20, "of 2": 20, "of 3": 20}
 
 
 # The answer
@@ -158,6 +393,8 @@ def test_a_given_session_is_used_and_stays_open(server: AuthorizationServer) -> 
         (HEAD + b"\r\n" + FORM, FORM),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n24\r\n" + FORM + b"\r\n0\r\n\r\n", FORM),
         (b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + b"Content-Length: 0\r\n\r\n", b""),
+        (EARLY + b"\r\n" + HEAD + b"Content-Length: 36\r\n\r\n" + FORM, FORM),
+        (EARLY + b"\r\n" + PROCESSING * 3 + HEAD + b"\r\n" + FORM, FORM),
         (HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(FORM), FORM),
         (HEAD + b"Content-Length: 37\r\n\r\n" + FORM, None),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n24\r\n" + FORM + b"\r\n", None),
@@ -168,6 +405,8 @@ def test_a_given_session_is_used_and_stays_open(server: AuthorizationServer) -> 
         "until the connection closes",
         "in chunks",
         "after 100 Continue",
+        "P5: after 103 Early Hints",
+        "P5: after several interim responses",
         "compressed, though nobody asked",
         "cut short of its length",
         "cut in a chunk",
@@ -291,70 +530,138 @@ def test_a_proxy_that_refuses_the_tunnel_was_not_sent_the_request(
     assert proxy.received[0].startswith(b"CONNECT provider.example:443 ")
 
 
-def test_whatever_a_session_raises_is_no_answer() -> None:
-    class Broken(BaseAdapter):
+class Broken(BaseAdapter):
+    """An adapter with a bug."""
+
+    def send(self, *_: Any, **__: Any) -> requests.Response:
+        raise LookupError("secret")
+
+    def close(self) -> None: ...
+
+
+class BrokenHTTP(HTTPAdapter):
+    """Likewise, of the usual kind."""
+
+    def send(self, *_: Any, **__: Any) -> requests.Response:
+        raise LookupError("secret")
+
+
+@pytest.mark.parametrize("kind", [Broken, BrokenHTTP])
+def test_a_bug_in_an_adapter_is_logged_with_its_place(
+    caplog: pytest.LogCaptureFixture, kind: type[BaseAdapter]
+) -> None:
+    """R23: the type alone tells nobody where to look; what the error says may be secret."""
+    with requests.Session() as session:
+        session.mount("https://", kind())
+        nothing = unanswered(URL, session=session)
+    assert nothing == TransportFailure(sent=True, reason="the session raised LookupError")
+    _, line = inspect.getsourcelines(kind.send)
+    place = f"raised LookupError at {Path(__file__).name}:{line + 1}"
+    assert caplog.messages == [f"an adapter of the session {place}"]
+
+
+# Whether anything was sent
+
+
+class Repeating(HTTPAdapter):
+    """Sends a request again to another place where nobody listens, if no answer comes."""
+
+    def send(self, request: requests.PreparedRequest, **more: Any) -> requests.Response:  # type: ignore[override]
+        try:
+            return super().send(request, **more)
+        except requests.ConnectionError:
+            request.url = "http://127.0.0.1:1/token"
+            return super().send(request, **more)
+
+
+def test_sent_then_reset_then_refused_counts_as_sent(server: AuthorizationServer) -> None:
+    """R9: that the last connection was refused says nothing of an earlier one."""
+    server.script(Drop(spent=False))
+    with requests.Session() as session:
+        session.mount("http://", Repeating())
+        nothing = unanswered(server.token_endpoint, session=session)
+    assert nothing.sent
+    assert len(server.requests) == 1
+
+
+def test_a_refused_connection_in_the_context_of_an_error_counts_for_nothing() -> None:
+    """R9: an error that happened before this one may be of another connection."""
+
+    class Chained(BaseAdapter):
         def send(self, *_: Any, **__: Any) -> requests.Response:
-            raise LookupError("a bug in the adapter")
+            try:
+                raise ConnectionRefusedError("an earlier attempt")
+            except ConnectionRefusedError as refused:
+                raise requests.ConnectionError("reset after it was sent") from refused
 
         def close(self) -> None: ...
 
     with requests.Session() as session:
-        session.mount("https://", Broken())
-        nothing = unanswered(URL, session=session)
-    assert nothing == TransportFailure(sent=True, reason="the session raised LookupError")
+        session.mount("https://", Chained())
+        assert unanswered(URL, session=session).sent
 
 
-# The deadline
+# The hard end
 
 
 @pytest.mark.parametrize(
     "step",
-    [Drip(0.05, headers=True), Drip(0.05), Hold()],
-    ids=["dripping headers", "dripping body", "black hole"],
+    [Drip(0.05, headers=True), Hold()],
+    ids=["dripping headers", "black hole"],
 )
-def test_the_whole_answer_has_one_deadline(server: AuthorizationServer, step: Drip | Hold) -> None:
-    # A drip sends something every 50 ms, so that no single read times out.
+def test_a_request_ends_at_its_hard_end(server: AuthorizationServer, step: Drip | Hold) -> None:
+    """R13: one byte of a header now and then, so that no single read times out."""
     server.script(step)
     grant = {"grant_type": "refresh_token", **server.sign_in()}
     began = time.monotonic()
     nothing = unanswered(server.token_endpoint, timeout=0.3, data=grant)
     assert time.monotonic() - began < SOON / 4
-    assert nothing == TransportFailure(sent=True, reason="no complete answer within 0.3 s")
+    assert nothing == TransportFailure(sent=True, reason="no complete response within 0.3 s")
 
 
-def test_an_answer_after_the_deadline_is_handed_over(server: AuthorizationServer) -> None:
-    hold = Hold()
-    server.script(hold)
-    late: SimpleQueue[Any] = SimpleQueue()
-    assert unanswered(server.token_endpoint, timeout=0.5, abandoned=lambda: late.put).sent
-    assert late.empty()
-    hold.release.set()
-    assert late.get(timeout=SOON).status == 401
+@pytest.mark.parametrize("head", [HEAD + b"X-Slow: ", HEAD + b"\r\n"], ids=["header", "body"])
+@pytest.mark.parametrize("through", ["nothing", "an adapter", "a subclass"])
+def test_the_socket_is_shut_at_the_hard_end(head: bytes, through: str) -> None:
+    """R13: the other side sees the end of the connection, so that nothing holds it."""
+    with Dripping(head) as provider, requests.Session() as session:
+        session.mount("http://", Recording() if through == "a subclass" else HTTPAdapter())
+        given = None if through == "nothing" else session
+        began = time.monotonic()
+        assert is_incomplete(post(provider.url, timeout=0.2, session=given))
+        assert time.monotonic() - began < SOON / 4
+        assert provider.ended.wait(SOON)
 
 
-def test_an_answer_before_the_deadline_is_not_handed_over(server: AuthorizationServer) -> None:
-    late: SimpleQueue[Any] = SimpleQueue()
-    assert answered(server.token_endpoint, abandoned=lambda: late.put).status == 401
-    assert late.empty()
+@pytest.mark.slow
+def test_many_requests_at_once_end_each_at_its_own_time() -> None:
+    """R13: one thread watches all of them, the later ones that end earlier, too."""
+    ends = [0.9, 0.3, 0.6, 0.1, 0.3]
+
+    def timed(timeout: float) -> float:
+        began = time.monotonic()
+        assert is_incomplete(post(provider.url, timeout=timeout))
+        return time.monotonic() - began
+
+    with Dripping(HEAD + b"X-Slow: ") as provider, ThreadPoolExecutor(len(ends)) as threads:
+        took = list(threads.map(timed, ends))
+    assert all(end <= each for end, each in zip(ends, took, strict=True))
+    assert took[3] < took[0]
 
 
-def test_an_answer_after_an_interrupt_is_handed_over(server: AuthorizationServer) -> None:
-    hold = Hold()
-    server.script(hold)
-    late: SimpleQueue[Any] = SimpleQueue()
-    waiting = threading.main_thread().ident
-    assert waiting is not None
-
-    def interrupt() -> None:
-        assert hold.arrived.wait(SOON)
-        signal.pthread_kill(waiting, signal.SIGINT)
-
-    interrupting = Call(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        post(server.token_endpoint, abandoned=lambda: late.put)
-    interrupting.result()
-    hold.release.set()
-    assert late.get(timeout=SOON).status == 401
+@pytest.mark.slow
+def test_a_child_of_a_fork_has_a_watchdog_of_its_own() -> None:
+    """R13: the thread of the parent is not in it."""
+    code = """
+from tokenstore.oauth.http import TransportFailure, exchange
+[url] = sys.argv[1:]
+exchange("POST", url, timeout=0.1, data={"a": "b"})
+def work(_):
+    assert getattr(exchange("POST", url, timeout=0.1, data={"a": "b"}), "body", None) is None
+tell(forked(2, work))
+"""
+    with Dripping(HEAD + b"X-Slow: ") as provider:
+        printed = python("import warnings\nwarnings.simplefilter('ignore')\n" + code, provider.url)
+    assert printed == "[0, 0]\n"
 
 
 # Names for messages

@@ -38,6 +38,10 @@ def test_a_provider_needs_a_name_an_endpoint_and_a_client_id() -> None:
         "refresh_token_idle": None,
         "max_concurrency": None,
         "issuer": None,
+        "response_path": None,
+        "replay_window": None,
+        "refresh_token_rotates": None,
+        "failures": (),
     }
 
 
@@ -75,7 +79,8 @@ def test_the_client_authenticates_as_configured_or_by_its_secret(
     assert chosen.auth_method == method
 
 
-def test_a_failure_applies_to_one_client_at_one_endpoint() -> None:
+def test_a_failure_applies_to_one_client_at_one_endpoint_with_these_settings() -> None:
+    """P1: what is corrected is tried at once."""
     clients = {
         provider(**changes).client
         for changes in (
@@ -83,11 +88,17 @@ def test_a_failure_applies_to_one_client_at_one_endpoint() -> None:
             {"client_id": "other"},
             {"token_endpoint": "https://other.example/token"},
             {"token_endpoint": None, "issuer": ISSUER},
+            {"client_secret": "new"},
+            {"scope": "other"},
+            {"token_endpoint_auth_method": "client_secret_basic"},
+            {"extra_params": {"audience": "x"}},
+            {"body_format": "json"},
         )
     }
 
-    assert len(clients) == 4
-    assert provider(client_secret="new", scope="other").client == provider().client
+    assert len(clients) == 9
+    assert provider(refresh_token_lifetime=5.0).client == provider().client
+    assert SECRET not in provider(client_secret=SECRET).client
 
 
 UNUSABLE = {

@@ -52,6 +52,10 @@ refresh_token_idle = 604800.5
 max_concurrency = 4
 issuer = "{ISSUER}"
 extra_params = {{ resource = "https://graph.example", "audience" = "x" }}
+response_path = "data.tokens"
+replay_window = 30
+refresh_token_rotates = true
+failures = [{{ status = 400, contains = "gone", means = "reauthorization" }}]
 """
 
 
@@ -78,6 +82,10 @@ def test_the_file_can_set_everything(file: Path) -> None:
         max_concurrency=4,
         issuer=ISSUER,
         extra_params={"resource": "https://graph.example", "audience": "x"},
+        response_path="data.tokens",
+        replay_window=30,
+        refresh_token_rotates=True,
+        failures=[{"status": 400, "contains": "gone", "means": "reauthorization"}],
     )
 
 

@@ -200,7 +200,7 @@ def test_every_field_is_returned_whatever_its_value(tmp_path: Path) -> None:
     with TokenRepository(tmp_path / "tokens.db") as repository:
         repository.save("n\u00e4me\n"[:-1], given)
         assert repository.load("n\u00e4me") == given
-        assert repository.access_token("n\u00e4me") == (given["access_token"], 5.0, None)
+        assert repository.access_token("n\u00e4me") == (given["access_token"], 5.0, None, None)
 
 
 def test_checksums_do_not_depend_on_the_python_that_made_them() -> None:
@@ -220,11 +220,11 @@ def test_a_checksum_belongs_to_one_account() -> None:
     row = [columns[name] for name in ("access_token", "refresh_token", "expires_at", "extra")]
 
     assert to_tokens("alice", (*row, None, None, columns["checksum"])).access_token == "a"
-    assert to_access_token("alice", ("a", None, None, columns["access_checksum"]))[0] == "a"
+    assert to_access_token("alice", ("a", None, None, None, columns["access_checksum"]))[0] == "a"
     with pytest.raises(CorruptRowError):
         to_tokens("bob", (*row, None, None, columns["checksum"]))
     with pytest.raises(CorruptRowError):
-        to_access_token("bob", ("a", None, None, columns["access_checksum"]))
+        to_access_token("bob", ("a", None, None, None, columns["access_checksum"]))
 
 
 def test_no_flipped_bit_of_a_file_returns_a_wrong_token(world: World) -> None:

@@ -19,6 +19,9 @@ from tests.helpers.refreshes import World
 from tests.helpers.requirements import require
 from tests.helpers.stores import SOON, command, tokens, unmeasured
 from tokenstore import TokenManager
+from tokenstore.lifecycle.jobs import Job
+from tokenstore.lifecycle.refresh import RefreshProtocol
+from tokenstore.lifecycle.request import Outcome, RefreshRequest
 from tokenstore.storage.postgresql.database import PostgreSQLDatabase
 from tokenstore.storage.sqlite.database import SQLiteDatabase
 
@@ -32,9 +35,11 @@ READ = ["SELECT"]
 SAVE = ["BEGIN", "SELECT", "INSERT", "COMMIT"]
 EMPTY_THE_LOG = ["PRAGMA"] * 3
 REFRESH = [
-    *["SELECT"] * 3,  # the token, and the account before and after the lock was taken
-    *["BEGIN", "UPDATE", "INSERT", "COMMIT"],  # what was interrupted, and what begins
-    *["BEGIN", "UPDATE", "SELECT", "UPDATE", "DELETE", "COMMIT"],  # the outcome, and the history
+    *["SELECT"] * 2,  # the account, before and after the lock was taken
+    # what is under way, the account's row, spent tokens, what was interrupted, and what begins
+    *["BEGIN", "SELECT", "UPDATE", "SELECT", "UPDATE", "INSERT", "COMMIT"],
+    # the account's row, what it holds now, the outcome, what it holds then, and the history
+    *["BEGIN", "UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE", "DELETE", "COMMIT"],
 ]
 
 
@@ -92,13 +97,21 @@ def test_a_cached_token_runs_no_statement(path: Path) -> None:
     assert run == []
 
 
+def refresh_here(manager: TokenManager) -> None:
+    """Refresh an account in this thread, which can be watched."""
+    request = RefreshRequest("due", satisfied_by=lambda _: False)
+    job: Job[Outcome] = Job(lambda _: Outcome())
+    context = manager._refresher._context
+    assert RefreshProtocol(context, "alice", None, request, job).run().refreshed
+
+
 def test_a_refresh_takes_one_request_and_two_transactions(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         world.sign_in()
         manager = world.manager(cache_ttl=0)
         manager.load_tokens("alice")  # opens the database
         with statements(manager) as run:
-            manager.get_valid_token("alice")
+            refresh_here(manager)
         assert world.posts == 1
     assert [word for word in run if word != "PRAGMA"] == REFRESH
 
@@ -120,8 +133,9 @@ def test_listing_due_accounts_reads_only_those(path: Path, accounts: int) -> Non
         pytest.param(lambda m: m.load_tokens("alice"), 1, id="load"),
         pytest.param(lambda m: next(m.accounts()), 1, id="first page of all"),
         pytest.param(lambda m: m.save_tokens("bob", tokens()), len(SAVE), id="save"),
-        # Each of its two transactions also checks that the database was not replaced.
-        pytest.param(lambda m: m.get_valid_token("alice"), len(REFRESH) + 2, id="refresh"),
+        # Both transactions also check that the database was not replaced; the second one is that
+        # of the lock.
+        pytest.param(refresh_here, len(REFRESH) + 5, id="refresh"),
     ],
 )
 def test_the_number_of_round_trips(
@@ -135,8 +149,9 @@ def test_the_number_of_round_trips(
             manager.load_tokens("alice")  # opens a connection
             database = manager._repository._database
             assert isinstance(database, PostgreSQLDatabase)
-            with database._connections.connection() as driver:
-                driver.pgconn.trace(file.fileno())
+            for connections in (database._connections, database._lock_connections):
+                with connections.connection() as driver:
+                    driver.pgconn.trace(file.fileno())
             work(manager)
             with database._connections.connection() as driver:
                 driver.pgconn.untrace()

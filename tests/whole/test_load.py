@@ -58,13 +58,14 @@ def work(number):
     def refresh(name, step):
         name = f"refreshed-{rng.randrange(4)}"
         with repository.refresh_lock(name, timeout=60):
+            record = repository.record(name)
             refresh = repository.journal.begin(
-                repository.record(name), provider="test", reason="forced"
+                record, provider="test", reason="forced", longest=60
             )
             before = refresh.record.tokens
             count = before.extra["count"] + 1
             after = TokenSet.from_mapping(tokens(count) | {"count": count}, now=0)
-            stored = repository.journal.finish(refresh, after, provider="test")
+            stored = repository.journal.finish(refresh, lambda _: after, provider="test")
             assert stored.tokens.extra["count"] == count
 
     def reopen(name, step):

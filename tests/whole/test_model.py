@@ -22,11 +22,12 @@ from hypothesis.stateful import (
 )
 
 from tests.helpers.refreshes import Clock
-from tests.helpers.stores import Process, begin, raw
+from tests.helpers.stores import Process, becomes, begin, raw
 from tests.helpers.strategies import examples, json_values, secrets, storable_text
 from tokenstore import TokenRepository
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet, normalize_account_name
+from tokenstore.storage.journal import SpentToken, UnderWay
 from tokenstore.storage.statements import HISTORY
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ class Entry:
     def _state(self, now: float, *, refreshable: bool) -> str:
         if self.failure is not None and self.failure.kind == "reauthorization":
             return "sign_in"
+        if self.failure is not None and self.failure.kind == "client_rejected":
+            return "misconfigured"
         if not self._is_due(now):
             return "valid"
         if not refreshable:
@@ -171,7 +174,7 @@ class Entry:
         return bool(now >= expires_at - min(BUFFER, lifetime / 2))
 
     def _is_hopeless(self, now: float) -> bool:
-        if self.failure is None or self.failure.kind == "client_rejected":
+        if self.failure is None:
             return False
         if self.failure.kind == "reauthorization":
             return True
@@ -186,6 +189,14 @@ class Line:
     sent: str | None
     outcome: str | None = None
     maybe_spent: bool = False
+    received: str | None = None
+    failed: bool = False
+    at_work: bool = True
+
+    @property
+    def is_spent(self) -> bool:
+        succeeded = self.outcome in {"refreshed", "superseded"} and not self.failed
+        return succeeded and self.received != self.sent
 
     @property
     def is_unclear(self) -> bool:
@@ -194,10 +205,10 @@ class Line:
 
 @dataclass
 class Begun:
-    """A refresh that has begun, and the account at that time."""
+    """A refresh that has begun, and the refresh token that it sends."""
 
     refresh: Refresh
-    entry: Entry = field(repr=False)
+    sent: str | None = field(repr=False)
 
 
 # -- the rules ------------------------------------------------------------------------------------
@@ -333,34 +344,55 @@ class Model(RuleBasedStateMachine):
         entry = self.expected.get(name)
         if entry is None:
             return multiple()
-        refresh = begin(self.repository, name)
         its = [line for line in self.journal.values() if line.name == name]
+        sent = entry.tokens.get("refresh_token")
+        if any(line.outcome is None and line.at_work for line in its):
+            with pytest.raises(UnderWay):
+                begin(self.repository, name)
+            return multiple()
+        if any(line.sent == sent and line.is_spent for line in its):
+            with pytest.raises(SpentToken):
+                begin(self.repository, name)
+            return multiple()
+        refresh = begin(self.repository, name)
         for line in its:
             line.outcome = line.outcome or "interrupted"
-        sent = entry.tokens.get("refresh_token")
         unclear = any(line.sent == sent and line.is_unclear for line in its)
-        assert (self.repository.journal.suspicion(refresh) is not None) == unclear
+        assert (self.repository.journal.unanswered(refresh) is not None) == unclear
         assert refresh.id > max(self.journal, default=0)
         self.journal[refresh.id] = Line(name, sent)
-        return Begun(refresh, entry)
+        return Begun(refresh, sent)
+
+    @rule(begun=consumes(begun))
+    def abandon_a_refresh(self, begun: Begun) -> None:
+        self.repository.journal.abandon(begun.refresh)
+        line = self.journal.get(begun.refresh.id)
+        if line is not None:
+            line.at_work = False
 
     @rule(begun=consumes(begun), outcome=outcomes)
     def end_a_refresh(self, begun: Begun, outcome: TokenSet | Failure) -> None:
         name = begun.refresh.record.account_name
-        stored = self.repository.journal.finish(begun.refresh, outcome, provider="p")
-        applied = self.expected.get(name) is begun.entry
+        given = outcome if isinstance(outcome, Failure) else becomes(outcome)
+        stored = self.repository.journal.finish(begun.refresh, given, provider="p")
+        current = self.expected.get(name)
+        assert (stored is None) == (current is None)
+        if current is None:
+            self.journal.pop(begun.refresh.id, None)
+            return
+        applied = current.tokens.get("refresh_token") == begun.sent
         told = outcome.kind if isinstance(outcome, Failure) else "refreshed"
         if applied and isinstance(outcome, Failure):
-            begun.entry.failure = outcome
+            current.failure = outcome
         elif applied and isinstance(outcome, TokenSet):
-            provider = begun.entry.provider or "p"
+            provider = current.provider or "p"
             started_at = begun.refresh.started_at
             self.expected[name] = Entry(outcome.to_dict(), provider, None, started_at)
-        assert (stored is None) == (name not in self.expected)
-        line = self.journal.get(begun.refresh.id)
-        if line is not None:  # it was not deleted with its account
-            line.outcome = told if applied else "superseded"
-            line.maybe_spent = isinstance(outcome, Failure) and outcome.maybe_spent
+        line = self.journal[begun.refresh.id]
+        line.outcome = told if applied else "superseded"
+        line.received = self.expected[name].tokens.get("refresh_token")
+        line.failed = isinstance(outcome, Failure)
+        line.maybe_spent = isinstance(outcome, Failure) and outcome.maybe_spent
         its = sorted(number for number, line in self.journal.items() if line.name == name)
         for number in its[:-HISTORY]:
             del self.journal[number]

@@ -18,7 +18,7 @@ from requests.adapters import BaseAdapter
 from sqlalchemy.exc import DBAPIError
 
 from tests.helpers.canary import NEW, OLD, SECRET, STEPS, Watch, chain, variables, watching
-from tests.helpers.refreshes import SOON, Call, Told, World
+from tests.helpers.refreshes import SOON, Call, Told, World, until
 from tests.helpers.resource_server import Resource
 from tokenstore import (
     AsyncTokenManager,
@@ -102,7 +102,7 @@ def test_no_repr_shows_a_secret(world: World, manager: TokenManager, watch: Watc
     repository = TokenRepository(world.path)
     record = repository.record("alice")
     assert record is not None
-    begun = repository.journal.begin(record, provider="test", reason="due")
+    begun = repository.journal.begin(record, provider="test", reason="due", longest=60)
     tokens = TokenSet.from_mapping(OLD, now=0)
     watch.show(manager, provider, repository, record, begun, tokens, *manager.accounts())
     watch.show(manager._refresher, manager._cache, Answer(200, NEW), world.server)
@@ -241,7 +241,8 @@ def test_no_storage_error_shows_a_secret(world: World, manager: TokenManager, wa
 def test_only_the_live_persist_error_holds_the_tokens(
     world: World, manager: TokenManager, watch: Watch
 ) -> None:
-    world.refuse("UPDATE ON accounts")
+    manager = world.manager(timeout=0.1)
+    world.refuse("UPDATE OF access_token ON accounts")
     world.server.script(Answer(200, NEW))
     with pytest.raises(TokenPersistError) as caught:
         manager.get_valid_token("alice")
@@ -253,6 +254,7 @@ def test_only_the_live_persist_error_holds_the_tokens(
     watch.catch(manager.close)
     watch.show(manager, manager._refresher)
     world.accept()
+    until(lambda: not manager._refresher.at_work())
     manager.close()
 
 
@@ -261,7 +263,7 @@ def test_no_late_answer_shows_a_secret(world: World, manager: TokenManager, watc
     manager.save_tokens("alice", {**world.server.sign_in(), "expires_in": -1})
     hold = world.hold()
     watch.catch(manager.refresh_token, "alice", "test")
-    world.refuse("UPDATE ON accounts")
+    world.refuse("UPDATE OF access_token ON accounts")
     with Told() as told:
         hold.release.set()
         told.wait_for("could not be stored")

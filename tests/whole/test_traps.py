@@ -368,7 +368,7 @@ def test_t22_neither_errors_nor_logs_show_a_parameter(
         repository.load("alice")
         record = repository.record("alice")
         assert record is not None
-        refresh = repository.journal.begin(record, provider="p", reason="due")
+        refresh = repository.journal.begin(record, provider="p", reason="due", longest=60)
         list(repository.accounts())
         with raw(path) as other:
             other.execute("DROP TABLE accounts")
@@ -556,7 +556,8 @@ with TokenRepository(path, journal_mode=journal_mode) as repository:
     repository.save("alice", tokens())
     repository.save("bob", tokens())
     with repository.refresh_lock("alice", timeout=1):
-        refresh = repository.journal.begin(repository.record("alice"), provider="p", reason="due")
+        record = repository.record("alice")
+        refresh = repository.journal.begin(record, provider="p", reason="due", longest=60)
     child = os.fork()
     if not child:
         repository.save("carol", tokens())

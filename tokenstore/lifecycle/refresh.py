@@ -100,6 +100,7 @@ class RefreshProtocol:
         self._request = request
         self._job = job
         self._previous: Failure | None = None
+        self._client = ""
         self.requested_at: float | None = None
         self.news: list[Callable[[], None]] = []
 
@@ -160,7 +161,9 @@ class RefreshProtocol:
         """Do steps 2 to 7 once."""
         if self._request.satisfied_by(record):
             return Outcome(record)
-        provider = self._with_endpoint(self._resolve(record))
+        provider = self._resolve(record)
+        self._client = provider.client  # as a recorded failure is compared with: not discovered
+        provider = self._with_endpoint(provider)
         if self._is_lost_cause(record):
             return Outcome(record)
         if lock.is_lost():
@@ -315,7 +318,7 @@ class RefreshProtocol:
         if isinstance(error, ReauthorizationRequired):
             error = self._explained(refresh, error)
         now = self._now()
-        failure = Failure.from_error(error, provider.client, now=now, previous=self._previous)
+        failure = Failure.from_error(error, self._client, now=now, previous=self._previous)
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
             error.retry_after = failure.retry_at - now
         stored = self._journal.finish(refresh, failure, provider=provider.name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
 from urllib3 import PoolManager, Retry
@@ -302,7 +303,7 @@ def _read(response: requests.Response) -> bytes | None:
 def _chunks(response: requests.Response) -> Iterator[bytes]:
     """Yield the body as it arrives; `iter_content` would wait for a chunk to be full."""
     read1 = getattr(response.raw, "read1", None)
-    if read1 is None:
+    if read1 is None or not isinstance(response.raw, urllib3.HTTPResponse):
         yield from response.iter_content(1)
         return
     while chunk := read1(1 << 16, decode_content=True):

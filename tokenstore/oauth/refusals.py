@@ -89,6 +89,8 @@ class Refusal:
         rules: tuple[tuple[object, Meaning], ...] = (
             (_BUSY_WORDS.search(words), "transient"),
             (codes & _REAUTHORIZE, "reauthorization"),
+            # This code is about the client, unless the words are about the token (Atlassian).
+            ("unauthorized_client" in codes and _TOKEN_WORDS.search(words), "reauthorization"),
             (codes & _CLIENT, "client"),
             (codes & _TRANSIENT or is_transient(self._status), "transient"),
             (refused and _TOKEN_WORDS.search(words), "reauthorization"),

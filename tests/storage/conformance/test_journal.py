@@ -2,17 +2,30 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.refreshes import SOON, Call, World, denied, on_both_engines
-from tests.helpers.stores import python
-from tokenstore import TokenManager, TokenPersistError
+from tests.helpers.refreshes import SOON, Call, World, denied, on_both_engines, until
+from tests.helpers.stores import Process, begin, python
+from tokenstore import (
+    ReauthorizationRequired,
+    StorageError,
+    TokenManager,
+    TokenPersistError,
+    TransientRefreshError,
+)
 from tokenstore.errors import InvalidTokenError
 from tokenstore.models.tokens import fingerprint
+from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
 from tokenstore.storage.statements import HISTORY
 from tokenstore.testing import Answer, Drop
+
+if TYPE_CHECKING:
+    from tokenstore import TokenRepository
+    from tokenstore.models.accounts import Record
 
 pytestmark = on_both_engines
 
@@ -82,20 +95,22 @@ def test_a_call_without_a_request_adds_no_entry(world: World, manager: TokenMana
 
 
 def test_a_failed_refresh_has_the_kind_of_its_failure(world: World, manager: TokenManager) -> None:
+    """R18: a 5xx may have spent the token."""
     world.sign_in()
     world.server.script(
         Answer(503, headers={"Retry-After": "0"}), Drop(spent=False), denied("invalid_scope")
     )
     for _ in range(3):
         assert manager.get_valid_token("alice") is None
+    world.clock.now += 60
     world.server.revoke("alice")
     assert manager.get_valid_token("alice") is None
     told = [(e.outcome, e.status_code, e.error, e.maybe_spent) for e in manager.history()]
     assert told == [
         ("reauthorization", 400, "invalid_grant", False),
         ("client_rejected", 400, "invalid_scope", False),
-        ("transient", None, None, True),
-        ("transient", 503, None, False),
+        ("transient", None, "transient", True),
+        ("transient", 503, "transient", True),
     ]
 
 
@@ -129,7 +144,8 @@ child = os.fork()
 if not child:
     repository = TokenRepository(sys.argv[1])
     with repository.refresh_lock("alice", timeout=1):
-        repository.journal.begin(repository.record("alice"), provider="test", reason="forced")
+        record = repository.record("alice")
+        repository.journal.begin(record, provider="test", reason="forced", longest=60)
         os.kill(os.getpid(), signal.SIGKILL)
 tell(child)
 os.waitpid(child, 0)
@@ -148,15 +164,19 @@ os.waitpid(child, 0)
     assert interrupted.finished_at == world.clock.now
 
 
-def test_a_response_that_was_stored_later_is_refreshed(world: World, manager: TokenManager) -> None:
+def test_a_response_that_is_stored_later_is_refreshed(world: World) -> None:
+    """R3: until then, the entry is open and the lock is held."""
     world.sign_in()
-    world.refuse("UPDATE ON accounts")
+    manager = world.manager(timeout=0.1)
+    world.refuse("UPDATE OF access_token ON accounts")
     with pytest.raises(TokenPersistError):
         manager.get_valid_token("alice")
     assert outcomes(manager) == [None]
+    assert world.manager(timeout=0.1).get_valid_token("alice") is None
     world.accept()
-    manager.close()
+    until(lambda: not manager._refresher.at_work())
     assert outcomes(manager) == ["refreshed"]
+    assert world.posts == 1
 
 
 def test_the_history_keeps_50_entries_per_account(world: World, manager: TokenManager) -> None:
@@ -168,8 +188,8 @@ def test_the_history_keeps_50_entries_per_account(world: World, manager: TokenMa
     for _ in range(HISTORY + 3):
         record = repository.record("alice")
         assert record is not None
-        refresh = repository.journal.begin(record, provider="test", reason="due")
-        repository.journal.finish(refresh, record.tokens, provider="test")
+        refresh = repository.journal.begin(record, provider="test", reason="due", longest=60)
+        repository.journal.finish(refresh, lambda tokens: tokens, provider="test")
     manager.refresh_token("alice")
     assert [len(list(manager.history(name))) for name in ("alice", "bob")] == [HISTORY, 1]
     assert next(manager.history("alice")).reason == "forced"
@@ -205,3 +225,155 @@ def test_deleting_an_account_deletes_its_history(world: World, manager: TokenMan
     manager.refresh_token("alice")
     manager.delete_tokens("alice")
     assert list(manager.history()) == []
+
+
+def test_a_refresh_that_ends_after_its_account_was_deleted_leaves_no_entry(
+    world: World, manager: TokenManager
+) -> None:
+    """R24: the name of a deleted account is forgotten."""
+    world.sign_in()
+    hold = world.hold()
+    call = Call(manager.get_valid_token, "alice")
+    assert hold.arrived.wait(SOON)
+    world.manager().delete_tokens("alice")
+    hold.release.set()
+    assert call.result() is None
+    assert list(manager.history()) == []
+    assert world.sql("SELECT * FROM refreshes") == []
+
+
+# -- the second line of defence: a lock was lost ---------------------------------------------------
+
+
+def record_of(repository: TokenRepository, name: str = "alice") -> Record:
+    record = repository.record(name)
+    assert record is not None
+    return record
+
+
+def test_a_refresh_of_this_process_that_is_at_work_is_respected(world: World) -> None:
+    """R6: its lock may be lost, its token is not sent again."""
+    world.sign_in()
+    repository = world.manager()._repository
+    first = begin(repository)
+    with pytest.raises(UnderWay) as caught:
+        begin(repository)
+    assert caught.value.entry.id == first.id
+    assert world.outcomes() == [None]
+    repository.journal.abandon(first)
+    begin(repository)
+    assert world.outcomes() == ["interrupted", None]
+
+
+@pytest.mark.slow
+def test_an_open_entry_counts_while_its_process_lives(world: World) -> None:
+    """R6: with the lock gone, on this host the process decides, however long it takes."""
+    world.sign_in()
+    world.clock.now = time.time() + 1e7  # far longer than a request can last
+    code = """
+repository = TokenRepository(sys.argv[1], clock=lambda: float(sys.argv[2]))
+record = repository.record("alice")
+repository.journal.begin(record, provider="test", reason="due", longest=60)
+tell("begun")
+wait()
+"""
+    with Process(code, world.database, time.time()) as other:
+        assert other.line() == "begun"
+        with pytest.raises(TransientRefreshError) as caught:
+            world.manager().ensure_valid_token("alice")
+        assert f"process {other.pid} on {os.uname().nodename}, since " in str(caught.value)
+        assert world.posts == 0
+        assert world.outcomes() == [None]
+        other.kill()
+        assert world.manager().get_valid_token("alice") is not None
+    assert world.outcomes() == ["interrupted", "refreshed"]
+
+
+@pytest.mark.parametrize(("age", "counts"), [(0, True), (59, True), (60, False), (-1, False)])
+def test_an_open_entry_of_another_host_counts_as_long_as_a_refresh_can_last(
+    world: World, age: float, *, counts: bool
+) -> None:
+    """R6: whether a process of another machine is alive, nobody knows."""
+    world.sign_in()
+    repository = world.manager()._repository
+    repository.journal.abandon(begin(repository))
+    world.sql("UPDATE refreshes SET host = 'elsewhere', started_at = ?", world.clock.now - age)
+    if counts:
+        with pytest.raises(UnderWay) as caught:
+            begin(repository)
+        assert caught.value.entry.host == "elsewhere"
+        assert world.outcomes() == [None]
+    else:
+        begin(repository)
+        assert world.outcomes() == ["interrupted", None]
+
+
+@pytest.mark.slow
+def test_the_number_of_a_dead_process_may_be_given_to_another_one(world: World) -> None:
+    """R6: a process that began after the entry did not write it."""
+    world.sign_in()
+    repository = world.manager()._repository
+    repository.journal.abandon(begin(repository))
+    with Process("tell('there')\nwait()", world.database) as other:
+        assert other.line() == "there"
+        statement = "UPDATE refreshes SET pid = ?, started_at = ?"
+        world.sql(statement, other.pid, time.time() - 3600)
+        begin(repository)
+    assert world.outcomes() == ["interrupted", None]
+
+
+def test_a_token_that_was_exchanged_is_not_sent_again(world: World, manager: TokenManager) -> None:
+    """R5: an old copy of the account was restored."""
+    old = world.sign_in()
+    manager.refresh_token("alice")
+    world.sql("UPDATE accounts SET refresh_token = ?, checksum = NULL", old["refresh_token"])
+    repository = manager._repository
+    before = world.outcomes()
+    with pytest.raises(SpentToken) as caught:
+        begin(repository)
+    assert caught.value.at == world.clock.now
+    with pytest.raises(ReauthorizationRequired, match="was exchanged for another one at"):
+        manager.refresh_token("alice")
+    assert world.outcomes() == before == ["refreshed"]
+    assert world.posts == 1
+
+
+def test_a_token_that_does_not_rotate_is_sent_again(world: World, manager: TokenManager) -> None:
+    """R5: it was answered, and not exchanged."""
+    world.sign_in()
+    world.server.script(*[Answer(200, {"access_token": "new", "expires_in": 1})] * 3)
+    for _ in range(3):
+        manager.refresh_token("alice")
+    assert world.outcomes() == ["refreshed"] * 3
+
+
+# -- begin proves that the outcome can be stored -------------------------------------------------
+
+
+def test_a_refresh_does_not_begin_if_the_account_has_changed(world: World) -> None:
+    """R10: what was read is what is sent."""
+    world.sign_in()
+    repository = world.manager()._repository
+    record = record_of(repository)
+    world.sign_in()
+    with pytest.raises(AccountChanged):
+        repository.journal.begin(record, provider="test", reason="due", longest=60)
+    world.manager().delete_tokens("alice")
+    with pytest.raises(AccountChanged):
+        repository.journal.begin(record, provider="test", reason="due", longest=60)
+    assert world.sql("SELECT * FROM refreshes") == []
+
+
+@pytest.mark.parametrize("write", ["UPDATE ON accounts", "INSERT ON refreshes"])
+def test_nothing_is_sent_if_the_outcome_could_not_be_stored(
+    world: World, manager: TokenManager, write: str
+) -> None:
+    """R10: the account's own row is written before the token is spent."""
+    world.sign_in()
+    world.refuse(write)
+    with pytest.raises(StorageError):
+        manager.ensure_valid_token("alice")
+    assert world.posts == 0
+    world.accept()
+    assert list(manager.history()) == []
+    assert manager.get_valid_token("alice") is not None

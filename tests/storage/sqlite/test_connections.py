@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.stores import SOON, open_files, python, tokens
 from tokenstore import StorageError, TokenRepository
+from tokenstore.storage.sqlite.database import SQLiteDatabase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +61,40 @@ def test_the_connection_of_a_thread_that_ended_is_closed(
     repository.load("alice")
 
     assert after_threads(10) == after_threads(1)
+
+
+def test_no_finaliser_closes_a_connection(repository: TokenRepository) -> None:
+    """R7: at any moment another thread may fork, and shares what is being closed."""
+    database = repository._database
+    assert isinstance(database, SQLiteDatabase)
+    repository.load("alice")
+    thread = threading.Thread(target=repository.load, args=["alice"])
+    thread.start()
+    thread.join(SOON)
+    del thread
+    gc.collect()
+
+    [other] = database._connections._open - {database._connections._local.own.connection}
+    assert other.driver is not None  # the thread is gone, its connection is not
+    repository.load("alice")
+    assert other.driver is None  # a use of the repository has closed it
+    assert other not in database._connections._open
+
+
+def test_the_connections_of_a_forgotten_repository_are_closed_with_the_next_use(
+    path: Path, tmp_path: Path
+) -> None:
+    """R7: a repository is collected at any moment, too."""
+    forgotten = TokenRepository(path)
+    forgotten.save("alice", tokens())
+    there = open_files(path)
+    del forgotten
+    gc.collect()
+
+    assert open_files(path) == there > 0
+    with TokenRepository(tmp_path / "other.db") as other:
+        other.load("alice")
+    assert open_files(path) == 0
 
 
 @pytest.mark.slow
@@ -417,6 +452,70 @@ check(child)
     )
 
     assert printed == "ok\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
+def test_a_fork_while_another_thread_ends_loses_no_write(path: Path, journal_mode: str) -> None:
+    """R7: each round forks while threads end, repositories are dropped and rows are written."""
+    printed = python(
+        """
+import gc, warnings
+warnings.simplefilter("ignore")  # that there are threads is the point
+path, journal_mode = sys.argv[1:]
+repository = TokenRepository(path, journal_mode=journal_mode)
+repository.save("before", tokens())
+sys.setswitchinterval(1e-5)
+
+def visit(barrier, number):
+    name = f"thread-{number}"
+    barrier.wait()
+    if number % 2:
+        TokenRepository(path, journal_mode=journal_mode).save(name, tokens())
+    else:
+        repository.save(name, tokens())
+    written.append(name)
+
+written = []
+for round in range(40):
+    barrier = threading.Barrier(5)
+    threads = [
+        threading.Thread(target=visit, args=[barrier, 4 * round + number]) for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    child = os.fork()
+    if not child:
+        try:
+            gc.collect()
+            repository.save(f"child-{round}", tokens())
+        except BaseException as error:
+            tell("child", type(error).__name__, error)
+            os._exit(1)
+        os._exit(0)
+    repository.save(f"parent-{round}", tokens())
+    del threads, thread
+    gc.collect()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    written += [f"child-{round}", f"parent-{round}"]
+    while threading.active_count() > 1:
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread():
+                thread.join()
+found = {account.name for account in repository.accounts()}
+tell(sorted(set(written) - found), len(written))
+import sqlite3
+connection = sqlite3.connect(path)
+tell(connection.execute("PRAGMA integrity_check").fetchone()[0])
+connection.close()
+repository.close()
+        """,
+        path,
+        journal_mode,
+    )
+
+    assert printed.splitlines() == ["[] 240", "ok"]
 
 
 @pytest.mark.slow

@@ -697,6 +697,53 @@ except StorageError as error:
     assert names(path.parent) == {"tokens.db-locks", "tokens.db-locks/schema"}
 
 
+NEARLY_FULL = """
+from tests.helpers.broken_stores import fill, have_mounts_of_our_own, mount
+from tests.helpers.refreshes import World
+have_mounts_of_our_own()
+directory, space, padding = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+mount(directory)
+with World(directory) as world:
+    old = world.sign_in(padding="x" * padding)
+    manager = world.manager()
+    fill(directory, space)
+    for _ in range(2):
+        try:
+            manager.ensure_valid_token("alice")
+            tell("refreshed", world.posts)
+        except StorageError as error:
+            tell(type(error).__name__, error.errno, world.posts)
+    (directory / "filler").unlink()
+    manager.ensure_valid_token("alice")
+    tell(world.tokens()[1] != old["refresh_token"], world.posts, world.outcomes())
+    manager.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.needs("mount")
+@pytest.mark.parametrize(
+    ("space", "padding"), [(0, 0), (48 << 10, 5000), (64 << 10, 20_000), (250 << 10, 100_000)]
+)
+def test_nothing_is_sent_while_the_disk_has_no_room_for_the_outcome(
+    tmp_path: Path, space: int, padding: int
+) -> None:
+    """R10: the begin would fit, and its token would be spent for nothing."""
+    printed = python(NEARLY_FULL, tmp_path, space, padding)
+
+    refused = f"StorageError {errno.ENOSPC} 0"
+    assert printed.splitlines() == [refused, refused, "True 1 ['refreshed']"]
+
+
+@pytest.mark.slow
+@pytest.mark.needs("mount")
+def test_a_little_more_than_the_room_for_the_outcome_is_enough(tmp_path: Path) -> None:
+    """R10: what is proved is true: the row of 20 kB fits."""
+    printed = python(NEARLY_FULL, tmp_path, (256 << 10) + 4 * 24_000, 20_000)
+
+    assert printed.splitlines()[0] == "refreshed 1"
+
+
 def test_a_failed_commit_is_an_error(path: Path) -> None:
     with TokenRepository(path, journal_mode="delete") as repository:
         repository.save("alice", tokens())

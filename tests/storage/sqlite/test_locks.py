@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.refreshes import Call
 from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, SOON, Process, mode, modes, names, python
 from tokenstore import InsecureStorageError, StorageError, TokenRepository
@@ -417,7 +418,10 @@ def test_a_directory_at_the_path_of_a_lock_file_is_a_storage_error(locks: FileLo
     file.unlink()
     file.mkdir()
 
-    with pytest.raises(StorageError, match="cannot be taken"), locks.account("alice", timeout=1):
+    with (
+        pytest.raises(StorageError, match="cannot take the lock"),
+        locks.account("alice", timeout=1),
+    ):
         pass
 
 
@@ -430,7 +434,10 @@ def test_a_symlink_at_the_path_of_a_lock_file_is_not_followed(
     file.unlink()
     file.symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(StorageError, match="cannot be taken"), locks.account("alice", timeout=1):
+    with (
+        pytest.raises(StorageError, match="cannot take the lock"),
+        locks.account("alice", timeout=1),
+    ):
         pass
 
     assert not (tmp_path / "elsewhere").exists()
@@ -465,6 +472,7 @@ def test_is_held_creates_nothing(tmp_path: Path) -> None:
     with locks.account("alice", timeout=1):
         before = names(tmp_path)
         assert locks.is_held("alice")
+        assert Call(locks.is_held, "alice").result()
         assert not locks.is_held("bob")
         assert names(tmp_path) == before
     assert not locks.is_held("alice")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.refreshes import until
-from tests.helpers.stores import begin, holding, raw, token_set, tokens
+from tests.helpers.stores import becomes, begin, holding, raw, token_set, tokens
 from tokenstore import StorageError, TokenRepository
 from tokenstore.storage import statements
 from tokenstore.storage.query import CompiledStatement
@@ -52,7 +52,7 @@ def test_a_rotated_secret_leaves_the_files_at_once(path: Path, journal_mode: Any
     with TokenRepository(path, journal_mode=journal_mode) as repository:
         repository.save("alice", tokens() | {"refresh_token": "canary-1"})
 
-        repository.journal.finish(begin(repository), token_set(2), provider="p")
+        repository.journal.finish(begin(repository), becomes(token_set(2)), provider="p")
 
         assert holding(path.parent, "canary-1") == []
         assert holding(path.parent, "refresh-2")

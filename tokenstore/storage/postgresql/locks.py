@@ -6,6 +6,7 @@ a server connection for one transaction, too.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -80,6 +81,10 @@ class AdvisoryLocks:
                 return False
         except LockTimeoutError:
             return True
+        except StorageError as error:
+            if error.errno == errno.EDEADLK:  # this very thread holds it
+                return True
+            raise
 
     def _acquire(self, key: int, deadline: float) -> PoolProxiedConnection:
         try:

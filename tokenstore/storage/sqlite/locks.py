@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -50,8 +51,8 @@ class FileLocks:
                 return False
         except LockTimeoutError:
             return True
-        except StorageError:  # no process can take it, or this very thread holds it
-            return False
+        except StorageError as error:  # this very thread holds it, or no process can take it
+            return error.errno == errno.EDEADLK
 
     @contextmanager
     def schema(self, *, timeout: float) -> Iterator[None]:
