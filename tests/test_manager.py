@@ -544,6 +544,7 @@ def save_wrongly(manager: TokenManager, _: World) -> None:
 D, I, W = logging.DEBUG, logging.INFO, logging.WARNING  # noqa: E741
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("act", "operation", "provider", "outcome", "level"),
     [
