@@ -580,7 +580,9 @@ def test_every_operation_logs_one_record_with_its_facts(
     provider: str | None,
     outcome: str,
     level: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("tokenstore.lifecycle.refresh.STORE_PATIENCE", 0.1)
     with Told() as told:
         act(manager, world)
     records = [r for r in told.records if getattr(r, "operation", None) == operation]

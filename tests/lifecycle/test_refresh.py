@@ -724,6 +724,7 @@ def test_storing_is_tried_again(world: World) -> None:
     assert world.outcomes() == ["refreshed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["get_valid_token", "ensure_valid_token", "refresh_token"])
 def test_what_cannot_be_stored_is_in_the_error(
     world: World, impatient: TokenManager, call: str
@@ -742,6 +743,7 @@ def test_what_cannot_be_stored_is_in_the_error(
         assert error.tokens["refresh_token"] not in text
 
 
+@pytest.mark.slow
 def test_it_is_stored_before_anything_is_sent_again(world: World, impatient: TokenManager) -> None:
     world.sign_in()
     world.refuse_outcome()
@@ -757,6 +759,7 @@ def test_it_is_stored_before_anything_is_sent_again(world: World, impatient: Tok
     assert world.server.reuses == 0
 
 
+@pytest.mark.slow
 def test_a_forced_refresh_waits_for_it_and_goes_on_from_there(
     world: World, impatient: TokenManager
 ) -> None:
@@ -769,6 +772,7 @@ def test_a_forced_refresh_waits_for_it_and_goes_on_from_there(
     assert (world.posts, world.server.reuses) == (2, 0)
 
 
+@pytest.mark.slow
 def test_closing_waits_for_it(world: World, impatient: TokenManager) -> None:
     world.sign_in()
     world.refuse_outcome()
@@ -781,6 +785,7 @@ def test_closing_waits_for_it(world: World, impatient: TokenManager) -> None:
     impatient.close()
 
 
+@pytest.mark.slow
 def test_closing_waits_for_every_account(world: World, impatient: TokenManager) -> None:
     world.sign_in("alice")
     world.sign_in("bob")
@@ -798,6 +803,7 @@ def test_closing_waits_for_every_account(world: World, impatient: TokenManager) 
     assert bob.result() == world.tokens("bob")[0]
 
 
+@pytest.mark.slow
 def test_a_new_sign_in_meanwhile_wins_over_what_could_not_be_stored(
     world: World, impatient: TokenManager
 ) -> None:
@@ -925,6 +931,7 @@ def test_a_refused_token_that_somebody_has_replaced_gives_theirs(
 LATE = 1.5  # seconds after which a caller stops waiting; its request ends after twice that
 
 
+@pytest.mark.slow
 def test_a_late_response_is_stored(world: World) -> None:
     world.sign_in()
     hold = world.hold()
@@ -942,6 +949,7 @@ def test_a_late_response_is_stored(world: World) -> None:
     assert (account.state, account.last_error) == ("valid", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["save", "delete"])
 def test_a_late_response_is_ignored_if_the_account_has_changed(world: World, change: str) -> None:
     world.sign_in()
@@ -959,6 +967,7 @@ def test_a_late_response_is_ignored_if_the_account_has_changed(world: World, cha
     assert world.outcomes() == (["superseded"] if change == "save" else [])
 
 
+@pytest.mark.slow
 def test_a_token_is_not_sent_again_while_its_request_is_unanswered(world: World) -> None:
     world.sign_in()
     hold = world.hold()
@@ -1055,6 +1064,7 @@ def test_a_replacing_import_clears_the_verdict(
     assert world.posts == 2
 
 
+@pytest.mark.slow
 def test_a_late_refusal_is_recorded(world: World) -> None:
     world.sign_in()
     hold = world.hold()
@@ -1067,6 +1077,7 @@ def test_a_late_refusal_is_recorded(world: World) -> None:
     assert world.posts == 1
 
 
+@pytest.mark.slow
 def test_a_late_response_that_cannot_be_stored_at_once_is_stored_later(world: World) -> None:
     world.sign_in()
     hold = world.hold()

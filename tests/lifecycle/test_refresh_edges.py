@@ -399,6 +399,7 @@ def test_r12_an_interrupt_anywhere_leaves_nothing_behind(world: World, call: str
 # -- R14: hooks and handlers ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_r14_hooks_run_outside_the_lock_after_a_late_response(world: World) -> None:
     """R14: nobody waits for the response any more."""
     world.sign_in()
@@ -436,6 +437,7 @@ class Asking(logging.Handler):
             self.asked.set()
 
 
+@pytest.mark.slow
 def test_r14_who_asks_for_what_he_holds_is_told_at_once(
     world: World, impatient: TokenManager
 ) -> None:
@@ -491,6 +493,7 @@ def test_r16_a_lost_response_is_asked_for_again_inside_the_window(
     assert world.outcomes() == ["transient" if window is None else "refreshed"]
 
 
+@pytest.mark.slow
 def test_r16_silence_leaves_time_for_the_window(world: World) -> None:
     """R16: a request without a response ends while the window is still open."""
     world.sign_in()
