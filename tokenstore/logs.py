@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from typing import Protocol
 
@@ -81,6 +82,16 @@ def log_operation(
     }
     subject = operation if name is None else f"{operation} {name}"
     LOGGER.log(level, "%s: %s%s", subject, outcome, details, extra=fields)
+
+
+def place_of(error: BaseException) -> str:
+    """Return the file and the line that raised *error*, whose text may contain a secret."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "?"
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"  # noqa: PTH119
 
 
 def provider_name(provider: str | Named | None) -> str | None:

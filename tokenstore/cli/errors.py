@@ -7,13 +7,13 @@ import logging
 import os
 import signal
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tokenstore.cli.context import DONE, FAILED, INTERRUPTED, TERMINATED, Terminated, exit_code
 from tokenstore.errors import TokenStoreError
+from tokenstore.logs import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,14 +66,8 @@ def _expected(error: Exception) -> str | None:
 
 def _bug(error: Exception) -> str:
     """Describe a bug without the text of *error*, which may contain a secret."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = "?"
-    if trace is not None:
-        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
     return (
-        f"this is a bug: {type(error).__name__} in {place}; "
+        f"this is a bug: {type(error).__name__} in {place_of(error)}; "
         "please report it with the output of TOKENSTORE_TRACEBACK=1"
     )
 

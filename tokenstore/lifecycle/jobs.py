@@ -77,6 +77,11 @@ class Job(Generic[T]):
         self._due_at = time.monotonic() + seconds
         self._wake()
 
+    def report_overdue(self) -> None:
+        """Let listeners stop waiting, too, if the current step is overdue; for the work itself."""
+        if time.monotonic() >= self._due_at:
+            self._notify()
+
     def start(self) -> None:
         """Start the work, unless that was done."""
         if self._claim.locked():
@@ -122,7 +127,7 @@ class Job(Generic[T]):
                 waiter.get(timeout=min(left, _LONGEST))
 
     def when_done(self, listener: Callable[[], object]) -> None:
-        """Call *listener* once when the work has ended, in whichever thread that is noticed."""
+        """Call *listener* once: when the work has ended, or reports that it is overdue."""
         self._listeners.append(listener)
         if self._is_done:
             self._notify()

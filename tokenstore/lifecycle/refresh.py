@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,6 +44,7 @@ from tokenstore.lifecycle.request import (
     iso,
     longest_hold,
 )
+from tokenstore.logs import place_of
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import lifetime_of
 from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
@@ -149,8 +149,10 @@ class RefreshProtocol:
             return Outcome(record, _recorded(record, self._now()))
         try:
             return self._once(record, lock)
-        except _Retry:
-            pass
+        except _Retry as retry:
+            failure = retry.error
+        if lock.is_lost():  # released with the commit
+            raise failure
         try:
             return self._once(self._read(), lock)
         except _Retry as retry:
@@ -303,6 +305,19 @@ class RefreshProtocol:
             )
         except TokenRefreshError as error:
             return error
+        except Exception as error:  # noqa: BLE001 - the journal's entry must not stay open
+            return self._bug(error, provider)
+
+    def _bug(self, error: Exception, provider: Provider) -> TransientRefreshError:
+        kind, place = type(error).__name__, place_of(error)
+        _log.error("%s: unexpected %s in %s during a refresh", self._name, kind, place)
+        return TransientRefreshError(
+            f"{self._name}: unexpected {kind} in {place}; the refresh token may have been spent; "
+            "please report this",
+            account_name=self._name,
+            provider=provider.name,
+            maybe_spent=True,
+        )
 
     def _unanswered(self, provider: str) -> TransientRefreshError:
         timeout = self._context.timeout
@@ -321,7 +336,7 @@ class RefreshProtocol:
         failure = Failure.from_error(error, self._client, now=now, previous=self._previous)
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
             error.retry_after = failure.retry_at - now
-        stored = self._journal.finish(refresh, failure, provider=provider.name)
+        stored = self._store(refresh, provider, failure, None, lambda _: error)
         if isinstance(error, ClientRejectedError):
             self._context.metadata.pop(provider.issuer or "", None)
         if stored is None or stored.refresh_id != refresh.id:
@@ -368,7 +383,9 @@ class RefreshProtocol:
                 default_expires_in=provider.default_expires_in,
             )
 
-        stored = self._store(refresh, provider, merge, lock)
+        stored = self._store(
+            refresh, provider, merge, lock, partial(self._not_stored, refresh, merge)
+        )
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, None)
         if not response.has_access_token:
@@ -390,27 +407,38 @@ class RefreshProtocol:
         self,
         refresh: Refresh,
         provider: Provider,
-        merge: Callable[[TokenSet], TokenSet],
-        lock: HeldLock,
+        outcome: Failure | Callable[[TokenSet], TokenSet],
+        lock: HeldLock | None,
+        overdue: Callable[[StorageError], Exception],
     ) -> Record | None:
-        """Commit the new tokens; again and again until it is done, with the lock still held."""
+        """Commit the outcome; again and again until it is done, with the lock still held.
+
+        Args:
+            refresh: The refresh.
+            provider: The provider.
+            outcome: The failure, or what merges the response into the stored tokens.
+            lock: The lock that a backend may release with the commit, or None.
+            overdue: Returns the error for callers that stop waiting, and at the end.
+        """
         delay, until = _FIRST_DELAY, None
         while True:
             try:
-                return self._journal.finish(refresh, merge, provider=provider.name, lock=lock)
+                return self._journal.finish(refresh, outcome, provider=provider.name, lock=lock)
             except StorageError as error:
-                failure = self._not_stored(refresh, merge, error)
+                failure, cause = overdue(error), error
             self._expect_storage(partial(_same, failure))
-            if failure.errno == errno.ESTALE:
+            if cause.errno == errno.ESTALE:
                 raise failure  # there is nothing any more that it could be stored in
             if delay == _FIRST_DELAY:
-                _log.warning("%s; trying again until it is done", failure)
+                _log.warning("%s: %s; trying again until it is stored", self._name, cause)
             if process_is_ending():
                 until = until or time.monotonic() + _END_PATIENCE
                 if time.monotonic() > until:
-                    _log.error("%s; the process is ending, and the tokens are lost", failure)
+                    _log.error("%s: %s; the process is ending without it", self._name, cause)
                     raise failure
-            threading.Event().wait(delay)
+            self._job.report_overdue()
+            if self._context.hurry.wait(delay):
+                time.sleep(_FIRST_DELAY)
             delay = min(2 * delay, _LONGEST_DELAY)
 
     def _expect_storage(self, overdue: Callable[[], BaseException]) -> None:
@@ -480,7 +508,7 @@ def _warn_about_rejection(name: str) -> None:
     )
 
 
-def _same(error: TokenPersistError) -> BaseException:
+def _same(error: Exception) -> BaseException:
     return error
 
 

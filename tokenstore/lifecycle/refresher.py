@@ -115,7 +115,12 @@ class Refresher:
             TokenPersistError: A provider gave new tokens that still cannot be stored.
         """
         failure: TokenPersistError | None = None
-        for job in self._jobs.drain(hard_end(self._context.timeout) + STORE_PATIENCE):
+        self._context.hurry.set()
+        try:
+            left = self._jobs.drain(hard_end(self._context.timeout) + STORE_PATIENCE)
+        finally:
+            self._context.hurry.clear()
+        for job in left:
             try:
                 job.wait()
             except TokenPersistError as error:

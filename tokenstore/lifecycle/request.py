@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,7 @@ class RefreshContext:
         session: The session that requests go through, or None.
         clock: The time, in UTC epoch seconds.
         metadata: What is known of issuers.
+        hurry: Set while the manager closes: outcomes that wait to be stored are tried at once.
     """
 
     repository: TokenRepository
@@ -103,6 +105,7 @@ class RefreshContext:
     session: requests.Session | None
     clock: Callable[[], float]
     metadata: dict[str, Any] = field(default_factory=dict)
+    hurry: threading.Event = field(default_factory=threading.Event)
 
 
 def busy_error(

@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,6 +24,7 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
+from tokenstore.logs import place_of
 from tokenstore.oauth.deadline import Exchange, current
 from tokenstore.version import __version__
 
@@ -384,11 +384,6 @@ def _describe(error: BaseException) -> str:
 
 def _describe_bug(error: BaseException) -> str:
     """Return what an adapter of the application raised, and log where."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
     kind = type(error).__name__
-    if trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename).name
-        _log.warning("an adapter of the session raised %s at %s:%s", kind, file, trace.tb_lineno)
+    _log.warning("an adapter of the session raised %s in %s", kind, place_of(error))
     return f"the session raised {kind}"

@@ -8,9 +8,11 @@ refreshes of living processes are still under way.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from tokenstore.errors import StorageError
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.storage import statements as sql
@@ -199,9 +201,11 @@ class Journal:
         unchanged = {"name": record.account_name, "read_version": record.version}
 
         def begin() -> Refresh:
-            self._require_ended(record.account_name, now, longest)
+            # First, because it takes the row's lock: of two that come here together, the second
+            # one waits, and then sees the entry of the first.
             if not self._database.execute(sql.TOUCH, unchanged):
                 raise AccountChanged
+            self._require_ended(record.account_name, now, longest)
             spent_at = self.spent_at(record.tokens.refresh_token or "")
             if spent_at is not None:
                 raise SpentToken(spent_at)
@@ -210,9 +214,22 @@ class Journal:
             return Refresh(int(number), now, record, self._database.identity())
 
         self._database.require_room(row_size(record.tokens))
-        refresh = self._database.run(begin)
+        try:
+            refresh = self._database.run(begin)
+        except StorageError:
+            self._close_unknown(account | {"finished_at": now})
+            raise
         _at_work.add((self._database.name, refresh.id))
         return refresh
+
+    def _close_unknown(self, account: dict[str, Any]) -> None:
+        """Close an entry that was committed although the commit was reported as failed.
+
+        Otherwise other processes would take it for a refresh of this one, as long as it lives.
+        """
+        own = account | {"host": os.uname().nodename, "pid": os.getpid()}
+        with suppress(StorageError):
+            self._database.run(lambda: self._database.execute(sql.CLOSE_OWN, own))
 
     def abandon(self, refresh: Refresh) -> None:
         """Give up a refresh whose outcome cannot be stored; its entry counts as interrupted."""
@@ -259,18 +276,23 @@ class Journal:
         now = self._clock()
 
         def finish() -> Record | None:
+            if not self._is_open(refresh):  # an earlier call has done it
+                return self._record(refresh.record.account_name)
             current = self._database_record(refresh.record.account_name)
-            done = current is not None and current.refresh_id == refresh.id
-            if current is not None and not done and _holds_what_was_sent(current, refresh):
+            applied = current is not None and _holds_what_was_sent(current, refresh)
+            if current is not None and applied:
                 self._apply(refresh, current, outcome, provider)
-                done = True
                 current = self._record(current.account_name)
-            self._close(refresh, outcome, current, applied=done, now=now)
+            self._close(refresh, outcome, current, applied=applied, now=now)
             return current
 
         stored = self._database.run(finish, expected_identity=refresh.identity, lock=lock)
         _at_work.discard((self._database.name, refresh.id))
         return stored
+
+    def _is_open(self, refresh: Refresh) -> bool:
+        row = self._database.fetch_one(sql.IS_OPEN, {"id_": refresh.id})
+        return row is not None
 
     def _database_record(self, account_name: str) -> Record | None:
         """Return what is stored, and keep others from changing it until the transaction ends."""
@@ -316,13 +338,16 @@ class Journal:
             return
         failure = outcome if isinstance(outcome, Failure) else None
         result = "refreshed" if failure is None else failure.kind
+        # what the response gave, even if the row holds something else by now
+        sent = refresh.record.tokens
+        received = sent if isinstance(outcome, Failure) else outcome(sent)
         self._database.execute(
             sql.CLOSE_REFRESH,
             {
                 "id_": refresh.id,
                 "finished_at": now,
                 "outcome": result if applied else "superseded",
-                "received": _fingerprint(stored.tokens),
+                "received": _fingerprint(received),
                 "status_code": failure and failure.status_code,
                 "error": _error_of(failure, refresh),
                 "maybe_spent": bool(failure and _maybe_spent(failure)),

@@ -192,6 +192,19 @@ CLOSE_INTERRUPTED = CompiledStatement(
     .where(_its, refreshes.c.outcome.is_(None))
     .values(finished_at=bindparam("finished_at"), outcome="interrupted")
 )
+CLOSE_OWN = CompiledStatement(
+    update(refreshes)
+    .where(
+        _its,
+        refreshes.c.outcome.is_(None),
+        refreshes.c.host == bindparam("host"),
+        refreshes.c.pid == bindparam("pid"),
+    )
+    .values(finished_at=bindparam("finished_at"), outcome="interrupted")
+)
+IS_OPEN = CompiledStatement(
+    select(refreshes.c.id).where(refreshes.c.id == bindparam("id_"), refreshes.c.outcome.is_(None))
+)
 UNANSWERED = CompiledStatement(
     select(refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome, refreshes.c.status_code)
     .where(

@@ -154,10 +154,10 @@ class HeldAdvisoryLock:
         return driver if held and not driver.closed else None
 
     def is_lost(self) -> bool:
-        """Return whether the connection is lost, and the lock with it."""
+        """Return whether the transaction has ended, and the lock with it."""
         driver = self.driver
-        if driver is None:
-            return not self.ended
+        if driver is None:  # the connection is lost, or the outcome was committed on it
+            return True
         try:
             driver.execute("SELECT 1")
         except ERRORS:
