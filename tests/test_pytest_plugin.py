@@ -75,7 +75,7 @@ print(*sorted({*sys.modules} - before))
     ran = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
-    assert ran.stdout.split() == ["tokenstore", "tokenstore.pytest_plugin"]
+    assert ran.stdout.split() == ["tokenstore", "tokenstore.pytest_plugin", "tokenstore.version"]
 
 
 def test_our_own_tests_go_without_it(request: pytest.FixtureRequest) -> None:

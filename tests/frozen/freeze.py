@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.stores import becomes
 from tokenstore import TokenRepository
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet
@@ -78,8 +79,8 @@ def _refresh(repository: TokenRepository, name: str, outcome: TokenSet | Failure
     assert record is not None
     refresh = repository.journal.begin(record, provider="google", reason="due", longest=60.0)
     if outcome is not None:
-        merge = outcome if isinstance(outcome, Failure) else lambda _: outcome
-        repository.journal.finish(refresh, merge, provider="google")
+        given = becomes(outcome) if isinstance(outcome, TokenSet) else outcome
+        repository.journal.finish(refresh, given, provider="google")
 
 
 if __name__ == "__main__":

@@ -387,7 +387,7 @@ def test_a_rule_of_the_provider_decides_before_the_general_ones(
 
 
 def test_the_first_rule_that_matches_decides() -> None:
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"error": "E1", "means": "client"},
         {"status": 400, "means": "transient"},
         {"status": 400, "error": "E2", "means": "reauthorization"},

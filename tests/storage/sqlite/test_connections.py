@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -75,9 +76,12 @@ def test_no_finaliser_closes_a_connection(repository: TokenRepository) -> None:
     gc.collect()
 
     [other] = database._connections._open - {database._connections._local.own.connection}
-    assert other.driver is not None  # the thread is gone, its connection is not
+    driver = other.driver
+    assert driver is not None
+    driver.execute("SELECT 1")  # the thread is gone, its connection is not
     repository.load("alice")
-    assert other.driver is None  # a use of the repository has closed it
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        driver.execute("SELECT 1")  # a use of the repository has closed it
     assert other not in database._connections._open
 
 

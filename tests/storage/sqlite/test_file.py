@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers.refreshes import SOON, Call, World
 from tests.helpers.stores import NOBODY, mode, modes, names, python, raw, tokens
-from tokenstore import InsecureStorageError, StorageError, TokenRepository, migrate
+from tokenstore import (
+    InsecureStorageError,
+    StorageError,
+    TokenPersistError,
+    TokenRepository,
+    migrate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tokenstore.storage.base import JournalMode
 
 JOURNAL_MODES = ["wal", "delete"]
 
@@ -362,3 +372,31 @@ def test_every_thread_gets_an_error_for_a_replaced_file(path: Path) -> None:
         with pytest.raises(StorageError, match="removed or replaced"):
             other.submit(repository.load, "alice").result()
         assert other.submit(repository.load, "carol").result() == tokens()
+
+
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_a_store_that_is_gone_frees_what_waited_for_it(
+    tmp_path: Path, journal_mode: JournalMode
+) -> None:
+    """R15: a response that can be stored nowhere is told, and the lock is free."""
+    with World(tmp_path) as world:
+        with TokenRepository(world.path, journal_mode=journal_mode) as repository:
+            repository.save("alice", tokens())
+        world.sign_in()
+        hold = world.hold()
+        manager = world.manager()
+        call = Call(manager.get_valid_token, "alice")
+        assert hold.arrived.wait(SOON)
+        world.manager()._repository.close()
+        for file in world.path.parent.glob("tokens.db*"):
+            if file.is_file():
+                file.unlink()
+        hold.release.set()
+        error = call.error()
+        assert isinstance(error, TokenPersistError)
+        assert error.errno == errno.ESTALE
+        assert error.tokens is not None
+
+        manager.save_tokens("alice", error.tokens, provider="test")
+        assert manager.get_valid_token("alice") == error.tokens["access_token"]
+        assert manager.refresh_token("alice")["access_token"] != error.tokens["access_token"]
