@@ -165,13 +165,16 @@ class RefreshProtocol:
             return Outcome(record)
         provider = self._resolve(record)
         self._client = provider.client  # as a recorded failure is compared with: not discovered
-        provider = self._with_endpoint(provider)
+        found = self._with_endpoint(provider)
         if self._is_lost_cause(record):
             return Outcome(record)
         if lock.is_lost():
             raise self._busy()
         refresh = self._begin(record, provider)
         try:
+            if isinstance(found, TokenRefreshError):
+                return self._failed(refresh, provider, found)
+            provider = found
             response = self._send_within_window(refresh, provider)
             lost = lock.is_lost()
             refresh = replace(refresh, lock_lost=True) if lost else refresh
@@ -212,7 +215,7 @@ class RefreshProtocol:
             return self._journal.last_begun(self._name)
         return record.refresh_id or 0
 
-    def _with_endpoint(self, provider: Provider) -> Provider:
+    def _with_endpoint(self, provider: Provider) -> Provider | TokenRefreshError:
         from tokenstore.oauth.discovery import with_endpoints
 
         timeout, session = self._context.timeout, self._context.session
@@ -227,7 +230,7 @@ class RefreshProtocol:
             )
         except TokenRefreshError as error:
             error.account_name = self._name
-            raise
+            return error
 
     def _is_lost_cause(self, record: Record) -> bool:
         """Return whether the rejected token has just replaced another one that was rejected.

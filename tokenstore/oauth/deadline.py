@@ -55,6 +55,10 @@ class Exchange:
         if self.is_over:
             self.end()
 
+    def unobserved(self) -> None:
+        """Count the request as sent: what does it now cannot be watched."""
+        self.has_connection = self.has_sent = True
+
     def sending(self) -> None:
         """Note that bytes of the request are about to be sent."""
         self.has_sent = True

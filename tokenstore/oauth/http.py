@@ -206,6 +206,8 @@ class _Borrowed(BaseAdapter):
         self._adapter = adapter
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        if current.exchange is not None:
+            current.exchange.unobserved()
         return self._adapter.send(request, **kwargs)
 
     def close(self) -> None:
@@ -385,5 +387,5 @@ def _describe(error: BaseException) -> str:
 def _describe_bug(error: BaseException) -> str:
     """Return what an adapter of the application raised, and log where."""
     kind = type(error).__name__
-    _log.warning("an adapter of the session raised %s in %s", kind, place_of(error))
+    _log.warning("an adapter of the session raised %s at %s", kind, place_of(error))
     return f"the session raised {kind}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 # Codes of RFC 6749 section 5.2, and what providers send instead.
 _REAUTHORIZE = {
@@ -51,7 +51,10 @@ _WORDS = {
     *("errors", "errortype", "message", "status", "code", "type", "reason", "detail", "title"),
     *("field", "resource", "sub_code", "subcode"),
 }
-_BUSY_WORDS = re.compile(r"being processed|in progress|try again|too many|rate limit")
+_BUSY_WORDS = re.compile(
+    r"being processed|in progress|try again (in|later|shortly|soon)|rate limit"
+    r"|too many( \w+)? (requests|attempts|calls)"
+)
 _OVER = r"(invalid|expired|revoked|unknown|used|reused|not found|does not exist|bad|not valid)"
 _SUBJECT = (
     r"(refresh ?token|(?<!access )token(?! (endpoint|url|type|request|format))|grant(?! type))"
@@ -77,13 +80,20 @@ class Refusal:
         self._texts = list(_texts(body))
         self.code, self.description = _code_and_description(body, self._texts)
 
-    def meaning(self, failures: Iterable[Mapping[str, Any]]) -> Meaning | None:
-        """Return what it means: by the provider's rules, then by the general ones."""
+    def meaning(
+        self, failures: Iterable[Mapping[str, Any]], hide: Callable[[str], str | None] = str
+    ) -> Meaning | None:
+        """Return what it means: by the provider's rules, then by the general ones.
+
+        Args:
+            failures: The provider's rules.
+            hide: Removes secrets, whose letters may happen to be one of the words.
+        """
         for failure in failures:
             if self._matches(failure):
                 means: Meaning = failure["means"]
                 return means
-        words = " ".join(map(_normalized, self._texts))
+        words = " ".join(_normalized(hide(text) or "") for text in self._texts)
         codes = {self.code, *self._texts}
         refused = self.code is not None or self._status >= 400  # noqa: PLR2004
         rules: tuple[tuple[object, Meaning], ...] = (

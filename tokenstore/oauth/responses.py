@@ -8,7 +8,7 @@ import time
 from datetime import UTC
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urljoin
 
@@ -116,7 +116,7 @@ class TokenResponseParser:
         details = self._details(response.status, error, description)
         shown = ": ".join(part for part in (error, description) if part)
         said = f"{self._subject()} answered HTTP {response.status}" + (f" {shown}" if shown else "")
-        meaning = refusal.meaning(self._provider.failures)
+        meaning = refusal.meaning(self._provider.failures, partial(redact, limit=1000))
         if meaning == "reauthorization":
             return ReauthorizationRequired(f"{said}; sign in again", **details)
         if meaning == "client":

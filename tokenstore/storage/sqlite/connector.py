@@ -77,9 +77,11 @@ class Connector:
         self._engine = make_engine(path)
         self._journal_mode = journal_mode
         self._upgrade = upgrade
+        self._opened: tuple[FileId, FileId | None] | None = None  # the file, and its log
 
     def open(self) -> OpenConnection | None:
         """Return a new connection to the database, or None if there is no database."""
+        self.require_same_file()
         file_id = self.file.inspect()
         if file_id is None:
             self.file.reject_stale_wal()
@@ -98,7 +100,21 @@ class Connector:
         except BaseException:
             connection.close()
             raise
-        return OpenConnection(connection, file_id, self._log.file_id(), immutable)
+        self._opened = file_id, self._log.file_id()
+        return OpenConnection(connection, *self._opened, immutable)
+
+    def require_same_file(self) -> None:
+        """Raise `replaced_error`, once, if the file is not the one that was opened last.
+
+        A thread that has no connection yet would open the new file beside the old one's log.
+        """
+        opened = self._opened
+        if opened is not None and not self.file.is_current(opened[0]):
+            raise self.replaced_error(opened[1])
+
+    def forget(self) -> None:
+        """Let the next connection be one to whatever file there is."""
+        self._opened = None
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
@@ -147,6 +163,7 @@ class Connector:
             log_id: The write-ahead log of the file that was open. If that log still exists, it
                 does not belong to the current file, and SQLite would replay it into that file.
         """
+        self.forget()
         current = self.file.file_id()
         if current is not None and log_id is not None and log_id == self._log.file_id():
             _stale_logs[self.path] = current, log_id

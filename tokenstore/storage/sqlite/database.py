@@ -151,6 +151,7 @@ class SQLiteDatabase:
                     self._scrub(thread)
         finally:
             connections.close()
+            self._connector.forget()
 
     def _read(
         self,
@@ -232,6 +233,7 @@ class SQLiteDatabase:
 
     def _begin(self, thread: ThreadConnection, expected_identity: object) -> None:
         if thread.driver is None and expected_identity is None:
+            self._connector.require_same_file()
             self._connector.schema.create_if_missing()
         driver = self._open(thread)
         if driver is None or expected_identity not in {None, thread.file_id}:
