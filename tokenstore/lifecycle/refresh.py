@@ -114,8 +114,7 @@ class RefreshProtocol:
         seen = self._last_refresh(record)
         self._previous = record.failure
         try:
-            with self._lock() as lock:
-                return self._with_lock(lock, seen)
+            return self._attempt(seen) or self._attempt(seen, again=False) or Outcome()
         except LockTimeoutError:
             record = self._read()
             return Outcome(record) if self._request.satisfied_by(record) else Outcome()
@@ -143,21 +142,25 @@ class RefreshProtocol:
         finally:
             held.__exit__(None, None, None)
 
-    def _with_lock(self, lock: HeldLock, seen: int) -> Outcome:
-        record = self._read()
-        if not self._request.satisfied_by(record) and (record.refresh_id or 0) > seen:
-            return Outcome(record, _recorded(record, self._now()))
-        try:
-            return self._once(record, lock)
-        except _Retry as retry:
-            failure = retry.error
-        if lock.is_lost():  # released with the commit
-            raise failure
-        try:
-            return self._once(self._read(), lock)
-        except _Retry as retry:
-            failure = retry.error
-        raise failure
+    def _attempt(self, seen: int, *, again: bool = True) -> Outcome | None:
+        """Return the outcome, or None if another attempt may follow and needs the lock anew.
+
+        On PostgreSQL a commit on the lock's own transaction releases it.
+        """
+        with self._lock() as lock:
+            record = self._read()
+            if not self._request.satisfied_by(record) and (record.refresh_id or 0) > seen:
+                return Outcome(record, _recorded(record, self._now()))
+            while True:
+                try:
+                    return self._once(record, lock)
+                except _Retry as retry:
+                    failure = retry.error
+                if not again:
+                    raise failure
+                if lock.is_lost():
+                    return None
+                again, record = False, self._read()
 
     def _once(self, record: Record, lock: HeldLock) -> Outcome:
         """Do steps 2 to 7 once."""
@@ -432,12 +435,13 @@ class RefreshProtocol:
             self._expect_storage(partial(_same, failure))
             if cause.errno == errno.ESTALE:
                 raise failure  # there is nothing any more that it could be stored in
+            told = failure if isinstance(failure, TokenPersistError) else f"{self._name}: {cause}"
             if delay == _FIRST_DELAY:
-                _log.warning("%s: %s; trying again until it is stored", self._name, cause)
+                _log.warning("%s; trying again until it is done", told)
             if process_is_ending():
                 until = until or time.monotonic() + _END_PATIENCE
                 if time.monotonic() > until:
-                    _log.error("%s: %s; the process is ending without it", self._name, cause)
+                    _log.error("%s; the process is ending without it", told)
                     raise failure
             self._job.report_overdue()
             if self._context.hurry.wait(delay):
