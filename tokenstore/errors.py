@@ -110,8 +110,9 @@ class SchemaTooNewError(StorageError):
 class TokenPersistError(StorageError):
     """A provider sent new tokens and they could not be saved.
 
-    The manager that raised this keeps the tokens and saves them before it sends another request
-    for the account. A pickled copy of the error does not contain them.
+    The manager that raised this goes on trying to store them, as long as the process lives, and
+    nothing else is sent for the account meanwhile. A pickled copy of the error does not contain
+    them.
 
     Attributes:
         tokens: The new token set (secret!), or None in an unpickled copy.

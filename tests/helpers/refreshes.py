@@ -66,6 +66,17 @@ class Clock:
         return self.now
 
 
+def _worker_of(job: Job[Any] | None) -> int | None:
+    """Return the thread that does a job, or None."""
+    for thread, frame in sys._current_frames().items():
+        at: FrameType | None = frame
+        while at is not None:
+            if at.f_code is Job.run.__code__ and at.f_locals["self"] is job:
+                return thread
+            at = at.f_back
+    return None
+
+
 class Call(Generic[T]):
     """A call that runs in a thread of its own."""
 
@@ -91,8 +102,7 @@ class Call(Generic[T]):
 
     def _is_waiting(self) -> bool:
         """Return whether the call, or the refresh that works for it, waits for another refresh."""
-        works_for_it = None if self._job is None else self._job._thread
-        at_lock = _is_at_lock(self._thread.ident) or _is_at_lock(works_for_it)
+        at_lock = _is_at_lock(self._thread.ident) or _is_at_lock(_worker_of(self._job))
         return self._has_joined or at_lock
 
     def result(self) -> T:

@@ -179,14 +179,6 @@ def test_a_listener_is_called_once_whenever_it_came() -> None:
     assert sorted(told) == ["early", "late"]
 
 
-def test_a_thread_knows_that_it_would_wait_for_itself() -> None:
-    own: list[bool] = []
-    job: Job[None] = Job(lambda job: own.append(job.is_own))
-    job.wait()
-    assert own == [True]
-    assert not job.is_own
-
-
 def test_a_job_that_was_refused_says_so_and_does_nothing() -> None:
     work = Work()
     job = Job(work)

@@ -72,8 +72,10 @@ class Store:
         except (KeyboardInterrupt, Terminated) as interrupt:
             _finish(manager, Terminated if isinstance(interrupt, Terminated) else type(interrupt))
             raise
-        finally:
+        except BaseException:
             manager.close()
+            raise
+        manager.close()
 
     def repository(self) -> TokenRepository:
         """Return the repository of the database."""
@@ -89,17 +91,17 @@ class Terminated(BaseException):
 def _finish(manager: TokenManager, interrupt: type[BaseException]) -> None:
     """Wait for the requests that are under way, and say so; a second interrupt ends the process."""
     requests = manager._refreshes_at_work()  # noqa: SLF001 - it exists for this
-    if not requests:
-        return
-    noun = "request" if requests == 1 else "requests"
-    click.echo(
-        f"tokenstore: finishing {requests} {noun}; press Ctrl-C again to abandon them", err=True
-    )
+    if requests:
+        noun = "request" if requests == 1 else "requests"
+        click.echo(
+            f"tokenstore: finishing {requests} {noun}; press Ctrl-C again to abandon them", err=True
+        )
     try:
         with suppress(TokenStoreError):
             manager.close()
     except (KeyboardInterrupt, Terminated):
-        click.echo("tokenstore: abandoned; a login may be lost", err=True)
+        if requests:
+            click.echo("tokenstore: abandoned; a login may be lost", err=True)
         sys.stderr.flush()
         os._exit(TERMINATED if interrupt is Terminated else INTERRUPTED)
 

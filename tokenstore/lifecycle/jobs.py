@@ -14,17 +14,18 @@ import copy
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tokenstore import fork
 from tokenstore.errors import TokenPersistError, TokenStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 _SOON = 0.05  # seconds after which a caller starts work that another one was about to start
 _IDLE = 5.0  # seconds after which a thread without work ends
@@ -42,17 +43,20 @@ class Job(Generic[T]):
 
     Args:
         work: What to do. It is given this job, and returns the outcome.
+
+    Attributes:
+        must_finish: Whether something may be lost if the work ends now; set by the work itself.
     """
 
     def __init__(self, work: Callable[[Job[T]], T]) -> None:
         self._work = work
         self._claim = threading.Lock()  # locked for good when a thread begins the work
-        self._thread: int | None = None
         self._outcome: T | None = None
         self._error: BaseException | None = None
         self._is_done = False
         self._due_at = float("inf")
         self._overdue: Callable[[], BaseException] = TimeoutError
+        self.must_finish = False
         self._waiters: list[SimpleQueue[None]] = []
         self._listeners: list[Callable[[], object]] = []
 
@@ -60,11 +64,6 @@ class Job(Generic[T]):
     def is_at_work(self) -> bool:
         """Whether a thread has begun the work and not ended it."""
         return self._claim.locked() and not self._is_done
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the calling thread does the work, and would wait for itself."""
-        return self._thread == threading.get_ident()
 
     def expect(self, seconds: float, overdue: Callable[[], BaseException]) -> None:
         """Set the deadline of the current step; for the work itself.
@@ -77,6 +76,14 @@ class Job(Generic[T]):
         self._due_at = time.monotonic() + seconds
         self._wake()
 
+    def expect_as_before(self, overdue: Callable[[], BaseException]) -> None:
+        """Replace the error of the current step, whose deadline stays; for the work itself."""
+        self._overdue = overdue
+
+    def overdue(self) -> BaseException:
+        """Return the error for a caller that stops waiting now."""
+        return self._overdue()
+
     def report_overdue(self) -> None:
         """Let listeners stop waiting, too, if the current step is overdue; for the work itself."""
         if time.monotonic() >= self._due_at:
@@ -87,7 +94,7 @@ class Job(Generic[T]):
         if self._claim.locked():
             return
         try:
-            _workers.do(self.run)
+            _workers.do(self.run, self.refuse)
         except RuntimeError:  # no thread to spare, or the interpreter is ending
             self.refuse()
 
@@ -101,30 +108,37 @@ class Job(Generic[T]):
             NoThreadError: The work could not be started.
             BaseException: What the work raised, or the error of the step that is overdue.
         """
-        waiter: SimpleQueue[None] = SimpleQueue()
-        self._waiters.append(waiter)
-        self.start()
-        now = time.monotonic()
-        earliest, restart = now + patience, now + _SOON
-        while not self._is_done:
-            due_at = max(self._due_at, earliest)
-            if now >= due_at:
-                raise self._overdue()
-            if now >= restart:
-                self.start()  # the caller that was about to was interrupted
-                restart = float("inf")
-            with suppress(Empty):
-                waiter.get(timeout=min(due_at, restart, now + _LONGEST) - now)
+        with self._waiter() as waiter:
+            self.start()
             now = time.monotonic()
+            earliest, restart = now + patience, now + _SOON
+            while not self._is_done:
+                due_at = max(self._due_at, earliest)
+                if now >= due_at:
+                    raise self._overdue()
+                if now >= restart:
+                    self.start()  # the caller that was about to was interrupted
+                    restart = float("inf")
+                with suppress(Empty):
+                    waiter.get(timeout=min(due_at, restart, now + _LONGEST) - now)
+                now = time.monotonic()
         return self._result()
 
     def wait_until(self, deadline: float) -> None:
         """Wait for the end of the work, until *deadline* (`time.monotonic`) at most."""
+        with self._waiter() as waiter:
+            while not self._is_done and (left := deadline - time.monotonic()) > 0:
+                with suppress(Empty):
+                    waiter.get(timeout=min(left, _LONGEST))
+
+    @contextmanager
+    def _waiter(self) -> Iterator[SimpleQueue[None]]:
         waiter: SimpleQueue[None] = SimpleQueue()
         self._waiters.append(waiter)
-        while not self._is_done and (left := deadline - time.monotonic()) > 0:
-            with suppress(Empty):
-                waiter.get(timeout=min(left, _LONGEST))
+        try:
+            yield waiter
+        finally:
+            self._waiters.remove(waiter)
 
     def when_done(self, listener: Callable[[], object]) -> None:
         """Call *listener* once: when the work has ended, or reports that it is overdue."""
@@ -134,7 +148,7 @@ class Job(Generic[T]):
 
     def _result(self) -> T:
         if self._error is not None:
-            raise _copy(self._error)
+            raise copy_of(self._error)
         return self._outcome  # type: ignore[return-value] # there is an outcome, or an error
 
     def refuse(self) -> None:
@@ -146,14 +160,12 @@ class Job(Generic[T]):
         """Do the work, unless another thread has begun it; for the thread that shall own it."""
         if not self._claim.acquire(blocking=False):
             return  # another thread was faster
-        self._thread = threading.get_ident()
         try:
             self._end(outcome=self._work(self))
         except BaseException as error:  # noqa: BLE001 - it is raised to every caller
             self._end(error=error)
 
     def _end(self, *, outcome: T | None = None, error: BaseException | None = None) -> None:
-        self._thread = None
         self._outcome, self._error = outcome, error
         self._is_done = True
         self._wake()
@@ -172,6 +184,13 @@ class Job(Generic[T]):
             listener()
 
 
+class _Worker(threading.Thread):
+    """A thread for jobs; not a daemon, although the one that starts it may be one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(name="tokenstore-refresh", daemon=False, **kwargs)
+
+
 class _Workers(fork.ForkParticipant):
     """Threads that do jobs, as many as are needed at a time; an idle one is used again.
 
@@ -188,8 +207,12 @@ class _Workers(fork.ForkParticipant):
         """Start without threads: those of the parent are not in the child."""
         self._idle: deque[SimpleQueue[Callable[[], None] | None]] = deque()
 
-    def do(self, work: Callable[[], None]) -> None:
+    def do(self, work: Callable[[], None], refuse: Callable[[], None]) -> None:
         """Have a thread call *work*, which is safe to call twice.
+
+        Args:
+            work: What to do.
+            refuse: Called if it turns out later that there is no thread to spare.
 
         Raises:
             RuntimeError: There is no thread to spare.
@@ -197,30 +220,30 @@ class _Workers(fork.ForkParticipant):
         try:
             mailbox = self._idle.pop()
         except IndexError:
-            self._start(work)
+            self._start(work, refuse)
         else:
             mailbox.put(work)
 
-    def _start(self, work: Callable[[], None]) -> None:
+    def _start(self, work: Callable[[], None], refuse: Callable[[], None]) -> None:
         if threading.current_thread() is threading.main_thread():
             # Thread.start() takes many steps, and an interrupt between two of them breaks it.
-            _thread.start_new_thread(self._start_quietly, (work,))
+            _thread.start_new_thread(self._start_or, (work, refuse))
         else:
             self._start_thread(work)
 
-    def _start_quietly(self, work: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # then the caller, who waits, tries again
+    def _start_or(self, work: Callable[[], None], refuse: Callable[[], None]) -> None:
+        try:
             self._start_thread(work)
+        except RuntimeError:
+            refuse()
 
     def _start_thread(self, work: Callable[[], None]) -> None:
         if not self._wakes_at_exit:
             self._wakes_at_exit = True
             # As concurrent.futures does. Without it, idle threads would delay the exit.
-            getattr(threading, "_register_atexit", atexit.register)(self._wake_all)
-        # A thread inherits being a daemon from the one that starts it.
-        threading.Thread(
-            target=self._run, args=(work,), name="tokenstore-refresh", daemon=False
-        ).start()
+            with suppress(RuntimeError):  # the exit has begun
+                getattr(threading, "_register_atexit", atexit.register)(self._wake_all)
+        _Worker(target=self._run, args=(work,)).start()
 
     def _run(self, work: Callable[[], None] | None) -> None:
         mailbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -284,11 +307,17 @@ class Jobs(fork.ForkParticipant, Generic[T]):
 
 
 def process_is_ending() -> bool:
-    """Return whether the main thread has ended, so that the interpreter only waits for threads."""
-    return not threading.main_thread().is_alive()
+    """Return whether the application has ended, and the interpreter waits for refreshes alone.
+
+    Its own threads may go on for long after the main thread has ended.
+    """
+    if threading.main_thread().is_alive():
+        return False
+    threads = threading.enumerate()
+    return not any(t.is_alive() and not t.daemon and not isinstance(t, _Worker) for t in threads)
 
 
-def _copy(error: BaseException) -> BaseException:
+def copy_of(error: E) -> E:
     """Return a copy for one caller: a traceback belongs to one thread, and shows its variables."""
     if not isinstance(error, TokenStoreError):
         return error

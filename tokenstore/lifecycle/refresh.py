@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from tokenstore.errors import (
     ClientRejectedError,
+    ProviderConfigurationError,
     ReauthorizationRequired,
     StorageError,
     TokenPersistError,
@@ -33,7 +34,7 @@ from tokenstore.errors import (
 )
 from tokenstore.lifecycle.eligibility import resolve_provider
 from tokenstore.lifecycle.grant import of_same_user, without_other_scope
-from tokenstore.lifecycle.jobs import process_is_ending
+from tokenstore.lifecycle.jobs import copy_of, process_is_ending
 from tokenstore.lifecycle.request import (
     BUSY,
     Outcome,
@@ -129,6 +130,8 @@ class RefreshProtocol:
         deadline = time.monotonic() + patience
         while True:
             self._require_time()
+            if self._context.hurry.is_set():
+                raise self._busy()
             left = max(0.0, deadline - time.monotonic())
             held = self._repository.refresh_lock(self._name, timeout=min(left, _SLICE))
             try:
@@ -174,6 +177,7 @@ class RefreshProtocol:
         if lock.is_lost():
             raise self._busy()
         refresh = self._begin(record, provider)
+        self._job.must_finish = True
         try:
             if isinstance(found, TokenRefreshError):
                 return self._failed(refresh, provider, found)
@@ -187,6 +191,7 @@ class RefreshProtocol:
                 return self._failed(refresh, provider, response)
             return self._succeeded(refresh, provider, response, lock)
         finally:
+            self._job.must_finish = False
             self._journal.abandon(refresh)  # nothing, if it was closed
 
     # -- steps 2 to 4 -------------------------------------------------------------------------
@@ -223,7 +228,7 @@ class RefreshProtocol:
 
         timeout, session = self._context.timeout, self._context.session
         if not provider.token_endpoint:
-            self._job.expect(timeout + BUSY, lambda: self._unanswered(provider.name))
+            self._job.expect(timeout + BUSY, lambda: self._undiscovered(provider.name))
         try:
             return with_endpoints(
                 provider,
@@ -233,7 +238,17 @@ class RefreshProtocol:
             )
         except TokenRefreshError as error:
             error.account_name = self._name
+            if isinstance(error, ProviderConfigurationError):
+                raise
             return error
+
+    def _undiscovered(self, provider: str) -> TransientRefreshError:
+        return TransientRefreshError(
+            f"{self._name}: no metadata of the issuer of provider {provider!r} within "
+            f"{self._context.timeout:g} s; try again later",
+            account_name=self._name,
+            provider=provider,
+        )
 
     def _is_lost_cause(self, record: Record) -> bool:
         """Return whether the rejected token has just replaced another one that was rejected.
@@ -263,13 +278,16 @@ class RefreshProtocol:
         except UnderWay as under_way:
             raise self._busy(under_way.entry) from None
         except SpentToken as spent:
-            raise ReauthorizationRequired(
+            error = ReauthorizationRequired(
                 f"{self._name}: the stored refresh token was exchanged for another one at "
                 f"{iso(spent.at)}, and that is not stored: an old copy was saved or restored; "
                 "sign in again",
                 account_name=self._name,
                 provider=provider.name,
-            ) from None
+            )
+        self._journal.note_failure(record, self._failure_of(error))
+        self._tell_of_sign_in(record, error)
+        raise error
 
     def _require_time(self) -> None:
         if process_is_ending():
@@ -338,21 +356,27 @@ class RefreshProtocol:
     def _failed(self, refresh: Refresh, provider: Provider, error: TokenRefreshError) -> Outcome:
         if isinstance(error, ReauthorizationRequired):
             error = self._explained(refresh, error)
-        now = self._now()
-        failure = Failure.from_error(error, self._client, now=now, previous=self._previous)
+        failure = self._failure_of(error)
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
-            error.retry_after = failure.retry_at - now
+            error.retry_after = failure.retry_at - self._now()
         stored = self._store(refresh, provider, failure, None, lambda _: error)
         if isinstance(error, ClientRejectedError):
             self._context.metadata.pop(provider.issuer or "", None)
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, error)
-        if isinstance(error, ReauthorizationRequired) and not refresh.record.needs_sign_in:
-            hooks, told = self._context.hooks, error
-            self.news.append(lambda: hooks.reauthorization_required(self._name, told))
+        self._tell_of_sign_in(refresh.record, error)
         if self._request.reason == "due" and not refresh.lock_lost and _may_retry(error):
             raise _Retry(error)
         raise error
+
+    def _failure_of(self, error: TokenRefreshError) -> Failure:
+        return Failure.from_error(error, self._client, now=self._now(), previous=self._previous)
+
+    def _tell_of_sign_in(self, record: Record, error: TokenRefreshError) -> None:
+        """Have the hook told, once, without the frames of *error*: they have secrets."""
+        if isinstance(error, ReauthorizationRequired) and not record.needs_sign_in:
+            hooks, told = self._context.hooks, copy_of(error)
+            self.news.append(lambda: hooks.reauthorization_required(self._name, told))
 
     def _explained(
         self, refresh: Refresh, error: ReauthorizationRequired
@@ -432,7 +456,7 @@ class RefreshProtocol:
                 return self._journal.finish(refresh, outcome, provider=provider.name, lock=lock)
             except StorageError as error:
                 failure, cause = overdue(error), error
-            self._expect_storage(partial(_same, failure))
+            self._expect_storage(partial(copy_of, failure), again=delay > _FIRST_DELAY)
             if cause.errno == errno.ESTALE:
                 raise failure  # there is nothing any more that it could be stored in
             told = failure if isinstance(failure, TokenPersistError) else f"{self._name}: {cause}"
@@ -448,7 +472,10 @@ class RefreshProtocol:
                 time.sleep(_FIRST_DELAY)
             delay = min(2 * delay, _LONGEST_DELAY)
 
-    def _expect_storage(self, overdue: Callable[[], BaseException]) -> None:
+    def _expect_storage(self, overdue: Callable[[], BaseException], *, again: bool) -> None:
+        if again:
+            self._job.expect_as_before(overdue)
+            return
         requested_at = self.requested_at or 0.0
         left = requested_at + self._context.timeout - time.monotonic()
         self._job.expect(max(left, STORE_PATIENCE), overdue)
@@ -513,10 +540,6 @@ def _warn_about_rejection(name: str) -> None:
         "for a minute. Check what the account is permitted to do",
         name,
     )
-
-
-def _same(error: Exception) -> BaseException:
-    return error
 
 
 def _may_retry(error: TokenRefreshError) -> bool:

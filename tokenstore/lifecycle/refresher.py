@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from tokenstore.errors import (
     TokenRefreshError,
     TransientRefreshError,
 )
-from tokenstore.lifecycle.jobs import Job, Jobs, NoThreadError
+from tokenstore.lifecycle.jobs import Job, Jobs, NoThreadError, copy_of
 from tokenstore.lifecycle.refresh import STORE_PATIENCE, RefreshProtocol
 from tokenstore.lifecycle.request import (
     Outcome,
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
     from tokenstore.storage.repository import TokenRepository
 
 _log = logging.getLogger(__name__)
+
+
+class _Own(threading.local):
+    """The account that the calling thread refreshes, and its database, or None."""
+
+    account: tuple[str, str] | None = None
+
+
+_own = _Own()
 
 
 class Refresher:
@@ -86,9 +96,10 @@ class Refresher:
             TokenPersistError: A provider gave new tokens, and they are not stored yet.
             StorageError: The database cannot be used.
         """
+        self._require_no_transaction(name)
         outcome = self._outcome(name, provider, request)
         if outcome.error is not None:
-            raise outcome.error
+            raise copy_of(outcome.error)
         if outcome.record is None:
             raise busy_error(self._context.repository, name)
         return outcome.record, outcome.refreshed
@@ -100,12 +111,17 @@ class Refresher:
         request: RefreshRequest,
         done: Callable[[Callable[[], Outcome]], object],
     ) -> None:
-        """Refresh an account without waiting; *done* is called with what returns the outcome."""
+        """Refresh an account without waiting; *done* is called with what returns the outcome.
+
+        Raises:
+            StorageError: The calling thread is inside a transaction.
+        """
+        self._require_no_transaction(name)
         job, is_new = self._join(name, provider, request)
         if is_new:
-            job.when_done(lambda: done(job.wait))
-            job.start()
-        else:  # another caller of this process refreshes the account already
+            job.when_done(lambda: done(partial(self._wait, job, name, provider)))
+        job.start()
+        if not is_new:  # another caller of this process refreshes the account already
             done(Outcome)
 
     def close(self) -> None:
@@ -121,18 +137,17 @@ class Refresher:
         finally:
             self._context.hurry.clear()
         for job in left:
-            try:
-                job.wait()
-            except TokenPersistError as error:
+            error = job.overdue()
+            if isinstance(error, TokenPersistError):
                 failure = error
-            except (TokenRefreshError, StorageError) as error:
+            else:
                 _log.warning("a refresh is still under way: %s", error)
         if failure is not None:
             raise failure
 
     def at_work(self) -> int:
-        """Return how many refreshes are at work."""
-        return len(self._jobs.at_work())
+        """Return how many refreshes have begun to send a token, and not stored the outcome."""
+        return sum(job.must_finish for job in self._jobs.at_work())
 
     def _join(
         self, name: str, provider: str | Provider | None, request: RefreshRequest
@@ -143,6 +158,36 @@ class Refresher:
     def _outcome(
         self, name: str, provider: str | Provider | None, request: RefreshRequest
     ) -> Outcome:
+        if _own.account == (self._context.repository.name, name):  # it would wait for itself
+            raise busy_error(self._context.repository, name)
+        asked_at = time.monotonic()
+        while True:
+            job, is_new = self._join(name, provider, request)
+            if not is_new and request.patience == 0.0:
+                job.start()  # the caller that was about to may have been interrupted
+                return Outcome()
+            patience = 0.0 if is_new else self._context.timeout
+            outcome = self._wait(job, name, provider, patience=patience)
+            if is_new or outcome.answers(request, asked_at):
+                return outcome
+
+    def _wait(
+        self,
+        job: Job[Outcome],
+        name: str,
+        provider: str | Provider | None,
+        *,
+        patience: float = 0.0,
+    ) -> Outcome:
+        try:
+            return job.wait(patience=patience)
+        except NoThreadError:
+            self._jobs.forget((name, provider_name(provider)), job)
+            raise TransientRefreshError(
+                f"{name}: the system has no thread to spare; try again later", account_name=name
+            ) from None
+
+    def _require_no_transaction(self, name: str) -> None:
         if self._context.repository.in_transaction():
             raise StorageError(
                 f"{name}: its token is due, and cannot be refreshed inside a transaction; ask for "
@@ -150,23 +195,6 @@ class Refresher:
                 self._context.repository.name,
                 errno=errno.EDEADLK,
             )
-        asked_at = time.monotonic()
-        while True:
-            job, is_new = self._join(name, provider, request)
-            if job.is_own:
-                raise busy_error(self._context.repository, name)
-            if not is_new and request.patience == 0.0:
-                return Outcome()
-            try:
-                outcome = job.wait(patience=0.0 if is_new else self._context.timeout)
-            except NoThreadError:
-                self._jobs.forget((name, provider_name(provider)), job)
-                raise TransientRefreshError(
-                    f"{name}: the system has no thread to spare; try again later",
-                    account_name=name,
-                ) from None
-            if is_new or outcome.answers(request, asked_at):
-                return outcome
 
     # -- the job ------------------------------------------------------------------------------
 
@@ -180,11 +208,13 @@ class Refresher:
     ) -> Outcome:
         """Do one job; see the steps above."""
         refresh = RefreshProtocol(self._context, name, provider, request, job)
+        _own.account = self._context.repository.name, name
         try:
             outcome = refresh.run()
         except TokenRefreshError as error:
             outcome = Outcome(error=error, requested_at=refresh.requested_at)
         finally:
+            _own.account = None
             self._changed(name)
             self._jobs.forget(key, job)
         for tell in refresh.news:

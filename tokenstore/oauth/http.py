@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import ssl
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,8 +16,6 @@ import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
 from urllib3 import PoolManager, Retry
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -182,20 +181,23 @@ def _of_one_request(adapter: Any) -> Any:
     """Return an adapter like the given one that repeats nothing and shares no connection."""
     if not isinstance(adapter, HTTPAdapter):
         return _Borrowed(adapter)
-    if type(adapter) is HTTPAdapter:
-        return _Adapter()
     own = object.__new__(type(adapter))
     own.__dict__.update(adapter.__dict__)
     own.max_retries = Retry(0, read=False)
     own.proxy_manager = {}
     kwargs = getattr(adapter.poolmanager, "connection_pool_kw", {})
-    known = {name: kwargs[name] for name in ("ssl_context", "source_address") if name in kwargs}
+    known = {name: value for name, value in kwargs.items() if name not in _OWN_KWARGS}
     try:
         own.init_poolmanager(1, 1, block=False, **known)
     except TypeError:  # an adapter with a signature of its own sets these by itself
         own.init_poolmanager(1, 1, block=False)
     _track(own.poolmanager)
+    find = own.proxy_manager_for
+    own.__dict__["proxy_manager_for"] = lambda *args, **kwargs: _track(find(*args, **kwargs))
     return own
+
+
+_OWN_KWARGS = {"num_pools", "maxsize", "block", "retries"}
 
 
 class _Borrowed(BaseAdapter):
@@ -222,14 +224,15 @@ class _Adapter(HTTPAdapter):
         _track(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
-        _track(manager)
-        return manager
+        return _track(super().proxy_manager_for(*args, **kwargs))
 
 
-def _track(manager: object) -> None:
+def _track(manager: Any) -> Any:
+    """Let the connections of a manager report to their exchange, those of a SOCKS proxy, too."""
     if isinstance(manager, PoolManager):
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        pools = manager.pool_classes_by_scheme
+        manager.pool_classes_by_scheme = {name: _tracked(pool) for name, pool in pools.items()}
+    return manager
 
 
 _INTERIM = {*range(100, 200)} - {int(http.HTTPStatus.SWITCHING_PROTOCOLS)}
@@ -271,20 +274,13 @@ class _Tracked:
         super().send(data)  # type: ignore[misc]
 
 
-class _HTTPConnection(_Tracked, HTTPConnection):  # type: ignore[misc] # response_class
-    pass
-
-
-class _HTTPSConnection(_Tracked, HTTPSConnection):  # type: ignore[misc] # likewise
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
+@cache
+def _tracked(pool: Any) -> Any:
+    connection = pool.ConnectionCls
+    if issubclass(connection, _Tracked):
+        return pool
+    tracked = type(connection.__name__, (_Tracked, connection), {})
+    return type(pool.__name__, (pool,), {"ConnectionCls": tracked})
 
 
 # -- reading, and what errors mean -----------------------------------------------------------------

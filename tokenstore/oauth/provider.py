@@ -162,6 +162,9 @@ class Provider:
         for failure in self.failures:
             if problem := _failure_problem(failure):
                 yield f"has an invalid entry in failures: {problem}"
+        path: object = self.response_path
+        if path is not None and not isinstance(path, str):
+            yield "has an invalid response_path: write names with dots between them"
         for name in (
             "default_expires_in",
             "refresh_token_lifetime",
@@ -169,7 +172,7 @@ class Provider:
             "replay_window",
         ):
             seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:
+            if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
                 yield f"has an invalid {name}: it must be greater than 0"
         if self.max_concurrency is not None and self.max_concurrency < 1:
             yield "has an invalid max_concurrency: it must be 1 or more"
@@ -229,7 +232,7 @@ def _failure_problem(failure: object) -> str | None:  # noqa: PLR0911 - one for 
     unknown = failure.keys() - {"status", "error", "contains", "means"}
     if unknown:
         return f"unknown key {min(unknown)!r}"
-    if failure.get("means") not in {"reauthorization", "transient", "client"}:
+    if failure.get("means") not in ("reauthorization", "transient", "client"):
         return "means must be reauthorization, transient or client"
     if not failure.keys() & {"status", "error", "contains"}:
         return "it needs a status, an error or contains"

@@ -62,7 +62,18 @@ _SUBJECT = (
 _TOKEN_WORDS = re.compile(
     rf"\binvalid code\b|\b{_OVER}\b.{{0,60}}\b{_SUBJECT}\b|\b{_SUBJECT}\b.{{0,60}}\b{_OVER}\b"
 )
-_CLIENT_WORDS = re.compile(r"\b(client|application|app)( ?(id|secret|credentials))?\b")
+_NOT_GIVEN = re.compile(
+    r"missing|required|not provided|(unknown|unsupported|unrecognized) parameter"
+)
+_CLIENT_NAME = r"(client|application|app)"
+_BAD_CLIENT = (
+    r"(invalid|unknown|not found|does not exist|disabled|suspended|deleted|inactive|wrong"
+    r"|incorrect|bad|not (allowed|authorized|valid|permitted)|unauthorized)"
+)
+_CLIENT_WORDS = re.compile(
+    rf"\b{_CLIENT_NAME} ?(id|secret|credentials)\b"
+    rf"|\b{_BAD_CLIENT}\b.{{0,40}}\b{_CLIENT_NAME}\b|\b{_CLIENT_NAME}\b.{{0,40}}\b{_BAD_CLIENT}\b"
+)
 
 Meaning = Literal["reauthorization", "transient", "client"]
 
@@ -78,6 +89,9 @@ class Refusal:
     def __init__(self, status: int, body: object) -> None:
         self._status = status
         self._texts = list(_texts(body))
+        self._has_error = isinstance(body, Mapping) and any(
+            value and str(name).lower().startswith("err") for name, value in body.items()
+        )
         self.code, self.description = _code_and_description(body, self._texts)
 
     def meaning(
@@ -93,17 +107,24 @@ class Refusal:
             if self._matches(failure):
                 means: Meaning = failure["means"]
                 return means
-        words = " ".join(_normalized(hide(text) or "") for text in self._texts)
+        said = (hide(text) for text in self._texts if text not in KNOWN_CODES)
+        words = " ".join(_normalized(text or "") for text in said)
         codes = {self.code, *self._texts}
-        refused = self.code is not None or self._status >= 400  # noqa: PLR2004
+        refused = self._status >= 400 or self._has_error  # noqa: PLR2004
+        about_token = (
+            _TOKEN_WORDS.search(words)
+            and not _NOT_GIVEN.search(words)
+            # Other tokens exist: of a form, of a robot check.
+            and (self._status in {400, 401} or re.search("refresh|grant", words))
+        )
         rules: tuple[tuple[object, Meaning], ...] = (
             (_BUSY_WORDS.search(words), "transient"),
             (codes & _REAUTHORIZE, "reauthorization"),
             # This code is about the client, unless the words are about the token (Atlassian).
-            ("unauthorized_client" in codes and _TOKEN_WORDS.search(words), "reauthorization"),
+            ("unauthorized_client" in codes and about_token, "reauthorization"),
             (codes & _CLIENT, "client"),
             (codes & _TRANSIENT or is_transient(self._status), "transient"),
-            (refused and _TOKEN_WORDS.search(words), "reauthorization"),
+            (refused and about_token, "reauthorization"),
             (refused and self.code == "invalid_request", "client"),
             (refused and _CLIENT_WORDS.search(words), "client"),
         )

@@ -98,15 +98,20 @@ class TokenResponseParser:
     def _success(
         self, status: int, body: object, needed: str, refresh_token: str
     ) -> dict[str, Any] | None:
+        path = self._provider.response_path if needed == "access_token" else None
+        if path and (tokens := find_tokens(body, path)) and "access_token" in tokens:
+            return tokens
         if isinstance(body, dict) and is_token(body.get(needed)):
             return body
         if needed != "access_token" or not 200 <= status < 300:  # noqa: PLR2004
             return None
-        tokens = find_tokens(body, self._provider.response_path)
+        tokens = find_tokens(body, path)
         if tokens is None:
             return None
         is_new = tokens.get("refresh_token") not in {None, refresh_token}
-        return tokens if "access_token" in tokens or (refresh_token and is_new) else None
+        failed = isinstance(body, dict) and body.get("error")  # it may repeat what was sent
+        alone = refresh_token and is_new and not failed
+        return tokens if "access_token" in tokens or alone else None
 
     def _refused(self, response: HTTPResponse, refusal: Refusal) -> TokenRefreshError:
         redact = self._redactor.redact

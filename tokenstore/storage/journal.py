@@ -228,8 +228,24 @@ class Journal:
         Otherwise other processes would take it for a refresh of this one, as long as it lives.
         """
         own = account | {"host": os.uname().nodename, "pid": os.getpid()}
+
+        def close() -> None:
+            for (id_,) in self._database.fetch_all(sql.OPEN_OF_PROCESS, own):
+                if (self._database.name, id_) not in _at_work:
+                    self._database.execute(sql.CLOSE_ONE, own | {"id_": id_})
+
         with suppress(StorageError):
-            self._database.run(lambda: self._database.execute(sql.CLOSE_OWN, own))
+            self._database.run(close)
+
+    def note_failure(self, record: Record, failure: Failure) -> None:
+        """Store a failure that no request led to, unless the account has changed meanwhile."""
+        row = {
+            "name": record.account_name,
+            "read_version": record.version,
+            "refresh_id": record.refresh_id,
+            "failure": failure.to_json(),
+        }
+        self._database.run(lambda: self._database.execute(sql.STORE_FAILURE, row))
 
     def abandon(self, refresh: Refresh) -> None:
         """Give up a refresh whose outcome cannot be stored; its entry counts as interrupted."""
@@ -245,7 +261,8 @@ class Journal:
         elif entry.host == os.uname().nodename:
             alive = is_running(entry.pid, since=entry.started_at)
         else:
-            alive = 0 <= now - entry.started_at < longest
+            # Its clock may be ahead of this one.
+            alive = abs(now - entry.started_at) < longest
         if alive:
             raise UnderWay(entry)
 
@@ -276,7 +293,7 @@ class Journal:
         now = self._clock()
 
         def finish() -> Record | None:
-            if not self._is_open(refresh):  # an earlier call has done it
+            if self._is_stored(refresh):  # by an earlier call, whose success was not reported
                 return self._record(refresh.record.account_name)
             current = self._database_record(refresh.record.account_name)
             applied = current is not None and _holds_what_was_sent(current, refresh)
@@ -290,9 +307,8 @@ class Journal:
         _at_work.discard((self._database.name, refresh.id))
         return stored
 
-    def _is_open(self, refresh: Refresh) -> bool:
-        row = self._database.fetch_one(sql.IS_OPEN, {"id_": refresh.id})
-        return row is not None
+    def _is_stored(self, refresh: Refresh) -> bool:
+        return self._database.fetch_one(sql.IS_STORED, {"id_": refresh.id}) is not None
 
     def _database_record(self, account_name: str) -> Record | None:
         """Return what is stored, and keep others from changing it until the transaction ends."""

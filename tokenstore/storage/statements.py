@@ -192,18 +192,24 @@ CLOSE_INTERRUPTED = CompiledStatement(
     .where(_its, refreshes.c.outcome.is_(None))
     .values(finished_at=bindparam("finished_at"), outcome="interrupted")
 )
-CLOSE_OWN = CompiledStatement(
+CLOSE_ONE = CompiledStatement(
     update(refreshes)
-    .where(
+    .where(refreshes.c.id == bindparam("id_"))
+    .values(finished_at=bindparam("finished_at"), outcome="interrupted")
+)
+OPEN_OF_PROCESS = CompiledStatement(
+    select(refreshes.c.id).where(
         _its,
         refreshes.c.outcome.is_(None),
         refreshes.c.host == bindparam("host"),
         refreshes.c.pid == bindparam("pid"),
     )
-    .values(finished_at=bindparam("finished_at"), outcome="interrupted")
 )
-IS_OPEN = CompiledStatement(
-    select(refreshes.c.id).where(refreshes.c.id == bindparam("id_"), refreshes.c.outcome.is_(None))
+# Another process may have taken it for interrupted.
+IS_STORED = CompiledStatement(
+    select(refreshes.c.id).where(
+        refreshes.c.id == bindparam("id_"), refreshes.c.outcome != "interrupted"
+    )
 )
 UNANSWERED = CompiledStatement(
     select(refreshes.c.host, refreshes.c.started_at, refreshes.c.outcome, refreshes.c.status_code)

@@ -110,7 +110,7 @@ class _HeldFileLock:
 
     def is_lost(self) -> bool:
         """Return whether another file, or none, is at the path: another process may lock that."""
-        return self._look() != self._identity
+        return self._identity is None or self._look() != self._identity
 
     def _look(self) -> tuple[int, int] | None:
         with suppress(OSError):
