@@ -525,6 +525,8 @@ class TokenManager:
         due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
         if token is not None and (expires_at is None or now < expires_at):
             require_binding(name, bound, provider)  # a refresh does it after other checks
+        if token is not None and expires_at is None and self._is_permanent(name):
+            due = float("inf")
         if token is not None and now < due and not clock_moved_back(refreshed_at, now):
             self._cache.put(name, token, bound, until=due, epoch=epoch)
             operation.outcome = "fresh"
@@ -553,6 +555,10 @@ class TokenManager:
     def _cached(self, account_name: str, provider: str | Provider | None) -> str | None:
         """Return the token that is in memory, without any I/O."""
         return self._cache.get(account_name, provider)
+
+    def _is_permanent(self, name: str) -> bool:
+        record = self._repository.record(name)
+        return record is not None and record.is_permanent
 
     def _is_fresh(self, account_name: str, min_ttl: float | None) -> bool:
         """Return whether the stored token is valid long enough, so that no request is needed."""

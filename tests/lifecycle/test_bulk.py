@@ -385,7 +385,6 @@ def test_a_store_that_cannot_be_written_fails_each_account_and_sends_nothing(
     assert outcomes(manager.refresh_all(jobs=3)) == dict.fromkeys(names, "refreshed")
 
 
-@pytest.mark.xfail(reason="a run waits until they are stored", run=False)
 def test_tokens_that_cannot_be_stored_are_in_the_result_and_stored_later(
     world: World, impatient: TokenManager
 ) -> None:

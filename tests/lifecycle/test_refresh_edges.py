@@ -5,6 +5,7 @@ R1, R2 …: the numbers of the list of faults; each is described by the first te
 
 from __future__ import annotations
 
+import base64
 import dis
 import errno
 import json
@@ -697,7 +698,6 @@ def test_r24_a_deleted_account_is_forgotten_by_the_history(
     assert world.sql("SELECT count(*) FROM refreshes") == [(0,)]
 
 
-@pytest.mark.xfail(reason="not warned of yet", strict=True)
 def test_r24_the_same_refresh_token_under_two_names_is_warned_of(
     world: World, manager: TokenManager
 ) -> None:
@@ -732,3 +732,66 @@ def test_r24_a_holder_that_is_stopped_is_named(
         assert user.end() == 0
     assert real.posts == 1
     assert lives(real)
+
+
+# -- what providers really give ------------------------------------------------------------------
+
+
+def test_p6_a_token_without_an_end_is_used_until_it_is_rejected(
+    world: World, manager: TokenManager
+) -> None:
+    """P6: GitHub's OAuth apps and Notion give neither expires_in nor a refresh token."""
+    manager.save_tokens("alice", {"access_token": "for-ever", "expires_at": None}, provider="test")
+    assert manager.get_valid_token("alice") == "for-ever"
+    assert [account.state for account in manager.accounts()] == ["valid"]
+
+    told: list[str] = []
+    other = world.manager(on_reauthorization_required=lambda name, _: told.append(name))
+    with pytest.raises(ReauthorizationRequired, match="rejected, and there is no refresh token"):
+        other.refresh_token("alice", rejected="for-ever")
+    assert told == ["alice"]
+    assert [account.state for account in other.accounts()] == ["sign_in"]
+    assert other.get_valid_token("alice") is None
+
+    manager.save_tokens("alice", {"access_token": "another"}, provider="test")
+    assert manager.get_valid_token("alice") == "another"
+    assert world.posts == 0
+
+
+def test_p9_the_answer_for_another_person_is_not_stored(
+    world: World, manager: TokenManager
+) -> None:
+    """P9: a refresh does not change who signed in (OpenID Connect Core section 12.2)."""
+    pin = id_token("person-1")
+    world.sign_in(id_token=pin)
+    before = world.row()
+    world.server.script(Transform(lambda body: {**body, "id_token": id_token("person-2")}))
+    with pytest.raises(ReauthorizationRequired, match="nothing was stored"):
+        manager.ensure_valid_token("alice")
+    after = world.row()
+    assert (after["access_token"], after["refresh_token"]) == (
+        before["access_token"],
+        before["refresh_token"],
+    )
+
+
+@pytest.mark.parametrize("given", [None, "unreadable", ""])
+def test_p9_an_id_token_that_says_nothing_does_not_erase_the_pin(
+    world: World, manager: TokenManager, given: str | None
+) -> None:
+    """P9: otherwise the next answer could be anybody's."""
+    pin = id_token("person-1")
+    world.sign_in(id_token=pin)
+    world.server.script(Transform(lambda body: {**body, "id_token": given}))
+    assert manager.ensure_valid_token("alice")
+    stored = manager.load_tokens("alice")
+    assert stored is not None
+    assert stored["id_token"] == pin
+
+
+def id_token(subject: str) -> str:
+    """Return an unsigned id_token, as it is stored from a response over TLS."""
+    claims = json.dumps({"iss": "https://issuer.example", "sub": subject, "aud": "tokenstore"})
+    parts = ['{"alg":"none"}', claims]
+    encoded = [base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*encoded, ""])

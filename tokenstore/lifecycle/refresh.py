@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -110,6 +110,8 @@ class RefreshProtocol:
         record = self._read()
         if self._request.satisfied_by(record):
             return Outcome(record)
+        if record.is_permanent and self._request.rejected == record.tokens.access_token:
+            self._end_permanent(record)
         # Checked before the lock as well, so that a hopeless account costs no lock and no file.
         self._resolve(record)
         seen = self._last_refresh(record)
@@ -203,6 +205,20 @@ class RefreshProtocol:
                 f"{self._name}: no tokens are stored; sign in first", account_name=self._name
             )
         return record
+
+    def _end_permanent(self, record: Record) -> None:
+        """Note that a token that nothing can refresh is rejected."""
+        error = ReauthorizationRequired(
+            f"{self._name}: its access token was rejected, and there is no refresh token; sign in "
+            "again",
+            account_name=self._name,
+            provider=record.provider,
+        )
+        with suppress(ProviderConfigurationError):
+            self._client = self._context.providers.get(record.provider or "").client
+        self._journal.note_failure(record, self._failure_of(error))
+        self._tell_of_sign_in(record, error)
+        raise error
 
     def _resolve(self, record: Record) -> Provider:
         return resolve_provider(

@@ -73,6 +73,16 @@ class Record:
     failure: Failure | None
 
     @property
+    def is_permanent(self) -> bool:
+        """Whether the access token is used until it is reported as rejected.
+
+        That is so if it has no known end and there is no refresh token, as some providers do.
+        """
+        tokens = self.tokens
+        endless = tokens.expires_at is None and tokens.refresh_token is None
+        return endless and tokens.access_token is not None and self.failure is None
+
+    @property
     def needs_sign_in(self) -> bool:
         """Whether the provider has refused the refresh token."""
         return self.failure is not None and self.failure.kind == "reauthorization"

@@ -41,6 +41,8 @@ class ExpiryPolicy:
         """Return a function that returns whether a record's access token is fresh enough."""
 
         def is_fresh(record: Record) -> bool:
+            if record.is_permanent:
+                return True
             now = self._clock()
             due = self.due_at(record.tokens.expires_at, record.refreshed_at, min_ttl)
             usable = record.tokens.access_token is not None

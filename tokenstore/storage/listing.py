@@ -143,13 +143,18 @@ class AccountListing:
         name, provider = (v if v is None or is_text(v) else ascii(v) for v in (name, provider))
         now = self._clock()
         failure = to_failure(details)
+        # As Record.is_permanent.
+        permanent = usable and not refreshable and expires_at is None and failure is None
         last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
         if failure is not None and client_of(provider) not in {None, failure.client}:
             failure = None  # the settings have changed since, so a retry may succeed
         state = state_of(
-            due=not usable
-            or refresh_due_at(expires_at, refreshed_at, expiry_buffer) <= now
-            or clock_moved_back(refreshed_at, now),
+            due=not permanent
+            and (
+                not usable
+                or refresh_due_at(expires_at, refreshed_at, expiry_buffer) <= now
+                or clock_moved_back(refreshed_at, now)
+            ),
             refreshable=bool(refreshable),
             failure=failure,
             now=now,
