@@ -141,7 +141,7 @@ class ThreadConnections:
 
     def is_writing(self) -> bool:
         """Return whether the calling thread holds the write lock."""
-        return self._write_lock.thread == threading.get_ident()
+        return self._write_lock.is_owned()
 
     @contextmanager
     def writing(self, *, scrubs: bool = True) -> Iterator[ThreadConnection]:
@@ -162,22 +162,24 @@ class ThreadConnections:
                 self._path,
                 errno=errno.EDEADLK,
             )
-        write_lock = self._write_lock
-        lock = write_lock.lock
-        if not write_lock.acquire(scrubs=scrubs):
-            raise StorageError(
-                f"{self._path}: another thread's transaction did not end; keep transactions short",
-                self._path,
-                errno=errno.EBUSY,
-            )
-        write_lock.thread = threading.get_ident()
+        lock = self._write_lock.lock
         try:
-            thread = self.current()
-            with thread.lock:
-                yield thread
-        finally:
-            write_lock.thread = None
-            lock.release()
+            if not self._write_lock.acquire(scrubs=scrubs):
+                raise StorageError(
+                    f"{self._path}: another thread's transaction did not end; keep transactions "
+                    "short",
+                    self._path,
+                    errno=errno.EBUSY,
+                )
+            with lock:
+                lock.release()  # from here on, the end of the block is what releases it
+                thread = self.current()
+                with thread.lock:
+                    yield thread
+        except BaseException:
+            if self._write_lock.is_owned():
+                lock.release()  # an interrupt came right after it was acquired
+            raise
 
     def close(self, *, wait: bool = True) -> None:
         """Close every connection; wait for those in use, or leave them open."""
@@ -215,8 +217,7 @@ class WriteLock:
     """The lock of the threads of this process that write to one file.
 
     Attributes:
-        lock: The lock.
-        thread: The thread that holds it, or None.
+        lock: The lock. Whatever interrupts its holder, it is known whether the thread holds it.
         unscrubbed: Since when the write-ahead log holds deleted content, as `time.monotonic`
             seconds, or None. Only the thread that holds the lock may change it.
     """
@@ -227,9 +228,13 @@ class WriteLock:
 
     def reset(self) -> None:
         """Reset to unlocked."""
-        self.lock = threading.Lock()
-        self.thread: int | None = None
+        self.lock = threading.RLock()
         self._waiting: list[int] = []
+
+    def is_owned(self) -> bool:
+        """Return whether the calling thread holds the lock."""
+        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined] # noqa: SLF001
+        return owned
 
     def acquire(self, *, scrubs: bool) -> bool:
         """Wait for the lock; return whether it was acquired in time."""
