@@ -2,6 +2,7 @@
 
 - ``TokenStoreError``
     - ``InvalidTokenError`` (a ``ValueError``): the value is not a valid token set
+        - ``SupersededTokenError``: the refresh token was exchanged for another one before
     - ``StorageError`` (an ``OSError``): the database operation failed
         - ``InsecureStorageError``: a symlink, another owner's file, or not a tokenstore database
         - ``SchemaOutdatedError``: the database is older than this code

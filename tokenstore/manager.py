@@ -14,6 +14,7 @@ from tokenstore.lifecycle.forecast import RefreshTokenForecast
 from tokenstore.lifecycle.hooks import Hooks
 from tokenstore.lifecycle.refresher import Refresher
 from tokenstore.lifecycle.request import RefreshRequest
+from tokenstore.lifecycle.shared import warn_of_shared_token
 from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
@@ -173,6 +174,8 @@ class TokenManager:
             token_set = TokenSet.from_mapping(tokens, now=self._clock())
             self._repository.put(name, token_set, provider=provider_name(provider))
             self._cache.forget(name)
+            if token_set.refresh_token is not None:
+                warn_of_shared_token(self._repository, name, token_set.refresh_token)
             operation.outcome = "saved"
         if before is not None and before.needs_sign_in:
             self._hooks.recovered(name)

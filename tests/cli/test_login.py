@@ -258,7 +258,7 @@ def test_logout_that_fails_keeps_the_account(world: World, command: Command) -> 
     world.server.script(Answer(503), path="/revoke")
     code, out, err = command("logout", "alice")
     assert (code, out) == (4, "")
-    assert "alice is still stored: try again, or remove it here alone with delete" in err
+    assert "alice is still stored; try again, or delete it without telling the provider" in err
     assert world.row()
 
 

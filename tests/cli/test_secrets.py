@@ -243,7 +243,8 @@ def test_no_command_shows_a_secret_when_all_goes_well(
 ) -> None:
     manager = world.manager()
     for name in ("alice", "bob", "carol"):
-        manager.save_tokens(name, {**OLD, "client_id": "tokenstore"}, provider="test")
+        own = {"refresh_token": f"{OLD['refresh_token']}-{name}", "client_id": "tokenstore"}
+        manager.save_tokens(name, OLD | own, provider="test")
     world.sign_in("dave", expires_in=3600)
     world.server.script(*[Answer(200, NEW)] * 9)
     shell(

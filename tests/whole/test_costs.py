@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 READ = ["SELECT"]
-SAVE = ["BEGIN", "SELECT", "INSERT", "COMMIT"]
+SAVE = ["BEGIN", "SELECT", "SELECT", "INSERT", "COMMIT"]  # is it spent, and does it change
 EMPTY_THE_LOG = ["PRAGMA"] * 3
 REFRESH = [
     *["SELECT"] * 2,  # the account, before and after the lock was taken
-    # what is under way, the account's row, spent tokens, what was interrupted, and what begins
-    *["BEGIN", "SELECT", "UPDATE", "SELECT", "UPDATE", "INSERT", "COMMIT"],
-    # the account's row, what it holds now, the outcome, what it holds then, and the history
-    *["BEGIN", "UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE", "DELETE", "COMMIT"],
+    # the account's row, what is under way, spent tokens, what was interrupted, and what begins
+    *["BEGIN", "UPDATE", "SELECT", "SELECT", "UPDATE", "INSERT", "COMMIT"],
+    # is it stored, the account's row, what it holds now, the outcome, what it holds then, and the
+    # history
+    *["BEGIN", "SELECT", "UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE", "DELETE", "COMMIT"],
 ]
 
 

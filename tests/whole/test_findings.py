@@ -100,7 +100,7 @@ BORNE_BY = {
         "lifecycle/test_refresh::test_a_refresh_is_written_down_before_its_request",
     ],
     15: [
-        "oauth/test_http::test_the_whole_answer_has_one_deadline",
+        "oauth/test_http::test_a_request_ends_at_its_hard_end",
         "oauth/test_http::test_a_body_over_the_limit_is_not_read",
         "lifecycle/test_refresh::test_an_answer_that_does_not_end_is_given_up",
     ],

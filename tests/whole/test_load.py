@@ -64,7 +64,8 @@ def work(number):
             )
             before = refresh.record.tokens
             count = before.extra["count"] + 1
-            after = TokenSet.from_mapping(tokens(count) | {"count": count}, now=0)
+            own = {"refresh_token": f"{name}-{count}", "count": count}
+            after = TokenSet.from_mapping(tokens(count) | own, now=0)
             stored = repository.journal.finish(refresh, lambda _: after, provider="test")
             assert stored.tokens.extra["count"] == count
 
@@ -91,7 +92,7 @@ def test_sixty_four_concurrent_processes_lose_nothing(
     path = tmp_path / "tokens.db"
     with TokenRepository(path, journal_mode=journal_mode) as repository:
         for name in ("counter", *(f"refreshed-{which}" for which in range(4))):
-            repository.save(name, tokens(count=0))
+            repository.save(name, tokens(count=0, refresh_token=f"{name}-0"))
 
     printed = python(
         MIXED,

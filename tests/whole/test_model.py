@@ -167,7 +167,8 @@ class Entry:
     def _is_due(self, now: float) -> bool:
         expires_at = self.tokens.get("expires_at")
         if expires_at is None:
-            return True
+            endless = self.tokens.get("refresh_token") is None and self.failure is None
+            return not (endless and self.tokens.get("access_token") is not None)
         if self.refreshed_at is None:
             return bool(now >= expires_at - BUFFER)
         lifetime = max(0.0, expires_at - self.refreshed_at)

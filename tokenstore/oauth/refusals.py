@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Codes of RFC 6749 section 5.2, and what providers send instead.
 _REAUTHORIZE = {
     "invalid_grant",
+    "invalid_code",
     "bad_refresh_token",
     "invalid_refresh_token",
     "refresh_token_expired",
@@ -59,11 +60,9 @@ _OVER = r"(invalid|expired|revoked|unknown|used|reused|not found|does not exist|
 _SUBJECT = (
     r"(refresh ?token|(?<!access )token(?! (endpoint|url|type|request|format))|grant(?! type))"
 )
-_TOKEN_WORDS = re.compile(
-    rf"\binvalid code\b|\b{_OVER}\b.{{0,60}}\b{_SUBJECT}\b|\b{_SUBJECT}\b.{{0,60}}\b{_OVER}\b"
-)
+_TOKEN_WORDS = re.compile(rf"\b{_OVER}\b.{{0,60}}\b{_SUBJECT}\b|\b{_SUBJECT}\b.{{0,60}}\b{_OVER}\b")
 _NOT_GIVEN = re.compile(
-    r"missing|required|not provided|(unknown|unsupported|unrecognized) parameter"
+    r"missing(?! or )|required|not provided|(unknown|unsupported|unrecognized) parameter"
 )
 _CLIENT_NAME = r"(client|application|app)"
 _BAD_CLIENT = (
@@ -109,7 +108,7 @@ class Refusal:
                 return means
         said = (hide(text) for text in self._texts if text not in KNOWN_CODES)
         words = " ".join(_normalized(text or "") for text in said)
-        codes = {self.code, *self._texts}
+        codes = {text.lower() for text in (self.code or "", *self._texts)}
         refused = self._status >= 400 or self._has_error  # noqa: PLR2004
         about_token = (
             _TOKEN_WORDS.search(words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore.errors import InvalidTokenError, SupersededTokenError
-from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
+from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.redaction import protect
 from tokenstore.storage import statements as sql
 from tokenstore.storage.factory import database_for
@@ -37,11 +36,6 @@ if TYPE_CHECKING:
     from tokenstore.models.accounts import Account, Record
     from tokenstore.storage.base import JournalMode
     from tokenstore.storage.locks import HeldLock
-
-_log = logging.getLogger(__name__)
-
-_REMEMBERED = 10_000
-_saved_as: dict[tuple[str, str], str] = {}  # database and refresh token: the account's name
 
 ConflictPolicy = Literal["replace", "keep", "keep_newer"]
 
@@ -220,50 +214,27 @@ class TokenRepository:
         refresh_token = {"account_name": account_name, "refresh_token": tokens.refresh_token}
 
         def store() -> bool:
-            self._require_unspent(account_name, tokens, existing)
+            if not self._is_new(account_name, tokens, existing):
+                return False
             rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, refresh_token)
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
                 self._database.scrub_after_commit()
             return stored
 
-        stored = self._database.run(store)
-        if stored and tokens.refresh_token is not None:
-            self._warn_of_shared_token(account_name, tokens.refresh_token)
-        return stored
+        return self._database.run(store)
 
-    def _warn_of_shared_token(self, account_name: str, refresh_token: str) -> None:
-        """Warn if this process has saved the token under another name, and it is still there.
+    def _is_new(self, account_name: str, tokens: TokenSet, existing: ConflictPolicy) -> bool:
+        """Return whether these are no old copy that may be left out; raise if it is to be stored.
 
-        The first of the two that is refreshed may end the login of the other. Of what other
-        processes saved, the doctor tells: no index may contain a token.
+        Spent tokens are older than what the account holds.
         """
-        key = self.name, fingerprint(refresh_token)
-        other = _saved_as.get(key)
-        _saved_as[key] = account_name
-        while len(_saved_as) > _REMEMBERED:
-            _saved_as.pop(next(iter(_saved_as)), None)
-        if other is None or other == account_name:
-            return
-        record = self.record(other)
-        if record is not None and record.tokens.refresh_token == refresh_token:
-            _log.warning(
-                "%s has the same refresh token as %s: the first of them that is refreshed may "
-                "end the other's login; delete one of them, or sign in to it again",
-                account_name,
-                other,
-            )
-
-    def _require_unspent(
-        self, account_name: str, tokens: TokenSet, existing: ConflictPolicy
-    ) -> None:
-        """Raise if the refresh token is spent, unless the account is kept as it is anyway."""
         spent_at = tokens.refresh_token and self.journal.spent_at(tokens.refresh_token)
         if not spent_at:
-            return
+            return True
         name = {"account_name": account_name}
-        if existing == "keep" and self._database.fetch_one(sql.EXISTS, name) is not None:
-            return
+        if existing != "replace" and self._database.fetch_one(sql.EXISTS, name) is not None:
+            return False
         at = datetime.fromtimestamp(spent_at, UTC).isoformat(timespec="seconds")
         raise SupersededTokenError(
             "refresh_token",

@@ -131,7 +131,8 @@ def test_a_sign_in_during_a_refresh_supersedes_it(world: World, manager: TokenMa
     assert call.result() == won["access_token"]
     (entry,) = manager.history()
     assert entry.outcome == "superseded"
-    assert entry.received == fingerprint(won["refresh_token"])
+    # what the answer gave, not what is stored now: the token that was sent counts as spent
+    assert entry.received not in {entry.sent, fingerprint(won["refresh_token"])}
 
 
 @pytest.mark.slow
@@ -289,7 +290,9 @@ wait()
     assert world.outcomes() == ["interrupted", "refreshed"]
 
 
-@pytest.mark.parametrize(("age", "counts"), [(0, True), (59, True), (60, False), (-1, False)])
+@pytest.mark.parametrize(
+    ("age", "counts"), [(0, True), (59, True), (60, False), (-59, True), (-60, False)]
+)
 def test_an_open_entry_of_another_host_counts_as_long_as_a_refresh_can_last(
     world: World, age: float, *, counts: bool
 ) -> None:

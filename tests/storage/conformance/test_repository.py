@@ -211,7 +211,7 @@ def test_delete_returns_whether_the_account_existed(repository: TokenRepository)
 
 def test_delete_removes_the_history(repository: TokenRepository, database: Path | str) -> None:
     for name in ("alice", "bob"):
-        repository.save(name, tokens())
+        repository.save(name, tokens(refresh_token=name))
         repository.journal.finish(begin(repository, name), becomes(token_set(1)), provider="p")
 
     repository.delete("alice")

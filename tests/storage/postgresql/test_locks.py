@@ -77,7 +77,7 @@ def test_stored_and_released_are_one_step(repository: TokenRepository, url: str)
         assert Call(take, repository).result() == "held"
         repository.journal.finish(refresh, becomes(token_set(2)), provider="p", lock=lock)
         assert lock.ended
-        assert not lock.is_lost()
+        assert lock.is_lost()  # nothing more may be sent under it
         assert ask(url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
         with connect(url) as other:  # another process would get it now
             assert ask(url, "SELECT refresh_token FROM accounts") == [("refresh-2",)]
