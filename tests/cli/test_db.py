@@ -44,4 +44,4 @@ def test_a_downgrade_to_base_drops_accounts_only_when_told(
     assert cli(*arguments).code == 0
     outdated = cli("status")
     assert outdated.code == 1
-    assert f"tokenstore --database '{database}' db upgrade" in outdated.err
+    assert f"tokenstore --database {database} db upgrade" in outdated.err
