@@ -1,7 +1,7 @@
 """Runs the migrations on a connection. This module alone imports alembic, and only to migrate.
 
-alembic's commands keep their state in module globals (``alembic.op`` and ``alembic.context``). These
-belong to the application, which may migrate its own database in another thread, or call this
+alembic's commands keep their state in module globals (``alembic.op`` and ``alembic.context``).
+These belong to the application, which may migrate its own database in another thread, or call this
 package inside one of its migrations. So the migrations run here without these commands, with an
 ``op`` of their own. alembic's own command line takes the usual path, through ``env.py``.
 """
@@ -267,13 +267,16 @@ def _alembic(name: str) -> Iterator[ScriptDirectory]:
 
 
 def _load() -> ScriptDirectory:
-    directory = scripts()
+    directory: Path | None = None
     try:
+        directory = scripts()
         from alembic.script import ScriptDirectory
 
         script = ScriptDirectory(str(directory))
         list(script.walk_revisions())  # this reads the files
     except (OSError, ImportError) as error:
+        if isinstance(error, StorageError):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise StorageError(
             f"{directory}: cannot read the migrations: {reason}; repeat the call, or reinstall "

@@ -113,6 +113,6 @@ def _require_sound(path: Path, new: Path) -> None:
         is_sound = pragma(copy, "integrity_check(1)") == "ok"
     if not is_sound:
         raise StorageError(
-            f"{path} is damaged and was not backed up; keep this file and restore an older backup",
+            f"{path} is damaged and was not copied; keep this file, and use an older backup",
             path,
         )

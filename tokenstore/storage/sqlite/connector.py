@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from tokenstore.errors import InsecureStorageError, StorageError
+from tokenstore.errors import InsecureStorageError, SchemaTooNewError, StorageError
 from tokenstore.storage.migrations import (
     command,
     fits_a_revision,
@@ -116,7 +116,7 @@ class Connector:
                 with self.schema.creation() as connection:
                     yield connection
                 return
-            with self._connection(adopt=True) as (connection, immutable):
+            with self.connection(adopt=True) as (connection, immutable):
                 self.file.restrict_permissions()
                 if immutable:
                     raise read_only_error(self.path)
@@ -132,7 +132,7 @@ class Connector:
             with create_engine("sqlite://", poolclass=NullPool).connect() as connection:
                 yield connection
             return
-        with self._connection() as (connection, _):
+        with self.connection() as (connection, _):
             connection.execution_options(sqlite_begin="DEFERRED")
             with translated(self.path):
                 yield connection
@@ -144,7 +144,7 @@ class Connector:
                 f"{self.path}: there is no database to back up; check the path", self.path
             )
         prepare(target, self.file, replace=replace)
-        with self._connection() as (connection, _):
+        with self.connection() as (connection, _):
             copy_database(driver_of(connection), self.path, target)
 
     def replaced_error(self, log_id: FileId | None = None) -> StorageError:
@@ -174,7 +174,7 @@ class Connector:
             )
 
     @contextmanager
-    def _connection(self, *, adopt: bool = False) -> Iterator[tuple[Connection, bool]]:
+    def connection(self, *, adopt: bool = False) -> Iterator[tuple[Connection, bool]]:
         """Yield a connection of its own, whatever the schema, and whether it is immutable."""
         connection, immutable = self._connect(adopt=adopt)
         try:
@@ -195,7 +195,7 @@ class Connector:
         connection, immutable = self._connect_to_any()
         try:
             with translated(self.path):
-                self._require_mark(driver_of(connection), adopt=adopt)
+                self.require_mark(driver_of(connection), adopt=adopt)
         except BaseException:
             connection.close()
             raise
@@ -222,12 +222,12 @@ class Connector:
         """
         try:
             with closing(connect_to(self.path, "mode=ro&immutable=1")) as driver:
-                self._require_mark(driver, adopt=adopt)
+                self.require_mark(driver, adopt=adopt)
         except DRIVER_ERRORS as error:
             if not error_name(error).startswith("SQLITE_CORRUPT"):
                 raise sqlite_error(self.path, error) from None
 
-    def _require_mark(self, driver: sqlite3.Connection, *, adopt: bool) -> None:
+    def require_mark(self, driver: sqlite3.Connection, *, adopt: bool) -> None:
         """Refuse a database without the mark of a tokenstore database.
 
         Args:
@@ -264,14 +264,21 @@ class Connector:
         driver.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
     def _require_schema(self, connection: Connection) -> None:
+        error = self.schema_error(connection)
+        if error is None:
+            return
+        if isinstance(error, SchemaTooNewError) or not self._upgrade:
+            raise error
+        self.schema.upgrade(connection)
+
+    def schema_error(self, connection: Connection) -> StorageError | None:
+        """Return the error for a schema that is not the newest, or None if it is."""
         revision = revision_of(connection, self.path)
         if revision == REVISION:
-            return
+            return None
         if revision is not None and revision > REVISION:
-            raise too_new_error(str(self.path), revision)
-        if not self._upgrade:
-            raise outdated_error(str(self.path), revision or "base")
-        self.schema.upgrade(connection)
+            return too_new_error(str(self.path), revision)
+        return outdated_error(str(self.path), revision or "base")
 
     def _is_in_wal(self, connection: Connection) -> bool:
         """Return whether the database is in WAL mode and can be changed."""

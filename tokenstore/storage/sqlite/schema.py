@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tokenstore.storage.base import JournalMode
     from tokenstore.storage.sqlite.locks import FileLocks
 
+_log = logging.getLogger(__name__)
 _TEMPORARY = len("..0123456789abcdef.tmp-journal")  # what a name has while it is created
 _TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates the database
 
@@ -46,14 +48,16 @@ class SchemaManager:
         self._backups = ExitStack()  # what gives the backups of a transaction their names
         self._targets: list[Path] = []
 
-    def create_if_missing(self) -> None:
-        """Create the database with the newest schema, unless it exists."""
+    def create_if_missing(self) -> bool:
+        """Create the database with the newest schema, unless it exists; return whether it did."""
         if self._file.inspect() is not None:
-            return
+            return False
         with self.lock():
-            if self._file.inspect() is None:  # no other process was faster
-                with self.creation() as connection:
-                    upgrade_to_head(str(self._file.path), connection)
+            if self._file.inspect() is not None:  # another process was faster
+                return False
+            with self.creation() as connection:
+                upgrade_to_head(str(self._file.path), connection)
+        return True
 
     @contextmanager
     def creation(self) -> Iterator[Connection]:
@@ -156,9 +160,9 @@ class SchemaManager:
     def lock(self) -> Iterator[None]:
         """Hold the lock under which a process creates or migrates the database."""
         self._file.make_directories()
+        held = self._locks.schema(timeout=_TIMEOUT)
         try:
-            with self._locks.schema(timeout=_TIMEOUT):
-                yield
+            held.__enter__()
         except TimeoutError:
             raise StorageError(
                 f"{self._file.path}: another process has been creating or migrating it for more "
@@ -166,6 +170,13 @@ class SchemaManager:
                 self._file.path,
                 errno=errno.EBUSY,
             ) from None
+        try:
+            yield
+        finally:
+            try:
+                held.__exit__(None, None, None)
+            except OSError as error:  # what was done under the lock is stored
+                _log.warning("%s: cannot release the schema lock: %s", self._file.path, error)
 
 
 def revision_of(connection: Connection, path: Path) -> str | None:
