@@ -270,6 +270,7 @@ def _load() -> ScriptDirectory:
     directory: Path | None = None
     try:
         directory = scripts()
+        list((directory / "versions").iterdir())  # alembic ignores an error of this
         from alembic.script import ScriptDirectory
 
         script = ScriptDirectory(str(directory))
