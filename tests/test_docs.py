@@ -414,6 +414,7 @@ def test_the_json_of_every_command_has_the_fields_that_the_page_shows(
         "history": "history",
         "export": "export new",
         "backup": "backup copy.db",
+        "restore": "restore copy.db",
         "doctor": "doctor",
         "logout": "logout --keep-account alice",
         "delete": "delete alice",
