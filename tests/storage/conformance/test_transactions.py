@@ -274,6 +274,6 @@ def test_another_repository_in_the_same_transaction_is_refused_at_once(
     repository: TokenRepository, database: Path | str
 ) -> None:
     with TokenRepository(database) as other, repository.transaction():
-        with pytest.raises(StorageError, match="this thread is inside another transaction"):
+        with pytest.raises(StorageError, match="this thread is inside a transaction"):
             other.save("alice", tokens())
         assert other.load("before") == tokens()

@@ -639,9 +639,10 @@ def test_d13_an_empty_version_table_is_not_an_empty_store(
     ask(url, f"DELETE FROM {VERSION_TABLE}")
     try:
         with TokenRepository(url) as other:
-            for call in (lambda: other.load("alice"), lambda: other.save("bob", tokens())):
-                with pytest.raises(StorageError, match="db stamp"):
-                    call()
+            with pytest.raises(StorageError, match="db stamp"):
+                other.load("alice")
+            with pytest.raises(StorageError, match="db stamp"):
+                other.save("bob", tokens())
     finally:
         assert migrate.stamp(url) == REVISION
 

@@ -229,7 +229,7 @@ class PostgreSQLDatabase:
         """Raise a `StorageError` if this thread would wait for a transaction of its own."""
         if self.name in _transactions.names:
             raise StorageError(
-                f"{self.name}: this thread is inside another transaction, of another repository, "
+                f"{self.name}: this thread is inside a transaction of another repository, "
                 "coroutine or generator; use that one, or end it first",
                 self.name,
                 errno=errno.EDEADLK,

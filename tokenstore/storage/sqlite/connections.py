@@ -233,7 +233,7 @@ class ThreadConnections:
 
     def _own_transaction_error(self) -> StorageError:
         return StorageError(
-            f"{self._path}: this thread is inside another transaction on the same file, of another "
+            f"{self._path}: this thread is inside a transaction on the same file, of another "
             "repository, coroutine or generator; use that one, or end it first",
             self._path,
             errno=errno.EDEADLK,
@@ -368,6 +368,7 @@ class _Registry(fork.ForkParticipant):
         """Reset everything: no other thread exists in the child, so every lock is free."""
         for write_lock in list(self._write_locks.values()):
             write_lock.reset()
+        _written.files.clear()
         while self._suspended:
             self._suspended.pop().reset()
         self.lock.release()
