@@ -214,7 +214,7 @@ def wrong_with(words: list[str], command: click.Command) -> str | None:
         name, _, value = word.partition("=")
         if word == "--":
             return None
-        if word.startswith("-"):
+        if word.startswith("-") and not word[1:].isdigit():  # -1 is a revision
             option = next((p for p in command.params if name in p.opts), None)
             if option is None and name not in {"-h", "--help"}:
                 return f"{command.name} has no {name}"
@@ -442,6 +442,7 @@ def test_the_json_of_every_command_has_the_fields_that_the_page_shows(
         "history": "history",
         "export": "export new",
         "backup": "backup copy.db",
+        "restore": "restore copy.db",
         "doctor": "doctor",
         "logout": "logout --keep-account alice",
         "delete": "delete alice",

@@ -24,6 +24,7 @@ from tests.helpers.stores import (
     tokens,
 )
 from tokenstore import SchemaTooNewError, StorageError, TokenRepository, migrate
+from tokenstore.storage.migrations import scripts
 from tokenstore.storage.tables import REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -476,3 +477,171 @@ def test_alembic_generates_a_revision_with_the_changes(path: Path, tmp_path: Pat
     assert "sa.Column('note', sa.Text()" in text
     alembic(*x, "upgrade", "head", cwd=checkout)
     assert "No new upgrade operations" in alembic(*x, "check", cwd=checkout)
+
+
+def test_d14_alembic_backs_up_what_it_upgrades(filled: Path) -> None:
+    x = ("-x", f"database={filled}")
+    migrate.downgrade(filled, "0002")
+
+    alembic(*x, "current")
+    alembic(*x, "downgrade", "-1")
+    assert not list(filled.parent.glob("*-backup-*"))
+    alembic(*x, "upgrade", "head")
+    alembic(*x, "upgrade", "head")
+
+    [backup] = filled.parent.glob("tokens.db-backup-0001-*")
+    assert mode(backup) == 0o600
+
+
+def test_d14_alembic_stamps_no_store_without_tables(path: Path) -> None:
+    refused = alembic("-x", f"database={path}", "stamp", "head", fails=True)
+
+    assert "there are no tables" in refused
+    assert "Traceback" not in refused
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("x", ["databse=x.db", "destroy", "tag=1"])
+def test_d14_alembic_refuses_an_unknown_argument(filled: Path, x: str) -> None:
+    refused = alembic("-x", f"database={filled}", "-x", x, "upgrade", "head", fails=True)
+
+    assert f"-x {x}: is not a known argument" in refused
+    assert "Traceback" not in refused
+
+
+def test_d14_an_unknown_argument_is_a_value_error(filled: Path) -> None:
+    with pytest.raises(ValueError, match="is not a known argument"):
+        migrate.downgrade(filled, "base", x=["destory=yes"])
+
+
+def test_d12_unreadable_migrations_are_a_storage_error(path: Path) -> None:
+    printed = python(
+        """
+from tokenstore.storage import migrations
+import alembic.script
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+try:
+    migrations._load()
+except StorageError as error:
+    message = str(error)
+for descriptor in taken:
+    os.close(descriptor)
+tell(message)
+        """,
+        path,
+    )
+
+    assert "cannot read the migrations: Too many open files" in printed
+
+
+def test_d18_routine_records_of_alembic_stay_out_of_the_applications_log(path: Path) -> None:
+    printed = python(
+        """
+import logging
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(message)s")
+from tokenstore import TokenRepository, migrate
+repository = TokenRepository(sys.argv[1])
+repository.save("alice", tokens())
+migrate.check(sys.argv[1])
+logging.getLogger("alembic.runtime.migration").info("of the application")
+        """,
+        path,
+    )
+
+    assert printed == (
+        "No new upgrade operations detected.\nalembic.runtime.migration of the application\n"
+    )
+
+
+# -- an application's own alembic -----------------------------------------------------------------
+
+HOST = """
+import alembic.command, alembic.config, sqlalchemy as sa
+from tokenstore import TokenRepository, migrate
+directory = Path(sys.argv[1])
+(directory / "mig" / "versions").mkdir(parents=True)
+(directory / "mig" / "env.py").write_text('''
+from alembic import context
+import sqlalchemy as sa
+with sa.create_engine(context.config.get_main_option("sqlalchemy.url")).connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+''')
+(directory / "mig" / "versions" / "a1.py").write_text('''
+from alembic import op
+import sqlalchemy as sa
+revision, down_revision = "a1", None
+def upgrade():
+    op.create_table("accounts", sa.Column("id", sa.Integer))
+    op.execute("INSERT INTO accounts VALUES (1)")
+    from __main__ import inside
+    inside()
+    op.execute("DELETE FROM accounts")
+    op.add_column("accounts", sa.Column("more", sa.Integer))
+''')
+config = alembic.config.Config()
+config.set_main_option("script_location", str(directory / "mig"))
+config.set_main_option("path_separator", "os")
+config.set_main_option("sqlalchemy.url", f"sqlite:///{directory / 'app.db'}")
+database = directory / "tokens.db"
+
+def accounts(database=database):
+    with TokenRepository(database) as repository:
+        return [account.name for account in repository.accounts()]
+
+def columns():
+    engine = sa.create_engine(f"sqlite:///{directory / 'app.db'}")
+    names = [column["name"] for column in sa.inspect(engine).get_columns("accounts")]
+    engine.dispose()
+    return names
+"""
+
+
+def test_d2_a_store_can_be_migrated_inside_an_applications_migration(tmp_path: Path) -> None:
+    inside = """
+def inside():
+    with TokenRepository(database) as repository:
+        repository.save("alice", tokens())
+    migrate.downgrade(database, "0002")
+    migrate.upgrade(database)
+    migrate.check(database)
+alembic.command.upgrade(config, "head")
+tell(accounts(), columns())
+"""
+    printed = python(HOST + inside, tmp_path)
+
+    assert printed.splitlines()[-1] == "['alice'] ['id', 'more']"
+
+
+def test_d2_a_store_can_be_migrated_while_an_application_migrates(tmp_path: Path) -> None:
+    inside = """
+from concurrent.futures import ThreadPoolExecutor
+def work(number):
+    other = directory / f"{number}.db"
+    with TokenRepository(other) as repository:
+        repository.save("bob", tokens())
+    migrate.downgrade(other, "0001")
+    migrate.upgrade(other)
+    return str(accounts(other))
+def inside():
+    with ThreadPoolExecutor(4) as threads:
+        tell(set(threads.map(work, range(8))))
+alembic.command.upgrade(config, "head")
+tell(columns())
+"""
+    printed = python(HOST + inside, tmp_path)
+
+    assert printed.splitlines() == ["""{"['bob']"}""", "['id', 'more']"]
+
+
+@pytest.mark.parametrize("script", [*scripts().glob("versions/*.py")], ids=lambda path: path.stem)
+def test_d2_a_migration_uses_nothing_of_alembic_but_op(script: Path) -> None:
+    found = {line for line in script.read_text().splitlines() if "alembic" in line}
+
+    assert found <= {"from alembic import op", "from alembic.util import CommandError"}

@@ -1,9 +1,14 @@
-"""Migrates a database to a schema revision: alembic's commands as functions."""
+"""Migrates a database to a schema revision: alembic's commands as functions.
+
+Nothing of alembic's process-wide state is used: an application may migrate its own database in
+another thread, or call these functions inside one of its own migrations.
+"""
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
 
 from tokenstore.redaction import protect
 from tokenstore.storage import migrations
@@ -13,32 +18,33 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
-    from alembic.config import Config
     from sqlalchemy import Connection
     from sqlalchemy.engine import URL
 
-__all__ = ["check", "current", "downgrade", "history", "upgrade"]
+T = TypeVar("T")
+
+__all__ = ["check", "current", "downgrade", "history", "stamp", "upgrade"]
 
 
 def upgrade(database: str | os.PathLike[str] | URL | None = None, revision: str = "head") -> None:
     """Upgrade a database to *revision*. A missing database is created, 0600.
 
     All migrations are one transaction: if one fails, the database is unchanged. An older SQLite
-    file is first copied to ``DATABASE-backup-REVISION-TIMESTAMP``.
+    file is first copied to ``DATABASE-backup-REVISION-TIMESTAMP``; the copy stays if the upgrade
+    succeeds. A SQLite file that was restored from a dump is marked as a tokenstore database.
 
     Args:
         database: As for `TokenManager`.
         revision: An alembic revision, such as ``head`` or ``+1``.
 
     Raises:
-        StorageError: The database cannot be opened or changed, or the revision is unknown.
+        StorageError: The database cannot be opened or changed, the revision is unknown, or the
+            tables are not those of the recorded revision (see `stamp`).
     """
     found = database_for(database)
     with found.migration() as connection:
         found.back_up_before_upgrade(connection)
-        migrations.run(
-            found.name, lambda command, config: command.upgrade(config, revision), connection
-        )
+        migrations.upgrade(found.name, connection, revision)
 
 
 def downgrade(
@@ -55,16 +61,35 @@ def downgrade(
     Args:
         database: As for `TokenManager`.
         revision: An alembic revision, such as ``0003`` or ``-1``.
-        x: Arguments for the migrations, each ``NAME=VALUE``.
+        x: Arguments for the migrations, each ``NAME=VALUE``. The only one is ``destroy=yes``.
 
     Raises:
         StorageError: As for `upgrade`, or the downgrade was refused.
+        ValueError: An argument in *x* is unknown.
+    """
+    destroy = migrations.parse_arguments(x, ["destroy"]).get("destroy") == "yes"
+    found = database_for(database)
+    with found.migration() as connection:
+        migrations.downgrade(found.name, connection, revision, destroy=destroy)
+
+
+def stamp(database: str | os.PathLike[str] | URL | None = None) -> str:
+    """Correct the recorded revision of a database to the one that its tables have.
+
+    The record is wrong after ``alembic stamp`` with another revision, or when it was removed.
+
+    Args:
+        database: As for `TokenManager`.
+
+    Returns:
+        The revision.
+
+    Raises:
+        StorageError: The database cannot be opened, or its tables are not those of a revision.
     """
     found = database_for(database)
     with found.migration() as connection:
-        migrations.run(
-            found.name, lambda command, config: command.downgrade(config, revision), connection, x=x
-        )
+        return migrations.stamp(found.name, connection)
 
 
 def current(
@@ -79,7 +104,7 @@ def current(
     Raises:
         StorageError: The database cannot be read.
     """
-    _inspect(database, lambda command, config: command.current(config), stdout)
+    _print(_inspect(database, migrations.current), stdout)
 
 
 def history(
@@ -94,9 +119,7 @@ def history(
     Raises:
         StorageError: The database cannot be read.
     """
-    _inspect(
-        database, lambda command, config: command.history(config, indicate_current=True), stdout
-    )
+    _print(_inspect(database, migrations.history), stdout)
 
 
 def check(
@@ -111,26 +134,61 @@ def check(
     Raises:
         StorageError: They differ, or the database is not at the newest revision.
     """
-    _inspect(database, lambda command, config: command.check(config), stdout)
+    _inspect(database, migrations.check)
+    _print(["No new upgrade operations detected."], stdout)
+
+
+def require_tables(database: str | os.PathLike[str] | URL | None = None) -> None:
+    """Raise a `StorageError` if the tables are those of another revision than the recorded one."""
+    _inspect(database, migrations.require_tables)
+
+
+class AlembicRun(NamedTuple):
+    """What ``env.py`` needs for a run of alembic's own command line.
+
+    Attributes:
+        connection: A connection in one transaction.
+        destroy: Whether ``base`` may drop the tables of a database with accounts.
+        back_up: Copies an older SQLite file; the copy stays if the run succeeds.
+    """
+
+    connection: Connection
+    destroy: bool
+    back_up: Callable[[], None]
 
 
 @contextmanager
-def open_for_migration(database: str | None) -> Iterator[Connection]:
-    """Open *database* for alembic's own command line, in one transaction (see ``env.py``)."""
-    with database_for(database).migration() as connection:
-        yield connection
+def alembic_run(x: Sequence[str]) -> Iterator[AlembicRun]:
+    """Open the database for a run of alembic's own command line, in one transaction.
+
+    Args:
+        x: The values of ``-x``: ``database=PATH-OR-URL`` and ``destroy=yes``.
+
+    Raises:
+        StorageError: The database cannot be opened or changed.
+        ValueError: An argument is unknown, or *database* is neither a path nor a URL.
+    """
+    arguments = migrations.parse_arguments(x, ["database", "destroy"])
+    found = database_for(arguments.get("database"))
+    with found.migration() as connection:
+        yield AlembicRun(
+            connection,
+            arguments.get("destroy") == "yes",
+            lambda: found.back_up_before_upgrade(connection),
+        )
 
 
 def _inspect(
-    database: str | os.PathLike[str] | URL | None,
-    command: Callable[[Any, Config], object],
-    stdout: TextIO | None,
-) -> None:
+    database: str | os.PathLike[str] | URL | None, inspect: Callable[[str, Connection], T]
+) -> T:
     found = database_for(database)
     with found.inspection() as connection:
-        migrations.run(
-            found.name, command, connection, stdout=stdout, options={"dont_mutate": True}
-        )
+        return inspect(found.name, connection)
+
+
+def _print(lines: Sequence[str], stdout: TextIO | None) -> None:
+    for line in lines:
+        print(line, file=stdout or sys.stdout)
 
 
 protect(__name__)

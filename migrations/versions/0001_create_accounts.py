@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from alembic import context, op
+from alembic import op
 from alembic.util import CommandError
 
 revision = "0001"
@@ -53,7 +53,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    destroy = context.get_x_argument(as_dictionary=True).get("destroy") == "yes"
+    destroy = op.get_context().opts.get("destroy", False)
     accounts = op.get_bind().scalar(sa.text("SELECT count(*) FROM accounts"))
     if accounts and not destroy:
         raise CommandError(

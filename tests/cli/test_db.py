@@ -44,4 +44,19 @@ def test_a_downgrade_to_base_drops_accounts_only_when_told(
     assert cli(*arguments).code == 0
     outdated = cli("status")
     assert outdated.code == 1
-    assert f"tokenstore --database '{database}' db upgrade" in outdated.err
+    assert f"tokenstore --database {database} db upgrade" in outdated.err
+
+
+def test_d14_a_relative_revision_is_not_an_option(cli: Callable[..., Ran]) -> None:
+    assert cli("db", "upgrade").code == 0
+    assert cli("db", "downgrade", "-1").code == 0
+    assert cli("db", "downgrade", "--", "-1").code == 0
+
+    assert "No such option" in cli("db", "downgrade", "--nothing").err
+    unknown = cli("db", "-x", "tag=1", "upgrade")
+    assert (unknown.code, "not a known argument" in unknown.err) == (2, True)
+
+
+def test_d3_stamp_corrects_the_record(cli: Callable[..., Ran]) -> None:
+    assert cli("db", "upgrade").code == 0
+    assert cli("db", "stamp").out == f"stamped\t{REVISION}\n"

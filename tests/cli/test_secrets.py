@@ -580,7 +580,7 @@ def test_no_foreign_database_shows_a_secret(world: World, shell: Shell) -> None:
 # -- the rest -------------------------------------------------------------------------------------
 
 WATCHED = {"import", "export", "status", "token", "refresh", "history", "delete", "db"}
-WATCHED |= {"backup", "doctor", "completion", "login", "logout"}
+WATCHED |= {"backup", "restore", "doctor", "completion", "login", "logout"}
 
 
 def test_keeping_a_store_in_order_shows_no_secret(
@@ -596,6 +596,9 @@ def test_keeping_a_store_in_order_shows_no_secret(
         (1, "backup", tmp_path / "copy.db"),
         (0, "backup", tmp_path / "copy.db", "--replace", "--json"),
         (1, "backup", world.path),
+        (0, "restore", tmp_path / "copy.db"),
+        (0, "restore", tmp_path / "copy.db", "--json"),
+        (1, "restore", world.path),
         (None, "doctor"),
         (None, "doctor", "--json", "--online", "--fix"),
         (0, "completion", "bash"),

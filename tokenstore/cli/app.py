@@ -29,6 +29,7 @@ _COMMANDS = {  # name: module and attribute, imported when the command is used
     "login": ("login", "login"),
     "logout": ("login", "logout"),
     "refresh": ("refresh", "refresh"),
+    "restore": ("maintenance", "restore"),
     "status": ("status", "status"),
     "token": ("accounts", "token"),
 }

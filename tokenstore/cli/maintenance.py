@@ -1,4 +1,4 @@
-"""``tokenstore backup`` and ``doctor``."""
+"""``tokenstore backup``, ``restore`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tokenstore.doctor import Finding
+    from tokenstore.storage.base import Restored
 
 
 @click.command("backup")
@@ -28,9 +29,8 @@ def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
     FILE is private (mode 0600). Do not copy the database file itself: the newest tokens may still
     be in SQLite's write-ahead log.
 
-    To restore, stop the application, move DATABASE-wal, DATABASE-shm and DATABASE-journal away if
-    they exist, and replace the database with a copy of FILE. A refresh token that was rotated
-    after the backup is no longer valid; that account needs a new sign-in.
+    To restore it, use tokenstore restore. A refresh token that was rotated after the backup is no
+    longer valid; that account needs a new sign-in.
 
     SQLite only. To back up a PostgreSQL database, use pg_dump.
 
@@ -43,6 +43,48 @@ def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
     else:
         output.print_result("backed up", path)
     return DONE
+
+
+@click.command("restore")
+@click.argument("file", type=click.Path(dir_okay=False), metavar="FILE")
+@json_option
+@pass_store
+def restore(store: Store, *, file: str, as_json: bool) -> int:
+    """Replace the database with the backup in FILE.
+
+    Stop every process that uses the database first. The backup is checked, and the previous
+    database is moved aside. Prints the accounts whose refresh tokens were rotated after the
+    backup: they need a new sign-in.
+
+    SQLite only. To restore a PostgreSQL database, use pg_restore.
+
+    Example: tokenstore restore ~/backups/tokens.db
+    """
+    with store.repository() as repository:
+        done = repository.restore(file)
+    if as_json:
+        output.print_json({"restore": _restored(done)})
+        return DONE
+    output.print_result("restored", done.path)
+    if done.moved_to is not None:
+        output.print_result("moved", done.moved_to)
+    for account in done.rotated or ():
+        output.print_result("rotated", account, "needs a new sign-in")
+    if done.rotated is None:
+        click.echo(
+            "tokenstore: the previous database cannot be read, so it is unknown which refresh "
+            "tokens were rotated since; run: tokenstore refresh --all",
+            err=True,
+        )
+    return DONE
+
+
+def _restored(done: Restored) -> dict[str, object]:
+    return {
+        "path": output.printable(str(done.path)),
+        "moved_to": None if done.moved_to is None else output.printable(str(done.moved_to)),
+        "rotated": None if done.rotated is None else list(done.rotated),
+    }
 
 
 @click.command("doctor")

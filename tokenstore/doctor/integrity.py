@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import func, select
@@ -59,12 +59,13 @@ class RowChecks:
 
     def shared_tokens(self) -> Iterator[Finding]:
         """Report accounts that share a refresh token; rotating it invalidates the others'."""
-        token = accounts.c.refresh_token
-        shared = select(token).group_by(token).having(func.count() > 1)
+        counts = Counter(each for _, each in self._fingerprints())
+        shared = {each for each, count in counts.items() if count > 1}
+        del counts
         names: dict[str, list[str]] = defaultdict(list)
-        query = select(accounts.c.account_name, token).where(token.in_(shared))
-        for name, value in self._read(query.order_by(accounts.c.account_name)):
-            names[value].append(name)
+        for name, each in self._fingerprints() if shared else ():
+            if each in shared:
+                names[each].append(name)
         for group in names.values():
             yield Finding(
                 "shared tokens",
@@ -101,6 +102,17 @@ class RowChecks:
             for number, name, host, sent, token in self._read(query)
             if is_text(token) and fingerprint(token) == sent
         }
+
+    def _fingerprints(self) -> Iterator[tuple[str, str]]:
+        """Yield the accounts and the fingerprints of their refresh tokens, in the order of names.
+
+        A database that grouped the tokens itself would write them to its temporary files.
+        """
+        token = accounts.c.refresh_token
+        query = select(accounts.c.account_name, token).where(token.is_not(None))
+        for name, value in self._read(query.order_by(accounts.c.account_name)):
+            if is_text(value):
+                yield name, fingerprint(value)
 
     def _damaged_accounts(self) -> Iterator[str]:
         columns = (accounts.c[name] for name in ("account_name", *TOKEN_COLUMNS, "checksum"))

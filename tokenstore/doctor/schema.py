@@ -9,6 +9,7 @@ from tokenstore import migrate
 from tokenstore.doctor.findings import Finding, ok
 from tokenstore.errors import StorageError
 from tokenstore.storage.location import display_name
+from tokenstore.storage.migrations import command
 from tokenstore.storage.tables import REVISION
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ def compare_schema(database: Path | URL, revision: str | None) -> Iterator[Findi
         yield Finding("schema", "error", message, "upgrade tokenstore")
     elif revision != REVISION:
         message = f"schema {revision or 'base'} is older than {REVISION}"
-        hint = f"run: tokenstore --database '{display_name(database)}' db upgrade"
+        hint = f"run: {command(display_name(database), 'db', 'upgrade')}"
+        try:
+            migrate.require_tables(database)
+        except StorageError as error:
+            message, hint = str(error).split("; ", 1)
         yield Finding("schema", "error", message, hint)
     else:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,21 @@ T = TypeVar("T")
 
 JournalMode = Literal["wal", "delete"]
 """How SQLite journals a transaction. Other databases have no such choice."""
+
+
+class Restored(NamedTuple):
+    """A database that was replaced with a copy.
+
+    Attributes:
+        path: The database.
+        moved_to: The path of what was there before, or None if there was nothing.
+        rotated: The accounts whose refresh tokens in the copy were exchanged since, or None if the
+            previous database could not be read.
+    """
+
+    path: Path
+    moved_to: Path | None
+    rotated: tuple[str, ...] | None
 
 
 class RefreshLocks(Protocol):
@@ -86,9 +101,12 @@ class Database(Protocol):
         """Raise a `StorageError` unless a row of *size* bytes can be stored, as far as is known."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Make the work of this thread one durable transaction, while no other thread writes.
+        """Make the caller's work one durable transaction, while no other thread writes.
 
-        Nested transactions join the outer one.
+        It belongs to the thread, and to the coroutine or generator, that opens it; other code of
+        the thread reads what is committed, and a write of it fails. Nested transactions join the
+        outer one; if one of them fails, nothing of the whole is stored. Without a database, it
+        begins with the first write, so that reading creates nothing.
         """
 
     def scrub_after_commit(self) -> None:
@@ -103,6 +121,13 @@ class Database(Protocol):
         Args:
             target: The file to write.
             replace: Whether to replace an existing file.
+        """
+
+    def restore(self, source: Path) -> Restored:
+        """Replace the database with a copy of it; what was there is moved aside.
+
+        Args:
+            source: The copy.
         """
 
     def migration(self) -> AbstractContextManager[Connection]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.models.accounts import Account, Record
-    from tokenstore.storage.base import JournalMode
+    from tokenstore.storage.base import JournalMode, Restored
     from tokenstore.storage.locks import HeldLock
 
 ConflictPolicy = Literal["replace", "keep", "keep_newer"]
@@ -160,7 +160,12 @@ class TokenRepository:
 
     @contextmanager
     def transaction(self) -> Iterator[TokenRepository]:
-        """Make all changes of this thread one transaction: all of them are stored, or none."""
+        """Make all changes in the block one transaction: all of them are stored, or none.
+
+        It belongs to the thread, and to the coroutine or generator, that opens it. What other code
+        of the thread saves while these are suspended fails, instead of becoming part of it. An
+        inner ``transaction()`` that raises undoes the whole, even if its error is caught.
+        """
         with self._database.transaction():
             yield self
 
@@ -180,6 +185,25 @@ class TokenRepository:
         path = Path(os.path.abspath(target))  # noqa: PTH100 - a symlink must be seen
         self._database.backup(path, replace=replace)
         return path
+
+    def restore(self, source: str | os.PathLike[str]) -> Restored:
+        """Replace the SQLite database with a copy of it, such as `backup` makes.
+
+        The copy is checked first. What was there is moved aside, with its log. No process may have
+        the database open, as far as the system shows that.
+
+        Args:
+            source: The copy, which stays where it is.
+
+        Returns:
+            Where the previous database is, and which accounts' refresh tokens were exchanged since
+            the copy was made: these accounts need a new sign-in.
+
+        Raises:
+            StorageError: The copy is damaged or not a tokenstore database, or a process has the
+                database open. Nothing was changed.
+        """
+        return self._database.restore(Path(os.path.abspath(source)))  # noqa: PTH100
 
     # -- for the manager, import and export ---------------------------------------------------
 

@@ -646,3 +646,31 @@ def test_a_nul_in_a_provider_name_is_refused(repository: TokenRepository) -> Non
         repository.save("alice", tokens(), provider="a\0b")
     assert caught.value.errno == errno.EINVAL
     assert repository.load("alice") is None
+
+
+def test_d13_an_empty_version_table_is_not_an_empty_store(
+    url: str, repository: TokenRepository
+) -> None:
+    repository.save("alice", tokens())
+    ask(url, f"DELETE FROM {VERSION_TABLE}")
+    try:
+        with TokenRepository(url) as other:
+            with pytest.raises(StorageError, match="db stamp"):
+                other.load("alice")
+            with pytest.raises(StorageError, match="db stamp"):
+                other.save("bob", tokens())
+    finally:
+        assert migrate.stamp(url) == REVISION
+
+    with TokenRepository(url) as other:
+        assert other.load("alice") == tokens()
+
+
+def test_d3_a_wrong_record_is_named(url: str, repository: TokenRepository) -> None:
+    repository.save("alice", tokens())
+    ask(url, f"UPDATE {VERSION_TABLE} SET version_num = '0002'")
+    try:
+        with pytest.raises(StorageError, match=f"recorded as schema 0002.*{REVISION}.*db stamp"):
+            migrate.upgrade(url)
+    finally:
+        assert migrate.stamp(url) == REVISION

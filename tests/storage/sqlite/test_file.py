@@ -66,8 +66,7 @@ def build(name, connection):
 
 schema.upgrade_to_head = build
 
-with SQLiteDatabase(path, journal_mode=sys.argv[2]).transaction():
-    pass
+SQLiteDatabase(path, journal_mode=sys.argv[2]).run(lambda: None)
 with TokenRepository(path, journal_mode=sys.argv[2]) as repository:
     with repository.refresh_lock("alice", timeout=1), repository.transaction():
         repository.save("alice", tokens(1))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.errors import StorageError
 from tokenstore.storage.location import display_name, schema_of
+from tokenstore.storage.ownership import Owner
 from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT, Connections
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine import URL
 
+    from tokenstore.storage.base import Restored
     from tokenstore.storage.locks import HeldLock
     from tokenstore.storage.query import CompiledStatement, Row
 
@@ -72,6 +75,12 @@ class _Thread(threading.local):
 
     driver: psycopg.Connection[Any] | None = None
     process = 0
+    is_open = False  # also while it has not begun, because there are no tables yet
+    owner: Owner | None = None  # the part of the program that it belongs to; None: all of it
+    begin: Callable[[], object] | None = None  # begins it, if that is left to the first write
+    has_read = False  # whether it was told before that there is nothing
+    has_failed = False  # whether an inner failure has undone it
+    writes = 0  # how many statements it has written with
 
 
 class PostgreSQLDatabase:
@@ -105,14 +114,19 @@ class PostgreSQLDatabase:
 
     def fetch_all(self, statement: CompiledStatement, parameters: dict[str, Any]) -> list[Row]:
         """Return all rows (see `Database.fetch_all`)."""
-        if self._thread.driver is not None:
+        if self._is_joined():
+            if self._thread.driver is None and not self._thread.has_failed:
+                self._thread.has_read = True
+                return []
             return self._execute(self._transaction_driver(), statement, parameters).fetchall()
         return self._retry(lambda: self._read(statement, parameters))
 
     def execute(self, statement: CompiledStatement, parameters: dict[str, Any]) -> int:
         """Run a statement that writes (see `Database.execute`)."""
-        if self._thread.driver is None:
+        if not self._is_joined():
             raise RuntimeError("execute() requires a transaction()")
+        self._begin_late()
+        self._thread.writes += 1
         return self._execute(self._transaction_driver(), statement, parameters).rowcount
 
     def run(
@@ -123,8 +137,11 @@ class PostgreSQLDatabase:
         lock: HeldLock | None = None,
     ) -> T:
         """Call *work* in a transaction (see `Database.run`)."""
-        if self._thread.driver is not None:
-            return work()
+        if self._is_joined():
+            with self._joined(always_undo=False):
+                self._begin_late()
+                return work()
+        self._require_no_transaction()
         if isinstance(lock, HeldAdvisoryLock) and lock.driver is not None:
             return self._run_on_lock(work, expected_identity, lock, lock.driver)
 
@@ -137,13 +154,86 @@ class PostgreSQLDatabase:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Make the work of this thread one transaction (see `Database.transaction`)."""
-        if self._thread.driver is not None:
-            yield
+        if self._is_joined():
+            with self._joined(always_undo=True):
+                yield
             return
-        with self._transaction(None) as driver:
-            table = f"{self._schema}.accounts"
-            self._run(driver, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+        self._require_no_transaction()
+        with ExitStack() as stack, self._open(Owner()):
+
+            def begin() -> None:
+                driver = stack.enter_context(self._transaction(None))
+                table = f"{self._schema}.accounts"
+                self._run(driver, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+
+            if self._exists(create=False):
+                begin()
+            else:
+                self._thread.begin = begin
             yield
+            if self._thread.has_failed:
+                self._transaction_driver()  # which raises
+
+    @contextmanager
+    def _open(self, owner: Owner) -> Iterator[None]:
+        """Note that a transaction of *owner* is open, which may begin later."""
+        thread = self._thread
+        thread.is_open, thread.owner, thread.writes = True, owner, 0
+        thread.has_read = thread.has_failed = False
+        _transactions.names.append(self.name)
+        try:
+            yield
+        finally:
+            _transactions.names.remove(self.name)
+            thread.is_open, thread.owner, thread.begin = False, None, None
+            thread.has_failed = False
+
+    def _is_joined(self) -> bool:
+        """Return whether the calling code belongs to an open transaction of its thread."""
+        thread = self._thread
+        if not thread.is_open and thread.driver is None:
+            return False
+        return thread.owner is None or thread.owner.is_current()
+
+    @contextmanager
+    def _joined(self, *, always_undo: bool) -> Iterator[None]:
+        """Work inside the current transaction; a failure undoes all of it.
+
+        Args:
+            always_undo: Undo it even if the work that failed has written nothing.
+        """
+        writes = self._thread.writes
+        try:
+            yield
+        except BaseException:
+            if always_undo or self._thread.writes != writes:
+                self._thread.has_failed = True
+            raise
+
+    def _begin_late(self) -> None:
+        """Begin a transaction that has not begun, because there were no tables."""
+        begin, self._thread.begin = self._thread.begin, None
+        if begin is None:
+            return
+        if self._thread.has_read and self._exists(create=False):
+            self._thread.has_failed = True
+            raise StorageError(
+                f"{self.name}: another process has created it during this transaction, which has "
+                "found nothing before; repeat all of it",
+                self.name,
+                errno=errno.EAGAIN,
+            )
+        begin()
+
+    def _require_no_transaction(self) -> None:
+        """Raise a `StorageError` if this thread would wait for a transaction of its own."""
+        if self.name in _transactions.names:
+            raise StorageError(
+                f"{self.name}: this thread is inside a transaction of another repository, "
+                "coroutine or generator; use that one, or end it first",
+                self.name,
+                errno=errno.EDEADLK,
+            )
 
     def in_transaction(self) -> bool:
         """Return whether the calling thread is inside a transaction on the same store."""
@@ -164,6 +254,14 @@ class PostgreSQLDatabase:
         raise StorageError(
             f"{self.name} is not a file; back it up with: pg_dump --format=custom "
             f"--file=tokens.dump --schema={self._schema}",
+            self.name,
+        )
+
+    def restore(self, source: Path) -> Restored:
+        """Refuse: PostgreSQL has its own tools for backups."""
+        raise StorageError(
+            f"{self.name} is not a file; restore it with: pg_restore --clean --if-exists "
+            f"--dbname=DATABASE {shlex.quote(str(source))}",
             self.name,
         )
 
@@ -272,10 +370,10 @@ class PostgreSQLDatabase:
     def _transaction_driver(self) -> psycopg.Connection[Any]:
         """Return the connection of the thread's transaction."""
         driver = self._thread.driver
-        if driver is None or self._thread.process != os.getpid():
+        if driver is None or self._thread.has_failed or self._thread.process != os.getpid():
             raise StorageError(
-                f"{self.name}: a fork has ended this transaction in the child, which stores "
-                "nothing of it; do not fork inside",
+                f"{self.name}: an earlier error, or a fork, has ended this transaction; nothing of "
+                "it was stored. Repeat all of it, and do not fork inside",
                 self.name,
             )
         return driver

@@ -10,7 +10,13 @@ import psycopg
 from sqlalchemy import text
 
 from tokenstore.errors import StorageError
-from tokenstore.storage.migrations import outdated_error, too_new_error, upgrade_to_head
+from tokenstore.storage.migrations import (
+    has_tables,
+    outdated_error,
+    stamp_error,
+    too_new_error,
+    upgrade_to_head,
+)
 from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
@@ -99,7 +105,14 @@ class SchemaManager:
                 raise foreign_schema_error(self._name, self._schema)
             self._set_search_path(connection)
             yield connection
-            if is_new and self.revision_of(_driver_of(connection)) is None:
+            revision = self.revision_of(_driver_of(connection))
+            if revision is not None and not has_tables(connection):
+                raise StorageError(
+                    f"{self._name}: there are no tables, so it cannot have schema {revision}; "
+                    "upgrade it instead, which creates them",
+                    self._name,
+                )
+            if is_new and revision is None:
                 transaction.rollback()
 
     @contextmanager
@@ -130,7 +143,19 @@ class SchemaManager:
                     "name; create a database with ENCODING 'UTF8'",
                     self._name,
                 )
-            return self.revision_of(driver)
+            revision = self.revision_of(driver)
+            if revision is None and self._has_accounts(driver):
+                raise stamp_error(self._name, None, None)
+            return revision
+
+    def _has_accounts(self, driver: psycopg.Connection[Any]) -> bool:
+        """Return whether the tables exist, whatever revision is recorded."""
+        try:
+            query = f"SELECT to_regclass('{self._schema}.accounts') IS NOT NULL"
+            row = driver.execute(query.encode()).fetchone()
+        except ERRORS as error:
+            raise postgresql_error(self._name, error) from None
+        return row == (True,)
 
     def revision_of(self, driver: psycopg.Connection[Any]) -> str | None:
         """Return the schema revision, or None if there are no tables of ours.

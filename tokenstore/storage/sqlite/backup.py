@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import InsecureStorageError, StorageError
@@ -15,24 +14,37 @@ from tokenstore.files import (
     sync_directory,
     writer_lock,
 )
-from tokenstore.storage.sqlite.engine import pragma, uri
+from tokenstore.storage.sqlite.engine import connect_to, pragma
 from tokenstore.storage.sqlite.errors import translated
 from tokenstore.storage.sqlite.file import DatabaseFile, FileId
 
 if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 def copy_database(source: sqlite3.Connection, path: Path, target: Path) -> None:
-    """Copy the database of *source* to *target*, durably, replacing an existing file.
+    """Copy the database of *source* to *target* (see `copying`)."""
+    with copying(source, path, target):
+        pass
+
+
+@contextmanager
+def copying(source: sqlite3.Connection, path: Path, target: Path) -> Iterator[Path]:
+    """Copy the database of *source*; the copy durably replaces *target* at the end.
 
     The copy is one consistent state of the database. It is checked before it gets its name, so
-    that a damaged database never replaces an older copy.
+    that a damaged database never replaces an older copy. After an error, nothing is left of it.
+    *source* is used only until this yields.
 
     Args:
         source: A connection outside a transaction.
         path: The file of the database, for errors.
         target: The file to write.
+
+    Yields:
+        The finished copy, which does not have its name yet.
 
     Raises:
         StorageError: The database cannot be read, is damaged, or the copy cannot be written.
@@ -41,6 +53,7 @@ def copy_database(source: sqlite3.Connection, path: Path, target: Path) -> None:
         with writer_lock(target.parent, target.name.__eq__), atomic_write(target) as new:
             _copy(source, path, new, target)
             _require_sound(path, new)
+            yield new
             _require_unused(target)  # another process may have opened it meanwhile
         sync_directory(target.parent)
     except OSError as error:
@@ -88,18 +101,18 @@ def _copy(source: sqlite3.Connection, path: Path, new: Path, target: Path) -> No
         source.execute("BEGIN")
         source.execute("SELECT 1 FROM sqlite_master").fetchone()
     try:
-        with translated(target), closing(sqlite3.connect(uri(new, "mode=rw"), uri=True)) as copy:
+        with translated(target), closing(connect_to(new, "mode=rw")) as copy:
+            copy.execute("PRAGMA journal_mode = MEMORY")  # a failed copy leaves no journal
             source.backup(copy)
     finally:
         source.rollback()
 
 
 def _require_sound(path: Path, new: Path) -> None:
-    options = uri(new, "mode=ro&immutable=1")
-    with translated(path), closing(sqlite3.connect(options, uri=True)) as copy:
+    with translated(path), closing(connect_to(new, "mode=ro&immutable=1")) as copy:
         is_sound = pragma(copy, "integrity_check(1)") == "ok"
     if not is_sound:
         raise StorageError(
-            f"{path} is damaged and was not backed up; keep this file and restore an older backup",
+            f"{path} is damaged and was not copied; keep this file, and use an older backup",
             path,
         )

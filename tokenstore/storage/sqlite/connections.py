@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import atexit
 import errno
+import os
 import sqlite3
 import threading
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -25,14 +27,37 @@ from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, driver_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from sqlalchemy import Connection
 
+    from tokenstore.storage.ownership import Owner
     from tokenstore.storage.sqlite.connector import OpenConnection
     from tokenstore.storage.sqlite.file import FileId
 
 _FORK_WAIT = 0.05  # seconds that a fork waits for one thread while the others are stopped
+
+
+class Transaction:
+    """What a thread knows of its transaction.
+
+    Attributes:
+        owner: The part of the program that it belongs to, or None for all code of the thread.
+        has_begun: Whether it has begun in the database; it has not while there is no database.
+        has_read: Whether it was told before that there is nothing.
+        has_failed: Whether an inner failure has undone it.
+        writes: How many statements it has written with.
+        stack: What ends with it.
+    """
+
+    def __init__(self, owner: Owner | None = None) -> None:
+        self.owner = owner
+        self.has_begun = self.has_read = self.has_failed = False
+        self.writes = 0
+        self.stack = ExitStack()
+
+    def is_joined(self) -> bool:
+        """Return whether the calling code belongs to it."""
+        return self.owner is None or self.owner.is_current()
 
 
 class ThreadConnection:
@@ -45,6 +70,7 @@ class ThreadConnection:
         log_id: Its write-ahead log, or None if it has none.
         immutable: Whether it was opened as a file that no process changes, for a single read.
         in_transaction: Whether this thread is inside a transaction.
+        transaction: That transaction.
     """
 
     def __init__(self) -> None:
@@ -55,6 +81,7 @@ class ThreadConnection:
         self.log_id: FileId | None = None
         self.immutable = False
         self.in_transaction = False
+        self.transaction = Transaction()
 
     def adopt(self, opened: OpenConnection) -> sqlite3.Connection:
         """Use an open connection as that of this thread."""
@@ -98,12 +125,13 @@ class ThreadConnections:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._write_lock: WriteLock | None = None
         self.reset()
-        self._write_lock = _registry.add(self, path)
+        _registry.add(self)
 
     def reset(self) -> None:
         """Forget all connections, in a child of fork."""
-        self._local = threading.local()
+        self._local, self._beside = threading.local(), threading.local()
         self._open: set[ThreadConnection] = set()
         self._ended: deque[ThreadConnection] = deque()  # those of threads that are gone
         self._lock = threading.Lock()
@@ -116,10 +144,22 @@ class ThreadConnections:
         try:
             connection: ThreadConnection = self._local.own.connection
         except AttributeError:
-            connection = ThreadConnection()
-            with self._lock:
-                self._open.add(connection)
-            self._local.own = _OfThread(connection, self._ended)
+            connection = self._add(self._local)
+        return connection
+
+    def beside(self) -> ThreadConnection:
+        """Return another connection of the calling thread, for reads outside its transaction."""
+        try:
+            connection: ThreadConnection = self._beside.own.connection
+        except AttributeError:
+            connection = self._add(self._beside)
+        return connection
+
+    def _add(self, local: threading.local) -> ThreadConnection:
+        connection = ThreadConnection()
+        with self._lock:
+            self._open.add(connection)
+        local.own = _OfThread(connection, self._ended)
         return connection
 
     def _close_ended(self) -> None:
@@ -137,11 +177,13 @@ class ThreadConnections:
     @property
     def write_lock(self) -> WriteLock:
         """The lock that a thread of this process holds while it writes to the file."""
+        if self._write_lock is None:
+            self._write_lock = _registry.write_lock_of(self._path)
         return self._write_lock
 
     def is_writing(self) -> bool:
         """Return whether the calling thread holds the write lock."""
-        return self._write_lock.is_owned()
+        return self.write_lock.is_owned()
 
     @contextmanager
     def writing(self, *, scrubs: bool = True) -> Iterator[ThreadConnection]:
@@ -156,15 +198,10 @@ class ThreadConnections:
             StorageError: Another thread held the lock too long, or this thread holds it already.
         """
         if self.is_writing():
-            raise StorageError(
-                f"{self._path}: this thread is inside a transaction of another repository on the "
-                "same file; use that one",
-                self._path,
-                errno=errno.EDEADLK,
-            )
-        lock = self._write_lock.lock
+            raise self._own_transaction_error()
+        lock = self.write_lock.lock
         try:
-            if not self._write_lock.acquire(scrubs=scrubs):
+            if not self.write_lock.acquire(scrubs=scrubs):
                 raise StorageError(
                     f"{self._path}: another thread's transaction did not end; keep transactions "
                     "short",
@@ -177,9 +214,32 @@ class ThreadConnections:
                 with thread.lock:
                     yield thread
         except BaseException:
-            if self._write_lock.is_owned():
+            if self.write_lock.is_owned():
                 lock.release()  # an interrupt came right after it was acquired
             raise
+
+    @contextmanager
+    def writing_to(self, file_id: FileId | None) -> Iterator[None]:
+        """Note that the calling thread writes to a file, which may have several paths.
+
+        Raises:
+            StorageError: It writes to that file already, through another path.
+        """
+        if file_id in _written.files:
+            raise self._own_transaction_error()
+        _written.files.add(file_id)
+        try:
+            yield
+        finally:
+            _written.files.discard(file_id)
+
+    def _own_transaction_error(self) -> StorageError:
+        return StorageError(
+            f"{self._path}: this thread is inside a transaction on the same file, of another "
+            "repository, coroutine or generator; use that one, or end it first",
+            self._path,
+            errno=errno.EDEADLK,
+        )
 
     def close(self, *, wait: bool = True) -> None:
         """Close every connection; wait for those in use, or leave them open."""
@@ -211,6 +271,16 @@ class ThreadConnections:
         while self._suspended:
             self._suspended.pop().lock.release()
         self._lock.release()
+
+
+class _Written(threading.local):
+    """The files in whose transactions a thread is."""
+
+    def __init__(self) -> None:
+        self.files: set[FileId | None] = set()
+
+
+_written = _Written()
 
 
 class WriteLock:
@@ -264,12 +334,17 @@ class _Registry(fork.ForkParticipant):
         self._suspended: list[ThreadConnections] = []
         fork.register(fork.Stage.SQLITE, self)
 
-    def add(self, connections: ThreadConnections, path: Path) -> WriteLock:
-        """Register connections; return the write lock of their file."""
+    def add(self, connections: ThreadConnections) -> None:
+        """Register connections."""
         with self.lock:
             self._close_retired()
             self.connections.add(connections)
-            return self._write_locks.setdefault(path, WriteLock())
+
+    def write_lock_of(self, path: Path) -> WriteLock:
+        """Return the write lock of a file, whichever path with symlinked directories it is."""
+        real = Path(os.path.realpath(path.parent), path.name)
+        with self.lock:
+            return self._write_locks.setdefault(real, WriteLock())
 
     def _close_retired(self) -> None:
         with suppress(IndexError):
@@ -298,6 +373,7 @@ class _Registry(fork.ForkParticipant):
         """Reset everything: no other thread exists in the child, so every lock is free."""
         for write_lock in list(self._write_locks.values()):
             write_lock.reset()
+        _written.files.clear()
         while self._suspended:
             self._suspended.pop().reset()
         self.lock.release()

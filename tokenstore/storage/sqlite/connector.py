@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sqlite3
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,13 +11,19 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.storage.migrations import outdated_error, too_new_error
+from tokenstore.errors import InsecureStorageError, SchemaTooNewError, StorageError
+from tokenstore.storage.migrations import (
+    command,
+    fits_a_revision,
+    outdated_error,
+    too_new_error,
+)
 from tokenstore.storage.sqlite.backup import copy_database, prepare
-from tokenstore.storage.sqlite.engine import driver_of, make_engine, pragma, uri
+from tokenstore.storage.sqlite.engine import connect_to, driver_of, make_engine, pragma
 from tokenstore.storage.sqlite.errors import (
     DRIVER_ERRORS,
     ERRORS,
+    can_open_files,
     error_name,
     read_only_error,
     sqlite_error,
@@ -27,9 +32,10 @@ from tokenstore.storage.sqlite.errors import (
 from tokenstore.storage.sqlite.file import DatabaseFile, FileId
 from tokenstore.storage.sqlite.locks import FileLocks
 from tokenstore.storage.sqlite.schema import SchemaManager, revision_of
-from tokenstore.storage.tables import APPLICATION_ID, REVISION
+from tokenstore.storage.tables import APPLICATION_ID, REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -120,17 +126,18 @@ class Connector:
     def migration(self) -> Iterator[Connection]:
         """Yield a connection for migrations (see `Database.migration`)."""
         if self.file.inspect() is not None:
-            self._reject_foreign()  # before a lock file is created next to it
+            self._reject_foreign(adopt=True)  # before a lock file is created next to it
         with self.schema.lock():
             if self.file.inspect() is None:
                 with self.schema.creation() as connection:
                     yield connection
                 return
-            with self._connection() as (connection, immutable):
+            with self.connection(adopt=True) as (connection, immutable):
                 self.file.restrict_permissions()
                 if immutable:
                     raise read_only_error(self.path)
-                with translated(self.path), connection.begin():
+                with self.schema.transaction(connection):
+                    self._adopt(connection)
                     yield connection
 
     @contextmanager
@@ -141,7 +148,7 @@ class Connector:
             with create_engine("sqlite://", poolclass=NullPool).connect() as connection:
                 yield connection
             return
-        with self._connection() as (connection, _):
+        with self.connection() as (connection, _):
             connection.execution_options(sqlite_begin="DEFERRED")
             with translated(self.path):
                 yield connection
@@ -153,7 +160,7 @@ class Connector:
                 f"{self.path}: there is no database to back up; check the path", self.path
             )
         prepare(target, self.file, replace=replace)
-        with self._connection() as (connection, _):
+        with self.connection() as (connection, _):
             copy_database(driver_of(connection), self.path, target)
 
     def replaced_error(self, log_id: FileId | None = None) -> StorageError:
@@ -184,25 +191,28 @@ class Connector:
             )
 
     @contextmanager
-    def _connection(self) -> Iterator[tuple[Connection, bool]]:
+    def connection(self, *, adopt: bool = False) -> Iterator[tuple[Connection, bool]]:
         """Yield a connection of its own, whatever the schema, and whether it is immutable."""
-        connection, immutable = self._connect()
+        connection, immutable = self._connect(adopt=adopt)
         try:
             yield connection, immutable
         finally:
             connection.close()
 
-    def _connect(self) -> tuple[Connection, bool]:
+    def _connect(self, *, adopt: bool = False) -> tuple[Connection, bool]:
         """Connect to a tokenstore database; return whether it was opened as immutable.
 
         A reader of a WAL database writes files next to it. Where that is not possible, the
         database can still be read if it has no log, and hence no writer.
+
+        Args:
+            adopt: Whether the database may lack the mark of a tokenstore database.
         """
-        self._reject_foreign()
+        self._reject_foreign(adopt=adopt)
         connection, immutable = self._connect_to_any()
         try:
             with translated(self.path):
-                self._require_application_id(pragma(driver_of(connection), "application_id"))
+                self.require_mark(driver_of(connection), adopt=adopt)
         except BaseException:
             connection.close()
             raise
@@ -215,40 +225,77 @@ class Connector:
                 return self._engine.connect(), False
         except ERRORS as error:
             cannot_open = error_name(error).startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
-            if not cannot_open or self.file.has_log():
+            may_have_writers = self.file.is_writable() and self.file.has_writable_directory()
+            if not cannot_open or may_have_writers or self.file.has_log() or not can_open_files():
                 raise sqlite_error(self.path, error) from None
         with translated(self.path):
             return make_engine(self.path, "mode=ro&immutable=1").connect(), True
 
-    def _reject_foreign(self) -> None:
+    def _reject_foreign(self, *, adopt: bool = False) -> None:
         """Refuse another application's database before SQLite repairs or changes anything in it.
 
         This read ignores logs and locks, so it may find a file that is shorter than its header
         says: during a checkpoint, or after an interrupted one. Then only SQLite's repair can tell.
         """
-        options = uri(self.path, "mode=ro&immutable=1")
         try:
-            with closing(sqlite3.connect(options, uri=True)) as driver:
-                self._require_application_id(pragma(driver, "application_id"))
+            with closing(connect_to(self.path, "mode=ro&immutable=1")) as driver:
+                self.require_mark(driver, adopt=adopt)
         except DRIVER_ERRORS as error:
             if not error_name(error).startswith("SQLITE_CORRUPT"):
                 raise sqlite_error(self.path, error) from None
 
-    def _require_application_id(self, found: object) -> None:
-        if found != APPLICATION_ID:
+    def require_mark(self, driver: sqlite3.Connection, *, adopt: bool) -> None:
+        """Refuse a database without the mark of a tokenstore database.
+
+        Args:
+            driver: A connection to it.
+            adopt: Whether to accept one of ours that has lost its mark, as in a dump.
+        """
+        mark = pragma(driver, "application_id")
+        if mark == APPLICATION_ID:
+            return
+        is_ours = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        if mark or driver.execute(is_ours, [VERSION_TABLE]).fetchone() is None:
             raise InsecureStorageError(
                 f"{self.path} is not a tokenstore database; choose another file", self.path
             )
+        if not adopt:
+            raise InsecureStorageError(
+                f"{self.path} has the tables of a tokenstore database, but not its application_id, "
+                "which a dump does not contain; if you have restored it from a dump of yours, "
+                f"run: {command(str(self.path), 'db', 'upgrade')}",
+                self.path,
+            )
+
+    def _adopt(self, connection: Connection) -> None:
+        """Mark a database of ours that has lost its mark, in the current transaction."""
+        driver = driver_of(connection)
+        if pragma(driver, "application_id") == APPLICATION_ID:
+            return
+        if not fits_a_revision(str(self.path), connection):
+            raise InsecureStorageError(
+                f"{self.path} is not a tokenstore database: its tables differ from every schema "
+                "that this version knows; choose another file",
+                self.path,
+            )
+        driver.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
     def _require_schema(self, connection: Connection) -> None:
+        error = self.schema_error(connection)
+        if error is None:
+            return
+        if isinstance(error, SchemaTooNewError) or not self._upgrade:
+            raise error
+        self.schema.upgrade(connection)
+
+    def schema_error(self, connection: Connection) -> StorageError | None:
+        """Return the error for a schema that is not the newest, or None if it is."""
         revision = revision_of(connection, self.path)
         if revision == REVISION:
-            return
+            return None
         if revision is not None and revision > REVISION:
-            raise too_new_error(str(self.path), revision)
-        if not self._upgrade:
-            raise outdated_error(str(self.path), revision or "base")
-        self.schema.upgrade(connection)
+            return too_new_error(str(self.path), revision)
+        return outdated_error(str(self.path), revision or "base")
 
     def _is_in_wal(self, connection: Connection) -> bool:
         """Return whether the database is in WAL mode and can be changed."""

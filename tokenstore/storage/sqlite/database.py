@@ -6,17 +6,19 @@ import errno
 import os
 import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import finalize
 
 from tokenstore.errors import StorageError
 from tokenstore.files import file_error
-from tokenstore.storage.sqlite.connections import ThreadConnection, ThreadConnections
+from tokenstore.storage.ownership import Owner
+from tokenstore.storage.sqlite.connections import ThreadConnection, ThreadConnections, Transaction
 from tokenstore.storage.sqlite.connector import Connector
 from tokenstore.storage.sqlite.engine import BUSY_TIMEOUT, lenient_decoding, pragma
 from tokenstore.storage.sqlite.errors import (
     DRIVER_ERRORS,
+    error_name,
     is_undecodable,
     read_only_error,
     sqlite_error,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from tokenstore.storage.base import JournalMode
+    from tokenstore.storage.base import JournalMode, Restored
     from tokenstore.storage.locks import HeldLock
     from tokenstore.storage.query import CompiledStatement, Row
     from tokenstore.storage.sqlite.file import FileId
@@ -78,14 +80,15 @@ class SQLiteDatabase:
     def execute(self, statement: CompiledStatement, parameters: dict[str, Any]) -> int:
         """Run a statement that writes (see `Database.execute`)."""
         thread = self._connections.current()
-        if not thread.in_transaction:
+        if not thread.in_transaction or not thread.transaction.is_joined():
             raise RuntimeError("execute() requires a transaction()")
         sql, _, values_of = statement.sqlite
         driver = self._transaction_driver(thread)
+        thread.transaction.writes += 1
         try:
             return driver.execute(sql, values_of(parameters)).rowcount
         except DRIVER_ERRORS as error:
-            raise sqlite_error(self.path, error) from None
+            raise self._error(thread, error) from None
 
     def run(
         self,
@@ -100,7 +103,7 @@ class SQLiteDatabase:
 
     def transaction(self) -> AbstractContextManager[None]:
         """Make the work of this thread one transaction (see `Database.transaction`)."""
-        return self._transaction(None)
+        return self._transaction(None, Owner())
 
     def scrub_after_commit(self) -> None:
         """Remove the bytes that this transaction deletes from the write-ahead log too.
@@ -124,6 +127,14 @@ class SQLiteDatabase:
             )
         with thread.lock:  # a fork waits for it
             self._connector.backup(target, replace=replace)
+
+    def restore(self, source: Path) -> Restored:
+        """Replace the database with a copy of it (see `restore_database`)."""
+        from tokenstore.storage.sqlite.restore import restore_database
+
+        with self._connections.writing(scrubs=False):
+            self._connections.close()
+            return restore_database(self._connector, source)
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
@@ -162,11 +173,16 @@ class SQLiteDatabase:
         sql, _, values_of = statement.sqlite
         values = values_of(parameters)
         thread = self._connections.current()
+        if thread.in_transaction and not thread.transaction.is_joined():
+            thread = self._connections.beside()
         with thread.lock:
-            if thread.in_transaction:
-                driver: sqlite3.Connection | None = self._transaction_driver(thread)
-            else:
+            if not thread.in_transaction:
                 driver = self._open(thread)
+            elif thread.transaction.has_begun or thread.transaction.has_failed:
+                driver = self._transaction_driver(thread)
+            else:
+                thread.transaction.has_read = True
+                return None
             if driver is None:
                 return None
             try:
@@ -174,7 +190,7 @@ class SQLiteDatabase:
                     return fetch(driver.execute(sql, values))
                 except DRIVER_ERRORS as error:
                     if not is_undecodable(error):
-                        raise sqlite_error(self.path, error) from None
+                        raise self._error(thread, error) from None
                 # One damaged row must not hide the others of its page. This is outside `except`:
                 # the context of an error from there would quote the damaged text.
                 with translated(self.path), lenient_decoding(driver):
@@ -184,29 +200,59 @@ class SQLiteDatabase:
                     thread.close()
 
     @contextmanager
-    def _transaction(self, expected_identity: object) -> Iterator[None]:
+    def _transaction(self, expected_identity: object, owner: Owner | None = None) -> Iterator[None]:
         """Begin a transaction and end it, or join the current one of this thread.
 
         Args:
             expected_identity: The file that must still be open, or None for any.
+            owner: The part of the program that it belongs to, for one that may only read: it does
+                not begin before the first write if there is no database. Defaults to one that
+                begins at once.
         """
-        if self._connections.current().in_transaction:
-            yield
+        thread = self._connections.current()
+        if thread.in_transaction and thread.transaction.is_joined():
+            with self._joined(thread, always_undo=owner is not None):
+                yield
             return
         process = os.getpid()
-        with self._connections.writing() as thread:
+        with self._connections.writing() as thread, ExitStack() as stack:
+            thread.transaction = transaction = Transaction(owner)
+            transaction.stack = stack
             try:
-                self._begin(thread, expected_identity)
+                if owner is None or self._connector.file.inspect() is not None:
+                    self._begin(thread, expected_identity)
                 thread.in_transaction = True
                 yield
-                if os.getpid() == process:  # a child forked inside must not commit
+                # A child forked inside must not commit.
+                if os.getpid() == process and (transaction.has_begun or transaction.has_failed):
                     self._commit(thread)
             except BaseException:
                 thread.rollback()
                 raise
             finally:
                 thread.in_transaction = False
+                thread.transaction = Transaction()
                 self._scrub(thread)
+
+    @contextmanager
+    def _joined(self, thread: ThreadConnection, *, always_undo: bool) -> Iterator[None]:
+        """Work inside the current transaction; a failure undoes all of it.
+
+        Args:
+            thread: The connection of this thread.
+            always_undo: Undo it even if the work that failed has written nothing.
+        """
+        transaction = thread.transaction
+        if not always_undo and not transaction.has_begun:
+            self._begin(thread, None)
+        writes = transaction.writes
+        try:
+            yield
+        except BaseException:
+            if always_undo or transaction.writes != writes:
+                transaction.has_failed = True
+                thread.rollback()
+            raise
 
     def in_transaction(self) -> bool:
         """Return whether the calling thread is inside a transaction on the same file."""
@@ -232,23 +278,37 @@ class SQLiteDatabase:
             )
 
     def _begin(self, thread: ThreadConnection, expected_identity: object) -> None:
+        transaction = thread.transaction
         if thread.driver is None and expected_identity is None:
             self._connector.require_same_file()
-            self._connector.schema.create_if_missing()
+            is_new = self._connector.schema.create_if_missing()
+            if transaction.has_read and not is_new:
+                raise StorageError(
+                    f"{self.path}: another process has created it during this transaction, which "
+                    "has found nothing before; repeat all of it",
+                    self.path,
+                    errno=errno.EAGAIN,
+                )
         driver = self._open(thread)
         if driver is None or expected_identity not in {None, thread.file_id}:
             raise self._connector.replaced_error(thread.log_id)
         if thread.immutable:
             thread.close()
             raise read_only_error(self.path)
+        transaction.stack.enter_context(self._connections.writing_to(thread.file_id))
         try:
             driver.execute("BEGIN IMMEDIATE")
         except DRIVER_ERRORS as error:
+            transaction.has_failed = True
             raise sqlite_error(self.path, error) from None
+        transaction.has_begun = True
 
     def _transaction_driver(self, thread: ThreadConnection) -> sqlite3.Connection:
         """Return the connection of the thread's transaction."""
-        if thread.driver is None or not thread.driver.in_transaction:
+        transaction = thread.transaction
+        if not transaction.has_begun and not transaction.has_failed:
+            self._begin(thread, None)
+        if transaction.has_failed or thread.driver is None or not thread.driver.in_transaction:
             # A fork closes every connection, so that the child does not share it.
             raise StorageError(
                 f"{self.path}: an earlier error, or a fork, has ended this transaction; nothing of "
@@ -256,6 +316,16 @@ class SQLiteDatabase:
                 self.path,
             )
         return thread.driver
+
+    def _error(self, thread: ThreadConnection, error: BaseException) -> StorageError:
+        """Return the error for a statement that failed; the schema may have been changed."""
+        if error_name(error) == "SQLITE_ERROR" and thread.connection is not None:
+            changed = self._connector.schema_error(thread.connection)
+            if not thread.in_transaction:
+                thread.close()  # the next use looks at the schema again
+            if changed is not None:
+                return changed
+        return sqlite_error(self.path, error)
 
     def _commit(self, thread: ThreadConnection) -> None:
         driver = self._transaction_driver(thread)

@@ -12,9 +12,14 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
+from tokenstore.errors import StorageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+LEAST_VERSION = (3, 35, 0)
+"""The oldest SQLite that this code works with, for its RETURNING."""
 
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for the transaction of another process."""
@@ -33,16 +38,8 @@ def make_engine(path: Path, options: str = "mode=rw") -> Engine:
     """
 
     def connect() -> sqlite3.Connection:
-        driver = sqlite3.connect(
-            uri(path, options),
-            uri=True,
-            timeout=BUSY_TIMEOUT,
-            isolation_level=None,
-            check_same_thread=False,  # close() and fork() close it in another thread
-        )
+        driver = connect_to(path, options)
         try:
-            driver.execute("PRAGMA synchronous = FULL")
-            driver.execute("PRAGMA secure_delete = ON")
             driver.execute("SELECT 1 FROM sqlite_master").fetchone()  # this opens the file
         except BaseException:
             driver.close()
@@ -63,6 +60,44 @@ def make_engine(path: Path, options: str = "mode=rw") -> Engine:
         driver_of(connection).execute(f"BEGIN {kind}")
 
     return engine
+
+
+def connect_to(path: Path, options: str) -> sqlite3.Connection:
+    """Return a connection of the driver that begins and commits nothing by itself.
+
+    A commit is durable in every journal mode: with a rollback journal that takes EXTRA, as the
+    journal's removal is what commits. With a write-ahead log EXTRA is the same as FULL. What SQLite
+    sorts or sets aside stays in memory, since a temporary file would hold tokens.
+
+    Args:
+        path: The database file, which must exist.
+        options: SQLite's URI parameters.
+
+    Raises:
+        StorageError: This SQLite is too old.
+    """
+    if sqlite3.sqlite_version_info < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise StorageError(
+            f"{path}: SQLite {sqlite3.sqlite_version} is too old; use a Python whose sqlite3 "
+            f"module has SQLite {least} or later",
+            path,
+        )
+    driver = sqlite3.connect(
+        uri(path, options),
+        uri=True,
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,  # close() and fork() close it in another thread
+    )
+    try:
+        driver.execute("PRAGMA synchronous = EXTRA")
+        driver.execute("PRAGMA secure_delete = ON")
+        driver.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        driver.close()
+        raise
+    return driver
 
 
 def uri(path: Path, options: str) -> str:

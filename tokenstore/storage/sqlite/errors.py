@@ -22,11 +22,15 @@ DRIVER_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 ERRORS = (*DRIVER_ERRORS, DBAPIError)
 """SQLite's errors, raised by the driver or by SQLAlchemy."""
 
+_FILES = 4  # the database, its log, the log's index, and the directory
 _DAMAGED = "is damaged; keep this file and restore a backup"
 _FULL = "no space is left on the disk; free some and repeat the call"
 _UNWRITABLE = (
     "cannot be written by uid {uid}; the file and its directory must be writable "
     "(SQLite keeps -wal and -shm next to the file)"
+)
+_TOO_MANY_FILES = (
+    "cannot be opened: too many files are open; close some, or raise the limit (ulimit -n)"
 )
 _MESSAGES = (
     ("SQLITE_FULL", errno.ENOSPC, _FULL),
@@ -53,6 +57,8 @@ def error_name(error: BaseException) -> str:
 def sqlite_error(path: Path, error: BaseException) -> StorageError:
     """Return the `StorageError` for an error of SQLite about *path*."""
     name = error_name(error)
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")) and not can_open_files():
+        return StorageError(f"{path}: {_TOO_MANY_FILES} ({name})", path, errno=errno.EMFILE)
     for prefix, number, message in _MESSAGES:
         if name.startswith(prefix):
             cls = InsecureStorageError if prefix == "SQLITE_NOTADB" else StorageError
@@ -61,9 +67,30 @@ def sqlite_error(path: Path, error: BaseException) -> StorageError:
     if is_undecodable(original):  # its message quotes the text
         return StorageError(f"{path}: {_DAMAGED}", path, errno=errno.EIO)
     if getattr(original, "sqlite_errorname", "") == "SQLITE_ERROR":
-        # The statements are fixed, so the tables must have changed.
-        return StorageError(f"{path}: {_DAMAGED} ({original}, {name})", path, errno=errno.EIO)
+        return StorageError(
+            # The statements are fixed, so the tables must have changed.
+            f"{path}: its tables are not those that this version expects ({original}, {name}); "
+            "tokenstore doctor tells more",
+            path,
+        )
     return StorageError(f"{path}: {original} ({name})", path)
+
+
+def can_open_files() -> bool:
+    """Return whether this process can open as many files as a database consists of.
+
+    SQLite reports the lack of file descriptors as it reports the lack of permissions.
+    """
+    opened: list[int] = []
+    try:
+        while len(opened) < _FILES:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno not in {errno.EMFILE, errno.ENFILE}
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return True
 
 
 def is_undecodable(error: object) -> bool:

@@ -8,6 +8,7 @@ opens it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SIDECARS = ("-wal", "-shm", "-journal")
+_NAME_MAX = 255  # bytes in the name of a file
+_PATH_MAX = 511  # bytes in a path that SQLite can open
 _OTHERS = 0o077  # all permissions of group and others
 
 _log = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class DatabaseFile:
             InsecureStorageError: It is a symlink, not a regular file, or another user's file.
             StorageError: It cannot be inspected.
         """
+        self.require_short_name()
         try:
             found = self.path.lstat()
         except FileNotFoundError:
@@ -84,6 +88,22 @@ class DatabaseFile:
                 "run as its owner, or use another database"
             )
         return FileId(found.st_dev, found.st_ino) if found.st_size else None
+
+    def require_short_name(self, *, extra: int = len("-journal")) -> None:
+        """Raise a `StorageError` if there is no room in the name for those of other files.
+
+        Args:
+            extra: The bytes by which another file's name is longer. Defaults to a sidecar's.
+        """
+        name, path = len(os.fsencode(self.path.name)), len(os.fsencode(self.path))
+        for what, length, most in (("name", name, _NAME_MAX), ("path", path, _PATH_MAX)):
+            if length + extra > most:
+                raise StorageError(
+                    f"{self.path}: the {what} has {length} bytes, and at most {most - extra} leave "
+                    f"room for the files next to the database; choose a shorter {what}",
+                    self.path,
+                    errno=errno.ENAMETOOLONG,
+                )
 
     def files(self) -> list[Path]:
         """Return the database and its sidecars, as far as they exist."""
@@ -123,11 +143,21 @@ class DatabaseFile:
         """Return whether the mode and the file system let this process write to the file."""
         return os.access(self.path, os.W_OK)
 
+    def has_writable_directory(self) -> bool:
+        """Return whether this process can create files next to the database."""
+        return os.access(self.path.parent, os.W_OK)
+
     def reject_stale_wal(self) -> None:
         """Raise a `StorageError` if SQLite would replay another database's log into a new one."""
         for suffix in ("-wal", "-journal"):
             stale = self.sidecar(suffix)
-            if stale.exists() and stale.stat().st_size:
+            try:
+                size = stale.lstat().st_size
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise file_error(error, stale) from None
+            if size:
                 raise StorageError(
                     f"{stale} belongs to a database that is no longer at {self.path}; restore "
                     "that database, or move this file away to start a new one",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
+import logging
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import StorageError
 from tokenstore.files import create_temporary, file_error, writer_lock
-from tokenstore.storage.migrations import upgrade_to_head
-from tokenstore.storage.sqlite.backup import copy_database
+from tokenstore.storage.migrations import has_tables, upgrade_to_head
+from tokenstore.storage.sqlite.backup import copying
 from tokenstore.storage.sqlite.engine import driver_of, make_engine
 from tokenstore.storage.sqlite.errors import DRIVER_ERRORS, sqlite_error, translated
 from tokenstore.storage.sqlite.file import DatabaseFile
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tokenstore.storage.base import JournalMode
     from tokenstore.storage.sqlite.locks import FileLocks
 
+_log = logging.getLogger(__name__)
+_TEMPORARY = len("..0123456789abcdef.tmp-journal")  # what a name has while it is created
 _TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates the database
 
 
@@ -42,15 +45,19 @@ class SchemaManager:
         self._file = file
         self._locks = locks
         self._journal_mode = journal_mode
+        self._backups = ExitStack()  # what gives the backups of a transaction their names
+        self._targets: list[Path] = []
 
-    def create_if_missing(self) -> None:
-        """Create the database with the newest schema, unless it exists."""
+    def create_if_missing(self) -> bool:
+        """Create the database with the newest schema, unless it exists; return whether it did."""
         if self._file.inspect() is not None:
-            return
+            return False
         with self.lock():
-            if self._file.inspect() is None:  # no other process was faster
-                with self.creation() as connection:
-                    upgrade_to_head(str(self._file.path), connection)
+            if self._file.inspect() is not None:  # another process was faster
+                return False
+            with self.creation() as connection:
+                upgrade_to_head(str(self._file.path), connection)
+        return True
 
     @contextmanager
     def creation(self) -> Iterator[Connection]:
@@ -60,6 +67,7 @@ class SchemaManager:
         creates no tables, nothing remains.
         """
         self._file.reject_stale_wal()
+        self._file.require_short_name(extra=_TEMPORARY)
         path = self._file.path
         try:
             with writer_lock(path.parent, path.name.__eq__):  # deletes files of killed processes
@@ -75,22 +83,51 @@ class SchemaManager:
                 with connection.begin():
                     driver_of(connection).execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     yield connection
-                has_tables = revision_of(connection, new.path) is not None
+                    self._require_tables(connection)
+                is_complete = revision_of(connection, new.path) is not None
                 self.set_journal_mode(driver_of(connection))
-            if has_tables:
+            if is_complete:
                 new.move_to(self._file)
         finally:
             new.remove()
 
     def upgrade(self, connection: Connection) -> None:
         """Migrate an older database to the newest schema, after a backup."""
-        with self.lock(), translated(self._file.path), connection.begin():
+        with self.lock(), self.transaction(connection):
             if revision_of(connection, self._file.path) != REVISION:  # no other process was faster
                 self.back_up_before_upgrade(connection)
                 upgrade_to_head(str(self._file.path), connection)
 
+    @contextmanager
+    def transaction(self, connection: Connection) -> Iterator[None]:
+        """Make the migrations of *connection* one transaction. The caller holds the `lock`.
+
+        A backup that is made inside gets its name just before the commit. If anything fails, the
+        database is unchanged and the backup is removed.
+        """
+        self._targets = []
+        try:
+            with translated(self._file.path), connection.begin(), ExitStack() as self._backups:
+                yield
+                self._require_tables(connection)
+        except BaseException:
+            for target in self._targets:
+                with suppress(OSError):
+                    target.unlink()
+            raise
+
+    def _require_tables(self, connection: Connection) -> None:
+        """Refuse a revision without tables, as ``alembic stamp`` would leave it."""
+        revision = revision_of(connection, self._file.path)
+        if revision is not None and not has_tables(connection):
+            raise StorageError(
+                f"{self._file.path}: there are no tables, so it cannot have schema {revision}; "
+                "upgrade it instead, which creates them",
+                self._file.path,
+            )
+
     def back_up_before_upgrade(self, connection: Connection) -> None:
-        """Copy an older database to a file next to it, 0600.
+        """Copy an older database to a file next to it, 0600, in a `transaction`.
 
         *connection* is in a transaction that excludes other writers. SQLite's backup would wait
         for that transaction forever if it used the same connection, so it gets another one.
@@ -102,7 +139,8 @@ class SchemaManager:
         timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         target = self._file.sidecar(f"-backup-{revision}-{timestamp}")
         with connection.engine.connect() as reader:
-            copy_database(driver_of(reader), path, target)
+            self._backups.enter_context(copying(driver_of(reader), path, target))
+        self._targets.append(target)
 
     def set_journal_mode(self, driver: sqlite3.Connection) -> None:
         """Set the journal mode.
@@ -122,9 +160,9 @@ class SchemaManager:
     def lock(self) -> Iterator[None]:
         """Hold the lock under which a process creates or migrates the database."""
         self._file.make_directories()
+        held = self._locks.schema(timeout=_TIMEOUT)
         try:
-            with self._locks.schema(timeout=_TIMEOUT):
-                yield
+            held.__enter__()
         except TimeoutError:
             raise StorageError(
                 f"{self._file.path}: another process has been creating or migrating it for more "
@@ -132,6 +170,13 @@ class SchemaManager:
                 self._file.path,
                 errno=errno.EBUSY,
             ) from None
+        try:
+            yield
+        finally:
+            try:
+                held.__exit__(None, None, None)
+            except OSError as error:  # what was done under the lock is stored
+                _log.warning("%s: cannot release the schema lock: %s", self._file.path, error)
 
 
 def revision_of(connection: Connection, path: Path) -> str | None:

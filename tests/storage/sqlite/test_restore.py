@@ -1,0 +1,189 @@
+"""A copy takes the place of the database; what was there is moved aside."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.helpers.stores import Process, mode, names, raw, tokens
+from tokenstore import InsecureStorageError, SchemaTooNewError, StorageError, TokenRepository
+from tokenstore.cli.app import run
+from tokenstore.models.tokens import TokenSet
+from tokenstore.storage.journal import SpentToken
+from tokenstore.storage.tables import VERSION_TABLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def copy(path: Path) -> Path:
+    """A backup of a database whose account alice was refreshed since."""
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens(1))
+        repository.save("bob", tokens(2))
+        copy = repository.backup(path.with_name("copy.db"))
+        rotate(repository, "alice")
+    return copy
+
+
+def rotate(repository: TokenRepository, name: str) -> None:
+    record = repository.record(name)
+    assert record is not None
+    refresh = repository.journal.begin(record, provider="p", reason="due", longest=60)
+    new = TokenSet(access_token="new", refresh_token="rotated", expires_at=4e9)
+    repository.journal.finish(refresh, lambda _: new, provider="p")
+
+
+def test_a_copy_takes_the_place_of_the_database(path: Path, copy: Path) -> None:
+    with TokenRepository(path) as repository:
+        assert repository.load("alice") != tokens(1)
+
+        done = repository.restore(copy)
+
+        assert repository.load("alice") == tokens(1)
+        repository.save("carol", tokens(3))
+    assert done.path == path
+    assert done.rotated == ("alice",)
+    assert done.moved_to is not None
+    assert mode(path) == mode(done.moved_to) == 0o600
+    with TokenRepository(done.moved_to) as before:
+        assert before.load("alice") != tokens(1)
+
+
+def test_a_rotated_token_is_not_sent_again(path: Path, copy: Path) -> None:
+    with TokenRepository(path) as repository:
+        repository.restore(copy)
+
+        with pytest.raises(SpentToken):
+            rotate(repository, "alice")
+        rotate(repository, "bob")
+
+
+def test_a_copy_can_be_restored_where_there_is_nothing(path: Path, copy: Path) -> None:
+    with TokenRepository(path.with_name("new.db")) as repository:
+        done = repository.restore(copy)
+
+        assert repository.load("bob") == tokens(2)
+    assert done == (path.with_name("new.db"), None, ())
+
+
+def test_a_damaged_database_is_moved_aside_with_its_log(path: Path, copy: Path) -> None:
+    path.write_bytes(b"damaged" * 1000)
+    path.with_name("tokens.db-wal").write_bytes(b"its log")
+
+    with TokenRepository(path) as repository:
+        done = repository.restore(copy)
+
+        assert repository.load("bob") == tokens(2)
+    assert done.rotated is None
+    assert done.moved_to is not None
+    assert done.moved_to.read_bytes() == b"damaged" * 1000
+    assert done.moved_to.with_name(f"{done.moved_to.name}-wal").read_bytes() == b"its log"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_a_database_in_use_is_left_alone(path: Path, copy: Path, journal_mode: str) -> None:
+    code = f"""
+repository = TokenRepository(sys.argv[1], journal_mode={journal_mode!r})
+tell(repository.load("bob") is not None)
+wait()
+"""
+    with Process(code, path) as process, TokenRepository(path) as repository:
+        assert process.line() == "True"
+        before = names(path.parent)
+
+        with pytest.raises(StorageError, match="has it open"):
+            repository.restore(copy)
+
+        assert names(path.parent) == before
+        assert repository.load("alice") != tokens(1)
+
+
+def unmarked(copy: Path) -> None:
+    with raw(copy) as connection:
+        connection.execute("PRAGMA application_id = 1")
+
+
+def newer(copy: Path) -> None:
+    with raw(copy) as connection:
+        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+
+
+def wrongly_stamped(copy: Path) -> None:
+    with raw(copy) as connection:
+        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0002'")
+
+
+def damaged(copy: Path) -> None:
+    content = bytearray(copy.read_bytes())
+    content[4096 * 3 : 4096 * 4] = b"\xff" * 4096
+    copy.write_bytes(content)
+
+
+def missing(copy: Path) -> None:
+    copy.unlink()
+
+
+def linked(copy: Path) -> None:
+    copy.rename(copy.with_name("real.db"))
+    copy.symlink_to("real.db")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (unmarked, InsecureStorageError, "is not a tokenstore database"),
+        (newer, SchemaTooNewError, "9999"),
+        (wrongly_stamped, StorageError, "db stamp"),
+        (damaged, StorageError, "damaged"),
+        (missing, StorageError, "there is no database"),
+        (linked, InsecureStorageError, "symlink"),
+    ],
+    ids=lambda each: getattr(each, "__name__", None),
+)
+def test_a_copy_that_is_not_sound_changes_nothing(
+    path: Path, copy: Path, change: object, error: type[StorageError], said: str
+) -> None:
+    assert callable(change)
+    change(copy)
+    before = names(path.parent)
+
+    with TokenRepository(path) as repository:
+        with pytest.raises(error, match=said):
+            repository.restore(copy)
+
+        assert repository.load("bob") == tokens(2)
+    assert names(path.parent) == before | {"tokens.db-locks/schema"}
+
+
+def test_the_database_is_not_restored_from_itself(path: Path, copy: Path) -> None:
+    with TokenRepository(path) as repository, pytest.raises(StorageError, match="is the database"):
+        repository.restore(path)
+    assert copy.exists()
+
+
+def test_another_applications_database_is_not_replaced(path: Path, copy: Path) -> None:
+    other = path.with_name("other.db")
+    with raw(other) as connection:
+        connection.execute("CREATE TABLE users (id INTEGER)")
+    shutil.copy(other, path.with_name("before.db"))
+
+    with TokenRepository(other) as repository, pytest.raises(InsecureStorageError):
+        repository.restore(copy)
+
+    assert other.read_bytes() == path.with_name("before.db").read_bytes()
+
+
+def test_the_command_names_what_needs_a_new_sign_in(
+    path: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--database", str(path), "restore", str(copy)]) == 0
+
+    restored, moved, rotated = capsys.readouterr().out.splitlines()
+    assert restored == f"restored\t{path}"
+    assert moved.startswith(f"moved\t{path}-backup-replaced-")
+    assert rotated == "rotated\talice\tneeds a new sign-in"
