@@ -33,7 +33,9 @@ from tokenstore.importers.formats import (
     exported_account,
     exported_accounts,
     file_stem,
+    hashed_stem,
     is_file_name,
+    shape_of_file,
     tokens_to_store,
 )
 from tokenstore.logs import is_enabled, log_operation
@@ -152,7 +154,7 @@ def import_accounts(
 
 
 def export_accounts(
-    repository: TokenRepository, directory: str | os.PathLike[str], *, prune: bool = False
+    repository: TokenRepository, directory: str | os.PathLike[str], *, prune: bool | None = None
 ) -> Iterator[FileResult]:
     """Export every account to a file, with mode 0600, atomically replacing an existing one.
 
@@ -166,8 +168,8 @@ def export_accounts(
     Args:
         repository: The repository to export from.
         directory: The directory for the files. Created with mode 0700 if it is missing.
-        prune: Whether to remove the files that earlier exports wrote for accounts that are gone.
-            Otherwise they are reported as skipped.
+        prune: Whether to remove the files that earlier exports wrote for accounts that are gone;
+            if False, they are reported as skipped. Defaults to not looking for them.
 
     Raises:
         StorageError: The directory cannot be created, or the database cannot be read.
@@ -241,7 +243,7 @@ def _sources(paths: object) -> list[_Source]:
             order += found
     stems = _stems(files)
     return [
-        _Source(item, stems[item], item.name if stems[item] == stem_of(item) else None)
+        _Source(item, stems[item], item.name if "/" not in stems[item] else None)
         if isinstance(item, Path)
         else _Source(Path("-"), _NO_NAME, None, item)
         for item in order
@@ -418,12 +420,8 @@ class _Importer:
 def _with_shape(content: ImportedAccount, source: _Source) -> TokenSet:
     """Return the tokens of an account with what an export needs to give its file back."""
     shape = content.shape
-    is_its_own = content.source in {"file", "key"} and source.stream is None
-    if is_its_own and source.path.name != f"{content.account_name}.json":
-        name = source.file_name
-        if name is None and content.source == "file" and "/" not in content.account_name:
-            name = source.path.name
-        shape = dataclasses.replace(shape, name=name)
+    if content.source in {"file", "key"} and source.file_name != f"{content.account_name}.json":
+        shape = dataclasses.replace(shape, name=source.file_name)
     return tokens_to_store(dataclasses.replace(content, shape=shape))
 
 
@@ -446,7 +444,7 @@ class _Exporter:
         self._known: dict[str, bool] = {}  # the accounts, and whether they were exported
         self._groups: dict[str, list[tuple[ExportedAccount, str | None]]] = {}
 
-    def run(self, *, prune: bool) -> Iterator[tuple[FileResult, str | None]]:
+    def run(self, *, prune: bool | None) -> Iterator[tuple[FileResult, str | None]]:
         for record in self._repository.listing.records():
             if isinstance(record, CorruptRowError):
                 yield self._corrupt(record.account_name), None
@@ -463,8 +461,9 @@ class _Exporter:
             for account, provider in accounts:
                 name = account.block["account_name"]
                 yield self._write(file, document, name), provider
-        for result in self._leftovers(prune=prune):
-            yield result, None
+        if prune is not None:
+            for result in self._leftovers(prune=prune):
+                yield result, None
 
     def _corrupt(self, name: str) -> FileResult:
         reason = "the stored tokens are damaged; restore a backup, or sign in again"
@@ -474,15 +473,28 @@ class _Exporter:
 
     def _file_of(self, name: str, shape: FileShape) -> str:
         """Return the name of an account's file: the one that it had, unless another has it."""
-        default = f"{file_stem(name, case_sensitive=self._case_sensitive)}.json"
         file = shape.name
-        if file is None or not self._is_usable(file):
-            return default
-        if shape.several and file in self._groups:
-            return file
+        if file is not None and self._is_usable(file):
+            if shape.several and file in self._groups:
+                return file
+            if not self._is_taken(file) and not self._is_wanted(file, by_other_than=name):
+                return file
+        default = f"{file_stem(name, case_sensitive=self._case_sensitive)}.json"
+        return f"{hashed_stem(name)}.json" if self._is_taken(default) else default
+
+    def _is_taken(self, file: str) -> bool:
+        return file in self._files or file in self._groups
+
+    def _is_wanted(self, file: str, *, by_other_than: str) -> bool:
+        """Return whether an account is called like the file, and has not had another file."""
         owner = file.removesuffix(".json")
-        is_others = owner != name and file.endswith(".json") and self._exists(owner)
-        return default if file in self._files or file in self._groups or is_others else file
+        if owner in {file, by_other_than} or not self._exists(owner):
+            return False
+        try:
+            record = self._repository.record(owner)
+        except StorageError:  # its row is damaged
+            return True
+        return record is not None and shape_of_file(record.tokens).name in {None, file}
 
     def _is_usable(self, file: str) -> bool:
         stem = file.removesuffix(".json")
@@ -528,6 +540,8 @@ class _Exporter:
             if not names or any(self._known.get(name) is False for name in names):
                 continue
             gone = not names & self._known.keys()
+            if gone and any(map(self._exists, names)):
+                continue  # it was stored while this export ran
             reason = "its account is gone" if gone else "its account is in another file now"
             if not all(unchanged for _, unchanged in accounts):
                 reason += "; a program has changed the file since its export"

@@ -151,8 +151,10 @@ def accounts_from_json(data: object, *, stem: str) -> list[ImportedAccount | Unr
     document = dict(data)
     block = document.get(_EXPORT_KEY)
     blocks = block.get("accounts") if isinstance(block, Mapping) else None
-    if isinstance(blocks, list):
+    if isinstance(block, Mapping) and isinstance(blocks, list):
         del document[_EXPORT_KEY]
+        if _OWN_FIELD in block:
+            document[_EXPORT_KEY] = block[_OWN_FIELD]
     elif len(paths) == 1:
         return [_only_account(document, paths[0], stem)]
     return _several_accounts(document, paths, stem, blocks if isinstance(blocks, list) else [])
@@ -201,8 +203,6 @@ def _several_accounts(
         place = FileShape(path=path, several=True, around=shared_rest(rest, number))
         fields = dict(at(document, path))
         export = by_path.get(path, {})
-        if _OWN_FIELD in export:
-            fields[_EXPORT_KEY] = export[_OWN_FIELD]
         name = f"{stem}:{label}"
         try:
             account = _account(fields, export, name=name, stem=stem, place=place)
@@ -407,8 +407,12 @@ def accounts_to_json(accounts: Sequence[ExportedAccount]) -> dict[str, Any]:
     document: Any = copy.deepcopy(around)
     for account in accounts:
         document = account.shape.place(account.fields, document if document is not None else {})
+    document = document if isinstance(document, dict) else {}
     blocks = [{**a.block, "path": list(a.shape.path)} for a in accounts]
-    return {**_pruned(document), _EXPORT_KEY: {"version": 1, "accounts": blocks}}
+    block: dict[str, Any] = {"version": 1, "accounts": blocks}
+    if _EXPORT_KEY in document:
+        block[_OWN_FIELD] = document[_EXPORT_KEY]
+    return {**document, _EXPORT_KEY: block}
 
 
 def shape_of_file(tokens: TokenSet) -> FileShape:
@@ -426,7 +430,7 @@ def exported_account(account_name: str, provider: str | None, tokens: TokenSet) 
         "provider": provider,
         "expires_at": tokens.expires_at,
     }
-    if _EXPORT_KEY in fields:
+    if _EXPORT_KEY in fields and (not shape.path or shape.outer.get(_EXPORT_KEY) == 0):
         block[_OWN_FIELD] = fields.pop(_EXPORT_KEY)
     for names, token in (
         (shape.access_token, tokens.access_token),
@@ -495,10 +499,6 @@ def _fields_at(data: Any, path: tuple[Any, ...]) -> Mapping[str, Any]:
     return fields if isinstance(fields, Mapping) else {}
 
 
-def _pruned(document: Any) -> dict[str, Any]:
-    return document if isinstance(document, dict) else {}
-
-
 def file_stem(account_name: str, *, case_sensitive: bool = True) -> str:
     """Return the name, without ``.json``, of the file of an account.
 
@@ -517,6 +517,11 @@ def file_stem(account_name: str, *, case_sensitive: bool = True) -> str:
         and not _HASHED.search(account_name)
     ):
         return account_name
+    return hashed_stem(account_name)
+
+
+def hashed_stem(account_name: str) -> str:
+    """Return a file name, without ``.json``, that no other account has."""
     digest = hashlib.sha256(account_name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return f"{re.sub(r'^-|[^A-Za-z0-9@_-]+', '_', account_name)[:80]}~{digest}"
 
@@ -630,6 +635,7 @@ def _possible_stems(export: Mapping[str, Any], shape: FileShape) -> set[str]:
     """Return the possible file names of an exported account, on any file system."""
     name = str(export.get("account_name"))
     stems = {file_stem(name, case_sensitive=sensitive) for sensitive in (True, False)}
+    stems.add(hashed_stem(name))
     return stems if shape.name is None else {*stems, shape.name.removesuffix(".json")}
 
 
