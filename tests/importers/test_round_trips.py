@@ -149,7 +149,7 @@ def parsed(directory: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(files=directories())
 @example([File("x.json", STYLES[1], ((),), {"access_token": "a", "refresh_token": "r", "expires_at": 1})])  # fmt: skip  # noqa: E501
 @pytest.mark.usefixtures("zone")
@@ -215,3 +215,18 @@ def test_after_a_refresh_the_program_finds_the_new_tokens(style: Style) -> None:
     )
     if style.expiry is not None:
         assert style.read(written[style.expiry]) == NOW + 3660
+
+
+@pytest.mark.parametrize("obtained", [NOW, NOW * 1000, utc_text(NOW)], ids=str)
+def test_after_a_refresh_the_lifetime_counts_from_the_new_time(obtained: Any) -> None:
+    data = {"access_token": "old", "refresh_token": "r", "expires_in": 60, "created_at": obtained}
+    account = read_account(data, stem="alice")
+
+    merged = tokens_to_store(account).merge(
+        {"access_token": "new", "expires_in": 3600}, now=NOW + 120.0, default_expires_in=60.0
+    )
+    written = account_to_json("alice", None, merged)
+
+    later = {NOW: NOW + 120, NOW * 1000: (NOW + 120) * 1000}
+    assert written["created_at"] == later.get(obtained, utc_text(NOW + 120))
+    assert account_to_json("alice", None, tokens_to_store(account))["created_at"] == obtained

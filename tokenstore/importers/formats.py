@@ -19,6 +19,7 @@ from tokenstore.importers.shapes import (
     DEFAULT,
     EXPIRY,
     MEMORY,
+    OBTAINED,
     REFRESH,
     RESPONSE,
     FileShape,
@@ -30,7 +31,7 @@ from tokenstore.importers.shapes import (
     shared_rest,
     take_out,
     without,
-    write_expiry,
+    write_timestamp,
 )
 from tokenstore.models.timestamps import (
     clamp_to_calendar,
@@ -52,7 +53,6 @@ _INVALID_EXPIRY = "its expiry is not a valid timestamp; the token counts as expi
 _NO_TOKENS = "neither an access token nor a refresh token"
 
 _Source = Literal["file", "key", "content", "export"]
-_OBTAINED = ("obtained_at", "created_at")
 
 _decoder = json.JSONDecoder(parse_constant=lambda _: None)  # json.loads creates one on each call
 
@@ -314,6 +314,7 @@ def _shape_of(
         access_token=tuple(names) or ("access_token",),
         refresh_token=tuple(refresh or [n for n in REFRESH if n in data]) or ("refresh_token",),
         expiry=expiry,
+        obtained=None if expiry or "expires_in" not in data else _obtained_name(data),
     )
 
 
@@ -389,7 +390,7 @@ class ExportedAccount:
         document = self.shape.place(self.fields)
         if not isinstance(document, dict):  # what is remembered of the file is damaged
             document = dict(self.fields)
-        return {**document, _EXPORT_KEY: self.block}
+        return _with_block(document, self.block)
 
 
 def account_to_json(account_name: str, provider: str | None, tokens: TokenSet) -> dict[str, Any]:
@@ -409,10 +410,13 @@ def accounts_to_json(accounts: Sequence[ExportedAccount]) -> dict[str, Any]:
         document = account.shape.place(account.fields, document if document is not None else {})
     document = document if isinstance(document, dict) else {}
     blocks = [{**a.block, "path": list(a.shape.path)} for a in accounts]
-    block: dict[str, Any] = {"version": 1, "accounts": blocks}
-    if _EXPORT_KEY in document:
-        block[_OWN_FIELD] = document[_EXPORT_KEY]
-    return {**document, _EXPORT_KEY: block}
+    return _with_block(document, {"version": 1, "accounts": blocks})
+
+
+def _with_block(document: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with what an export adds, which keeps a field of the same name."""
+    own = {_OWN_FIELD: document[_EXPORT_KEY]} if _EXPORT_KEY in document else {}
+    return {**document, _EXPORT_KEY: {**block, **own}}
 
 
 def shape_of_file(tokens: TokenSet) -> FileShape:
@@ -461,9 +465,13 @@ def _write_expiry(fields: dict[str, Any], shape: FileShape, expires_at: float | 
     if not shape.expiry:
         fields.pop("expires_at", None)
         if expires_at is not None:
-            fields[first] = write_expiry(first, None, expires_at)
+            fields[first] = write_timestamp(first, None, expires_at)
     for name, example in shape.expiry.items():
-        fields[name] = write_expiry(name, example, expires_at)
+        fields[name] = write_timestamp(name, example, expires_at)
+    lifetime, name = parse_seconds(fields.get("expires_in")), shape.obtained or ""
+    if lifetime is not None and expires_at is not None and name in fields:
+        # After a refresh, it is the new lifetime, which counts from the new time.
+        fields[name] = write_timestamp(name, fields[name], expires_at - lifetime)
 
 
 def export_block(data: object) -> Mapping[str, Any] | None:
@@ -602,11 +610,13 @@ def _pop_expiry(fields: dict[str, Any], *, first: str | None) -> tuple[float | N
 
 
 def _obtained_at(fields: Mapping[str, Any]) -> float | None:
-    for name in _OBTAINED:
-        obtained_at = parse_timestamp(fields[name]) if name in fields else None
-        if obtained_at is not None:
-            return obtained_at
-    return None
+    name = _obtained_name(fields)
+    return None if name is None else parse_timestamp(fields[name])
+
+
+def _obtained_name(fields: Mapping[str, Any]) -> str | None:
+    """Return the field that says when the token was obtained."""
+    return next((n for n in OBTAINED if parse_timestamp(fields.get(n)) is not None), None)
 
 
 def _is_unchanged(

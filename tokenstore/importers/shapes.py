@@ -31,6 +31,7 @@ EXPIRY: dict[str, tzinfo | None] = {
     "token_expiry": UTC,  # oauth2client
     "expiry_date": UTC,  # Google's library for Node.js, in milliseconds
 }
+OBTAINED = ("obtained_at", "created_at")
 RESPONSE = "token_response"  # oauth2client keeps the last token response there
 
 _EXAMPLES: dict[str, Any] = {  # how the programs that use a name write an expiry
@@ -60,6 +61,7 @@ class FileShape:
         access_token: The names of the access token.
         refresh_token: The names of the refresh token.
         expiry: The names of the expiry, with the values that the file had.
+        obtained: The name of the time from which the lifetime counts, where that gives the expiry.
     """
 
     name: str | None = None
@@ -70,6 +72,7 @@ class FileShape:
     access_token: tuple[str, ...] = ("access_token",)
     refresh_token: tuple[str, ...] = ("refresh_token",)
     expiry: Mapping[str, Any] = field(default_factory=dict)
+    obtained: str | None = None
 
     @property
     def expiry_name(self) -> str:
@@ -106,6 +109,7 @@ class FileShape:
             access_token=_names(found, "access_token", (*ACCESS, RESPONSE)),
             refresh_token=_names(found, "refresh_token", REFRESH),
             expiry=_valid(expiry, lambda name, _: name in EXPIRY),
+            obtained=found["obtained"] if found.get("obtained") in OBTAINED else None,
         )
 
     def place(self, tokens: Mapping[str, Any], document: Any = None) -> Any:
@@ -216,15 +220,15 @@ def put(document: Any, path: _Path, value: Any) -> Any:
     return mapping
 
 
-def write_expiry(name: str, example: object, expires_at: float | None) -> Any:
-    """Return an expiry as the program writes it that wrote *example*.
+def write_timestamp(name: str, example: object, expires_at: float | None) -> Any:
+    """Return a timestamp, usually an expiry, as the program writes it that wrote *example*.
 
     Args:
         name: The name of the field.
         example: The value that the file had, None if it had none.
-        expires_at: The expiry, in UTC epoch seconds, or None if it is unknown.
+        expires_at: The timestamp, in UTC epoch seconds, or None if it is unknown.
     """
-    zone = EXPIRY[name]
+    zone = EXPIRY.get(name)
     known = parse_timestamp(example, naive=zone)
     if known == expires_at:
         return example
