@@ -52,6 +52,7 @@ _EXPIRED = 0.0  # for an expiry that is not valid: due at once, and earlier than
 _INVALID_EXPIRY = "its expiry is not a valid timestamp; the token counts as expired"
 _NO_TOKENS = "neither an access token nor a refresh token"
 
+_UNUSUAL = {*ACCESS, *REFRESH, *EXPIRY, RESPONSE} - {"access_token", "refresh_token", "expires_at"}
 _Source = Literal["file", "key", "content", "export"]
 
 _decoder = json.JSONDecoder(parse_constant=lambda _: None)  # json.loads creates one on each call
@@ -231,7 +232,7 @@ def _account(
         place: Where in the file the fields were.
     """
     data = dict(fields)
-    shape = FileShape.from_json(export.get("file"))
+    shape = FileShape.from_json(export["file"]) if "file" in export else DEFAULT
     access = _pop_named(fields, shape.access_token, ACCESS)
     refresh = _pop_named(fields, shape.refresh_token, () if export else REFRESH)
     if access is None and refresh is None:
@@ -256,13 +257,10 @@ def _account(
         name = export.get("account_name") or name
         provider = export.get("provider")
         source = "export"
-    else:
+    elif shape.name is not None:
         shape = replace(shape, name=None)
     if not export:
         shape = _shape_of(data, access_token, refresh_token, expires_at, fields)
-    shape = replace(
-        shape, path=place.path, several=place.several, around=place.around, outer=place.outer
-    )
     # A token without a key in the file stays absent.
     if access_token is not None or "access_token" in data:
         fields["access_token"] = access_token
@@ -276,7 +274,16 @@ def _account(
         ),
         note=note,
         source=source,
-        shape=shape,
+        shape=_at_place(shape, place),
+    )
+
+
+def _at_place(shape: FileShape, place: FileShape) -> FileShape:
+    """Return a shape with the place of the token set in the document."""
+    if place is DEFAULT:
+        return shape
+    return replace(
+        shape, path=place.path, several=place.several, around=place.around, outer=place.outer
     )
 
 
@@ -296,6 +303,13 @@ def _shape_of(
         expires_at: The expiry that was read.
         fields: The fields that are left.
     """
+    if (
+        _UNUSUAL.isdisjoint(data)
+        and {"access_token", "refresh_token", "expires_at"} <= data.keys()
+        and expires_at is not None
+        and data["expires_at"] == local_iso(expires_at)
+    ):
+        return DEFAULT  # most files
     names = [n for n in ACCESS if access_token is not None and data.get(n) == access_token]
     if not names:
         in_response = access_token is not None and "access_token" not in data
@@ -320,6 +334,8 @@ def _shape_of(
 
 def tokens_to_store(account: ImportedAccount) -> TokenSet:
     """Return the tokens of an account, with the shape of its file if it is not the default one."""
+    if account.shape is DEFAULT and MEMORY not in account.tokens.extra:
+        return account.tokens
     extra = {k: v for k, v in account.tokens.extra.items() if k != MEMORY}
     if (memory := account.shape.to_json()) is not None:
         extra[MEMORY] = memory
