@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -19,10 +20,10 @@ import pytest
 from tokenstore import TokenRepository
 from tokenstore.errors import StorageError
 from tokenstore.jsonfiles import FileResult, export_accounts, find_files, import_accounts
-from tokenstore.models.timestamps import NEVER
+from tokenstore.models.timestamps import NEVER, local_iso
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NOW = 1_800_000_000.0
 SECRET = "rt-canary-90be"
@@ -62,7 +63,7 @@ def outcomes(results: Iterator[FileResult]) -> dict[str, tuple[str, str | None]]
     return {result.path.name: (result.outcome, result.reason) for result in results}
 
 
-def imported(repository: TokenRepository, *paths: Path, **options: Any) -> FileResult:
+def imported(repository: TokenRepository, *paths: Any, **options: Any) -> FileResult:
     """Import files that give one result."""
     (result,) = import_accounts(repository, paths, **options)
     return result
@@ -104,6 +105,7 @@ def test_a_directory_is_imported_file_by_file(repository: TokenRepository, files
         "refresh_token": "r",
         "expires_at": NOW,
         "scope": "x",
+        "tokenstore_file": {"expiry": {"expires_at": NOW}},
     }
 
 
@@ -127,7 +129,7 @@ def test_paths_may_be_files_and_directories_strings_and_paths(
 
     results = list(import_accounts(repository, [str(files), single]))
 
-    assert [result.account_name for result in results] == ["alice", "single"]
+    assert [result.account_name for result in results] == ["alice", "single.token"]
 
 
 def test_visible_json_files_are_found_in_a_directory(files: Path) -> None:
@@ -206,7 +208,9 @@ def test_replace_replaces_every_field_but_the_provider(
     )
 
     assert result.outcome == "imported"
-    assert repository.load("alice") == {"access_token": "new", "expires_at": NOW - 9}
+    loaded = repository.load("alice") or {}
+    assert loaded.pop("tokenstore_file") == {"expiry": {"expires_at": NOW - 9}}
+    assert loaded == {"access_token": "new", "expires_at": NOW - 9}
     assert [a.provider for a in repository.accounts()] == ["google"]
 
 
@@ -321,6 +325,300 @@ def test_composed_and_decomposed_file_names_are_one_account(
     assert names(repository) == ["Jos\u00e9"]
 
 
+# -- names of accounts ---------------------------------------------------------------------------
+
+
+def test_only_json_is_taken_off_the_name_of_a_file(
+    repository: TokenRepository, files: Path
+) -> None:
+    for name in ("bob@example.com", "bob@example.org.json", "v1.2.json", "x.txt"):
+        write(files / name, refresh_token=name)
+
+    list(import_accounts(repository, sorted(files.iterdir())))
+
+    assert names(repository) == ["bob@example.com", "bob@example.org", "v1.2", "x.txt"]
+
+
+def test_files_named_by_addresses_are_found_in_a_directory(files: Path) -> None:
+    write(files / "bob@example.com")
+    write(files / "bob@example.com.bak")
+    write(files / "notes@home.txt", "text")
+    write(files / "empty@example.com", {"a": 1})
+
+    assert find_files(files) == [files / "bob@example.com"]
+
+
+def test_files_with_one_name_take_their_folders_before_it(
+    repository: TokenRepository, files: Path
+) -> None:
+    for folder in ("x/tokens", "y/tokens", "z"):
+        (files / folder).mkdir(parents=True)
+        write(files / folder / "alice.json", refresh_token=folder)
+    write(files / "z" / "bob.json", refresh_token="b")
+
+    list(import_accounts(repository, [files / f for f in ("x/tokens", "y/tokens", "z")]))
+
+    assert {n: (repository.load(n) or {})["refresh_token"] for n in names(repository)} == {
+        "x/tokens/alice": "x/tokens",
+        "y/tokens/alice": "y/tokens",
+        "z/alice": "z",
+        "bob": "b",
+    }
+
+
+def test_a_name_with_and_without_json_in_one_folder_stay_two_accounts(
+    repository: TokenRepository, files: Path, target: Path
+) -> None:
+    write(files / "alice", refresh_token="1")
+    write(files / "alice.json", refresh_token="2")
+
+    list(import_accounts(repository, sorted(files.iterdir())))
+
+    assert names(repository) == ["alice", "alice.json"]
+    list(export_accounts(repository, target))
+    assert {p.name: json.loads(p.read_text())["refresh_token"] for p in target.iterdir()} == {
+        "alice": "1",
+        "alice.json": "2",
+    }
+
+
+def test_a_single_file_can_be_given_a_name(
+    repository: TokenRepository, files: Path, target: Path
+) -> None:
+    result = imported(repository, write(files / "auth.json"), account_name="codex")
+
+    assert (result.account_name, names(repository)) == ("codex", ["codex"])
+    assert [*exported(repository, target)] == ["auth"]
+
+
+@pytest.mark.parametrize("several", ["two files", "a directory"])
+def test_several_files_cannot_be_given_one_name(
+    several: str, repository: TokenRepository, files: Path
+) -> None:
+    paths = [write(files / "a.json"), write(files / "b.json")]
+
+    with pytest.raises(ValueError, match="single file"):
+        import_accounts(
+            repository, paths if several == "two files" else files, account_name="alice"
+        )
+
+
+# -- shapes ---------------------------------------------------------------------------------------
+
+INNER = {"access_token": "a", "refresh_token": "r", "expires_at": NOW}
+
+
+def test_tokens_further_down_are_found_with_all_around_them(
+    repository: TokenRepository, files: Path, target: Path
+) -> None:
+    data = {"key": None, "tokens": {**INNER, "id": 1}, "last_refresh": "2026-11-20T08:15:30Z"}
+
+    assert imported(repository, write(files / "auth.json", data)).account_name == "auth"
+
+    loaded = repository.load("auth") or {}
+    assert loaded["last_refresh"] == data["last_refresh"]
+    assert (loaded["key"], loaded["id"], loaded["refresh_token"]) == (None, 1, "r")
+    back = exported(repository, target)["auth"]
+    assert back.pop("tokenstore")["account_name"] == "auth"
+    assert back == data
+
+
+def test_several_token_sets_in_a_file_are_accounts_and_become_one_file_again(
+    repository: TokenRepository, files: Path, target: Path
+) -> None:
+    data = {"version": 2, "users": {n: {**INNER, "refresh_token": n} for n in ("ann", "bob")}}
+    write(files / "app.json", data)
+
+    results = list(import_accounts(repository, files))
+
+    assert [r.account_name for r in results] == ["app:ann", "app:bob"]
+    back = exported(repository, target)["app"]
+    block = back.pop("tokenstore")
+    assert back == data
+    assert [b["account_name"] for b in block["accounts"]] == ["app:ann", "app:bob"]
+
+
+def test_an_entry_that_is_not_valid_does_not_hide_the_others(
+    repository: TokenRepository, files: Path
+) -> None:
+    write(files / "app.json", {"ann": {**INNER, "refresh_token": 5}, "bob": INNER})
+
+    results = [(r.account_name, r.outcome) for r in import_accounts(repository, files)]
+
+    assert results == [("app:ann", "failed"), ("app:bob", "imported")]
+
+
+def test_tokens_too_far_down_are_reported(repository: TokenRepository, files: Path) -> None:
+    result = imported(repository, write(files / "x.json", {"a": {"b": {"c": INNER}}}))
+
+    assert result.reason == "file: its tokens are nested more than two levels deep"
+
+
+def test_a_field_called_like_the_key_of_an_export_comes_back(
+    repository: TokenRepository, target: Path, tmp_path: Path
+) -> None:
+    repository.save("a", {"access_token": "a", "tokenstore": {"mine": 1}, "refreshToken": "no"})
+
+    exported(repository, target)
+    with TokenRepository(tmp_path / "other.db") as other:
+        list(import_accounts(other, target))
+        assert other.load("a") == repository.load("a")
+
+
+def test_an_account_above_the_limit_of_a_file_comes_back(
+    repository: TokenRepository, target: Path, tmp_path: Path
+) -> None:
+    repository.save("a", {"access_token": "a", "id_token": "x" * (2 << 20)})
+
+    exported(repository, target)
+    with TokenRepository(tmp_path / "other.db") as other:
+        assert imported(other, target).outcome == "imported"
+        assert other.load("a") == repository.load("a")
+
+
+def test_another_time_zone_changes_nothing(
+    repository: TokenRepository,
+    target: Path,
+    tmp_path: Path,
+    set_zone: Callable[[str | None], None],
+) -> None:
+    set_zone("Kolkata")
+    repository.save("alice", {"access_token": "a", "refresh_token": "r", "expires_at": NOW})
+    exported(repository, target)
+    repository.save("alice", {"access_token": "b", "refresh_token": "s", "expires_at": NOW + 60})
+
+    set_zone("Los_Angeles")
+    with TokenRepository(tmp_path / "other.db") as other:
+        list(import_accounts(other, target))
+        assert (other.load("alice") or {})["expires_at"] == NOW
+    assert imported(repository, target, newer=True).outcome == "skipped"
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+def test_newer_never_costs_the_only_refresh_token(repository: TokenRepository, files: Path) -> None:
+    repository.save("alice", {**STORED, "refresh_token": "r"})
+    before = repository.load("alice")
+
+    result = imported(
+        repository,
+        write(files / "alice.json", {"access_token": "b", "expires_at": NOW + 9}),
+        newer=True,
+    )
+
+    assert result.outcome == "skipped"
+    assert result.reason == "the file has no refresh token, but the stored account has one"
+    assert repository.load("alice") == before
+
+
+MICROSOFT = "https://login.microsoftonline.com/common/oauth2/v2.0/token"
+OLD_GOOGLE = "https://accounts.google.com/o/oauth2/token"
+
+
+@pytest.mark.parametrize("by", ["argument", "file"])
+def test_a_file_is_not_bound_to_a_provider_that_its_token_uri_contradicts(
+    by: str, repository: TokenRepository, files: Path
+) -> None:
+    block = {"account_name": "alice", "provider": "google", "expires_at": NOW}
+    more = {} if by == "argument" else {"tokenstore": block}
+    path = write(files / "alice.json", token_uri=MICROSOFT, **more)
+
+    result = imported(repository, path, provider="google" if by == "argument" else None)
+
+    assert result.outcome == "failed"
+    assert (result.reason or "").startswith("its tokens are from login.microsoftonline.com, but")
+    assert names(repository) == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "token_uri"),
+    [("google", OLD_GOOGLE), ("microsoft", MICROSOFT), ("mine", MICROSOFT), ("google", "?")],
+)
+def test_a_token_uri_that_does_not_contradict_the_provider_is_no_obstacle(
+    provider: str, token_uri: str, repository: TokenRepository, files: Path
+) -> None:
+    path = write(files / "alice.json", token_uri=token_uri)
+
+    assert imported(repository, path, provider=provider).outcome == "imported"
+
+
+@pytest.mark.parametrize("option", [None, "replace", "newer"])
+def test_a_dry_run_reports_what_an_import_would_and_stores_nothing(
+    option: str | None, repository: TokenRepository, files: Path
+) -> None:
+    repository.save("old", {**STORED, "refresh_token": "r"})
+    write(files / "old.json", expires_at=NOW - 1)
+    write(files / "later.json", expires_at=NOW + 9, tokenstore={"account_name": "old"})
+    write(files / "new.json")
+    write(files / "bad.json", "{")
+    options: dict[str, Any] = {} if option is None else {option: True}
+    before = list(repository.listing.records())
+
+    planned = list(import_accounts(repository, files, dry_run=True, **options))
+
+    assert list(repository.listing.records()) == before
+    assert list(import_accounts(repository, files, **options)) == planned
+
+
+def test_a_dry_run_does_not_create_the_database(repository: TokenRepository, files: Path) -> None:
+    assert imported(repository, write(files / "a.json"), dry_run=True).outcome == "imported"
+    assert not Path(repository.name).exists()
+
+
+def test_a_stream_is_read_like_a_file(repository: TokenRepository) -> None:
+    content = json.dumps(INNER).encode()
+
+    nameless = imported(repository, io.BytesIO(content))
+    named = imported(repository, io.BytesIO(content), account_name="alice")
+
+    assert (nameless.outcome, nameless.reason) == ("failed", "has no name; give the account one")
+    assert (named.account_name, named.path, named.outcome) == ("alice", Path("-"), "imported")
+
+
+def test_empty_paths_are_refused(repository: TokenRepository) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        import_accounts(repository, "")
+    with pytest.raises(ValueError, match="empty"):
+        list(export_accounts(repository, ""))
+
+
+# -- files of earlier exports ---------------------------------------------------------------------
+
+
+def test_files_of_accounts_that_are_gone_are_reported_and_pruned(
+    repository: TokenRepository, target: Path
+) -> None:
+    for name in ("alice", "bob", "changed"):
+        repository.save(name, STORED)
+    exported(repository, target)
+    changed = json.loads((target / "changed.json").read_text())
+    write(target / "changed.json", {**changed, "expires_at": "2031-01-01T00:00:00"})
+    write(target / "foreign.json")
+    for name in ("bob", "changed"):
+        repository.delete(name)
+
+    reported = outcomes(export_accounts(repository, target, prune=False))
+    assert reported["bob.json"] == ("skipped", "its account is gone; prune removes the file")
+    assert {*reported} == {"alice.json", "bob.json", "changed.json"}
+    assert (target / "bob.json").exists()
+
+    pruned = outcomes(export_accounts(repository, target, prune=True))
+    assert pruned["bob.json"] == ("skipped", "its account is gone; the file was removed")
+    left = sorted(path.name for path in target.iterdir())
+    assert left == ["alice.json", "changed.json", "foreign.json"]
+
+
+def test_the_database_is_never_overwritten(tmp_path: Path) -> None:
+    with TokenRepository(tmp_path / "store.json") as repository:
+        repository.save("store", STORED)
+
+        results = outcomes(export_accounts(repository, tmp_path, prune=True))
+
+        assert results["store.json"][0] == "failed"
+        assert repository.load("store") == STORED
+
+
 # -- invalid files --------------------------------------------------------------------------------
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -388,7 +686,6 @@ GOOD = {
     "BOM": b'\xef\xbb\xbf{"access_token": "a"}',
     "UTF-16": '{"access_token": "a"}'.encode("utf-16"),
     "blanks": b'\r\n\t {"access_token": "a"}\r\n',
-    "NaN": b'{"access_token": "a", "score": NaN, "others": [Infinity, -Infinity]}',
     "twice": b'{"access_token": "old", "access_token": "a"}',
     "large": b'{"access_token": "a", "id_token": "' + b"x" * 1_000_000 + b'"}',
 }
@@ -402,8 +699,13 @@ def test_an_unusual_file_with_a_valid_token_is_imported(
     assert (repository.load("odd") or {})["access_token"] == "a"
 
 
-def test_nan_and_infinity_become_null(repository: TokenRepository, files: Path) -> None:
-    imported(repository, write(files / "a.json", GOOD["NaN"]))
+def test_nan_and_infinity_become_null_and_this_is_reported(
+    repository: TokenRepository, files: Path
+) -> None:
+    content = b'{"access_token": "a", "score": NaN, "others": [Infinity, -Infinity]}'
+    result = imported(repository, write(files / "a.json", content))
+
+    assert result.reason == "NaN and infinite numbers were imported as null"
 
     loaded = repository.load("a") or {}
     assert (loaded["score"], loaded["others"]) == (None, [None, None])
@@ -567,6 +869,7 @@ def test_every_account_is_exported_to_its_own_file(
         "account_name": "bob",
         "provider": "google",
         "expires_at": NOW,
+        "written": local_iso(NOW),
     }
 
 

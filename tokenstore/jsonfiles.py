@@ -1,16 +1,20 @@
-"""Imports accounts from files, and exports each account to a JSON file."""
+"""Imports accounts from files, and exports them to JSON files."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import logging
 import os
+import unicodedata
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
-from tokenstore.errors import StorageError, SupersededTokenError
+from tokenstore.errors import InvalidTokenError, StorageError, SupersededTokenError
 from tokenstore.files import (
     atomic_write,
     create_temporary,
@@ -19,12 +23,20 @@ from tokenstore.files import (
     sync_directory,
     writer_lock,
 )
-from tokenstore.importers.detect import is_token_storage, read_accounts
+from tokenstore.importers.binding import KnownProviders, is_part_of_database
+from tokenstore.importers.detect import may_have_accounts, read_accounts, read_json, stem_of
 from tokenstore.importers.formats import (
+    ExportedAccount,
     ImportedAccount,
     UnreadableEntry,
-    account_to_json,
+    accounts_to_json,
+    exported_account,
+    exported_accounts,
     file_stem,
+    hashed_stem,
+    is_file_name,
+    shape_of_file,
+    tokens_to_store,
 )
 from tokenstore.logs import is_enabled, log_operation
 from tokenstore.models.tokens import normalize_account_name
@@ -34,12 +46,18 @@ from tokenstore.storage.rows import CorruptRowError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tokenstore.models.accounts import Record
+    from tokenstore.importers.shapes import FileShape
+    from tokenstore.models.tokens import TokenSet
     from tokenstore.storage.repository import ConflictPolicy, TokenRepository
 
 Outcome = Literal["imported", "exported", "skipped", "failed"]
 
 _BATCH = 1000  # accounts stored in one transaction
+_DEEPEST = 32  # folders that a name takes before it
+_MAX_STREAM = (16 << 20) + 1  # bytes; one more than what may be read
+_ALREADY = "already stored"
+_NOT_NEWER = "the stored token expires no earlier"
+_NO_NAME = "-"  # instead of an account name, where there is no file name
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +80,24 @@ class FileResult:
 def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the files to import from *paths*: files, and the token files in directories.
 
-    In a directory these are every ``*.json`` file, and every ``*.db`` file that is a token storage
-    of globus-sdk. Other files, such as MSAL's ``*.bin``, must be given by their own paths.
+    In a directory these are every ``*.json`` file, every ``*.db`` file that is a token storage of
+    globus-sdk, every file that is named by an e-mail address and has tokens, and whatever an
+    export has written. Other files, such as MSAL's ``*.bin``, must be given by their own paths.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     found: list[Path] = []
-    for path in map(Path, paths):
+    for given in paths:
+        if not os.fspath(given):
+            raise ValueError("paths: a path must not be empty")
+        path = Path(given)
         try:
             names = sorted(os.listdir(path))  # noqa: PTH208 - twice as fast as iterdir()
             found += [
                 path / name
                 for name in names
                 if not name.startswith(".")
-                and (
-                    name.endswith(".json")
-                    or (name.endswith(".db") and is_token_storage(path / name))
-                )
+                and (name.endswith(".json") or may_have_accounts(path / name))
             ]
         except (OSError, ValueError):  # not a readable directory: reading it reports why
             found.append(path)
@@ -87,39 +106,61 @@ def find_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
 
 def import_accounts(
     repository: TokenRepository,
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | BinaryIO | Iterable[str | os.PathLike[str] | BinaryIO],
     *,
     provider: str | None = None,
     replace: bool = False,
     newer: bool = False,
+    account_name: str | None = None,
+    dry_run: bool = False,
 ) -> Iterator[FileResult]:
     """Import the accounts in files; the files are not changed.
 
-    A file is JSON with one account, or a globus-sdk token storage or MSAL token cache with many.
+    A file is JSON with one account or several, or a globus-sdk token storage or MSAL token cache.
     There is a result for each account, and for each file without accounts. An account that is
     already stored is skipped. A file that cannot be read does not stop the import. Accounts are
     stored in transactions of a thousand; a result is yielded once its account is stored.
 
+    An account is called like its file, without ``.json``. Where that is the name of several files,
+    each takes the name of its folder before it.
+
     Args:
         repository: The repository to import into.
-        paths: Files and directories (`find_files`).
-        provider: Provider of the accounts. Defaults to the provider in the file, if any.
+        paths: Files and directories (`find_files`), and binary streams such as
+            ``sys.stdin.buffer``, each with the content of one file.
+        provider: Provider of the accounts. Defaults to the provider in the file, if any. A file
+            whose ``token_uri`` belongs to another provider fails.
         replace: Whether to replace an account that is already stored.
-        newer: Whether to replace a stored account if the token in the file expires later.
+        newer: Whether to replace a stored account if the token in the file expires later. An
+            account with a refresh token is not replaced by a file without one.
+        account_name: The name of the account, for a single file with a single account.
+        dry_run: Report what would be imported, and store nothing.
 
     Raises:
         StorageError: The database operation failed.
+        ValueError: The arguments contradict each other.
     """
     if replace and newer:
         raise ValueError("replace and newer cannot be combined")
+    sources = _sources(paths)
+    if account_name is not None:
+        account_name = normalize_account_name(account_name)
+        is_one = isinstance(paths, (str, os.PathLike)) or len(_listed(paths)) == 1
+        if len(sources) != 1 or not is_one or _is_directory(paths):
+            raise ValueError("account_name: names the account of a single file")
     existing: ConflictPolicy = "replace" if replace else "keep_newer" if newer else "keep"
-    return _import(repository, iter(find_files(paths)), provider, existing)
+    importer = _Importer(repository, provider, existing, account_name, dry_run=dry_run)
+    return importer.run(sources)
 
 
 def export_accounts(
-    repository: TokenRepository, directory: str | os.PathLike[str]
+    repository: TokenRepository, directory: str | os.PathLike[str], *, prune: bool | None = None
 ) -> Iterator[FileResult]:
-    """Export every account to its own file, with mode 0600, atomically replacing an existing one.
+    """Export every account to a file, with mode 0600, atomically replacing an existing one.
+
+    A file that was imported is written in the shape and under the name that it had; of several
+    accounts in one file, all are written to one. Any other account gets a file of its own, under
+    its name where that is a valid file name.
 
     A refresh token that rotates must be used from one place only: either from the files or from the
     database.
@@ -127,17 +168,22 @@ def export_accounts(
     Args:
         repository: The repository to export from.
         directory: The directory for the files. Created with mode 0700 if it is missing.
+        prune: Whether to remove the files that earlier exports wrote for accounts that are gone;
+            if False, they are reported as skipped. Defaults to not looking for them.
 
     Raises:
         StorageError: The directory cannot be created, or the database cannot be read.
+        ValueError: *directory* is empty.
     """
+    if not os.fspath(directory):
+        raise ValueError("directory: must not be empty")
     target = Path(directory).absolute()
     make_private_directory(target)
     try:
-        with writer_lock(target, lambda name: name.endswith(".json")):
-            case_sensitive = _is_case_sensitive(target)
-            for record in repository.listing.records():
-                yield _logged("export", *_export(target, record, case_sensitive=case_sensitive))
+        with writer_lock(target, is_file_name):
+            exporter = _Exporter(repository, target)
+            for result, provider in exporter.run(prune=prune):
+                yield _logged("export", result, provider)
             sync_directory(target)
     except OSError as error:
         if isinstance(error, StorageError):
@@ -145,70 +191,371 @@ def export_accounts(
         raise file_error(error, target) from None
 
 
-def _import(
-    repository: TokenRepository,
-    files: Iterator[Path],
-    provider: str | None,
-    existing: ConflictPolicy,
-) -> Iterator[FileResult]:
-    seen: dict[str, Path] = {}
-    contents = ((path, content) for path in files for content in read_accounts(path))
-    while batch := list(islice(contents, _BATCH)):
-        with repository.transaction():
-            results = [
-                _store(repository, path, content, provider, existing, seen)
-                for path, content in batch
-            ]
-        yield from map(_logged, repeat("import"), results, repeat(provider))
+# -- import ---------------------------------------------------------------------------------------
 
 
-def _store(
-    repository: TokenRepository,
-    path: Path,
-    content: ImportedAccount | UnreadableEntry,
-    provider: str | None,
-    existing: ConflictPolicy,
-    seen: dict[str, Path],
-) -> FileResult:
-    if isinstance(content, UnreadableEntry):
-        return FileResult(content.account_name, path, "failed", content.reason)
-    name = content.account_name
-    if name in seen and existing != "keep_newer":
-        return FileResult(name, path, "skipped", f"{seen[name].name} has the same account")
-    try:
-        stored = repository.put(
-            normalize_account_name(name),
-            content.tokens,
-            provider=provider or content.provider,
-            existing=existing,
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file to import, or a stream.
+
+    Attributes:
+        path: The path of the file; ``-`` for a stream.
+        stem: The account name if the content has none; empty for a stream.
+        file_name: The name to export the file under, or None.
+        stream: The stream, or None.
+    """
+
+    path: Path
+    stem: str
+    file_name: str | None
+    stream: BinaryIO | None = None
+
+    def read(self) -> list[ImportedAccount | UnreadableEntry]:
+        if self.stream is None:
+            return read_accounts(self.path, stem=self.stem)
+        try:
+            content = self.stream.read(_MAX_STREAM)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "cannot be read"
+            return [UnreadableEntry(reason)]
+        return read_accounts(self.path, stem=_NO_NAME, content=content)
+
+
+def _listed(paths: object) -> list[Any]:
+    if isinstance(paths, (str, os.PathLike)) or hasattr(paths, "read"):
+        return [paths]
+    return list(cast("Iterable[Any]", paths))
+
+
+def _is_directory(paths: object) -> bool:
+    return any(not hasattr(path, "read") and Path(path).is_dir() for path in _listed(paths))
+
+
+def _sources(paths: object) -> list[_Source]:
+    files: list[Path] = []
+    order: list[Path | BinaryIO] = []
+    for item in _listed(paths):
+        if hasattr(item, "read"):
+            order.append(item)
+        else:
+            found = find_files(item)
+            files += found
+            order += found
+    stems = _stems(files)
+    return [
+        _Source(item, stems[item], item.name if "/" not in stems[item] else None)
+        if isinstance(item, Path)
+        else _Source(Path("-"), _NO_NAME, None, item)
+        for item in order
+    ]
+
+
+def _stems(files: list[Path]) -> dict[Path, str]:
+    """Return the account names of files: their names without ``.json``, made different."""
+    stems = {path: stem_of(path) for path in files}
+    if len({unicodedata.normalize("NFC", stem) for stem in stems.values()}) == len(stems):
+        return stems
+    for number in range(_DEEPEST):
+        for same in _colliding(stems):
+            folders = {path.absolute().parent for path in same}
+            for path in same:
+                absolute = path.absolute()
+                if number == 0 and len(folders) < len(same):
+                    stems[path] = path.name  # "a" and "a.json" in one folder
+                else:
+                    parents = absolute.parent.parts[1:][-max(number, 1) :]
+                    stems[path] = "/".join((*parents, stem_of(path)))
+    for same in _colliding(stems):  # names that only differ in how Unicode is composed
+        for path in same:
+            stems[path] = stem_of(path)
+    return stems
+
+
+def _colliding(stems: dict[Path, str]) -> list[list[Path]]:
+    """Return the groups of different files that have one name."""
+    groups: dict[str, dict[str, Path]] = {}
+    for path, stem in stems.items():
+        group = groups.setdefault(unicodedata.normalize("NFC", stem), {})
+        group[os.path.abspath(path)] = path  # noqa: PTH100 - the same file given twice is no collision
+    return [list(group.values()) for group in groups.values() if len(group) > 1]
+
+
+class _Importer:
+    """Stores the accounts in files.
+
+    Args:
+        repository: The repository to import into.
+        provider: Provider of the accounts, or None.
+        existing: What to do if an account exists.
+        account_name: The name of the only account, or None.
+        dry_run: Whether to store nothing.
+    """
+
+    def __init__(
+        self,
+        repository: TokenRepository,
+        provider: str | None,
+        existing: ConflictPolicy,
+        account_name: str | None,
+        *,
+        dry_run: bool,
+    ) -> None:
+        self._repository = repository
+        self._provider = provider
+        self._existing = existing
+        self._account_name = account_name
+        self._dry_run = dry_run
+        self._providers = KnownProviders(repository.location)
+        self._seen: dict[str, str] = {}  # the file of each account
+        self._planned: dict[str, TokenSet] = {}  # what a dry run would have stored
+
+    def run(self, sources: Iterable[_Source]) -> Iterator[FileResult]:
+        contents = (
+            (source, content) for source in sources for content in self._named(source.read())
         )
-    except SupersededTokenError as error:
-        return FileResult(name, path, "failed", str(error))
-    seen[name] = path
-    if stored:
-        return FileResult(name, path, "imported", content.note)
-    reason = "already stored" if existing == "keep" else "the stored token expires no earlier"
-    return FileResult(name, path, "skipped", reason)
+        while batch := list(islice(contents, _BATCH)):
+            transaction = nullcontext() if self._dry_run else self._repository.transaction()
+            with transaction:
+                results = [self._store(source, content) for source, content in batch]
+            yield from map(_logged, repeat("import"), results, repeat(self._provider))
+
+    def _named(
+        self, contents: list[ImportedAccount | UnreadableEntry]
+    ) -> list[ImportedAccount | UnreadableEntry]:
+        name = self._account_name
+        if name is None:
+            return contents
+        if len(contents) > 1:
+            return [UnreadableEntry(f"has {len(contents)} accounts, so {name!r} cannot name it")]
+        return [
+            dataclasses.replace(content, account_name=name, source="file")
+            if isinstance(content, ImportedAccount)
+            else content
+            for content in contents
+        ]
+
+    def _store(self, source: _Source, content: ImportedAccount | UnreadableEntry) -> FileResult:
+        path = source.path
+        is_nameless = source.stream is not None and self._account_name is None
+        if isinstance(content, UnreadableEntry):
+            name = None if is_nameless else content.account_name
+            return FileResult(name, path, "failed", content.reason)
+        if is_nameless and content.source in {"file", "key"}:
+            return FileResult(None, path, "failed", "has no name; give the account one")
+        content = self._apart(content, path)
+        name, file = content.account_name, str(path.absolute())
+        holder = self._seen.get(name)
+        if holder is not None and (self._existing != "keep_newer" or holder == file):
+            reason = f"{Path(holder).name} has the same account"
+            return FileResult(name, path, "skipped", reason)
+        result = self._put(name, content, source)
+        if result.outcome == "imported" or (result.outcome == "skipped" and not self._dry_run):
+            self._seen[name] = file
+        return result
+
+    def _apart(self, content: ImportedAccount, path: Path) -> ImportedAccount:
+        """Return the account with a name of its own, if another file has an account so called."""
+        name, folder = content.account_name, path.absolute().parent.name
+        if content.source not in {"content", "key"} or not folder:
+            return content
+        if self._seen.get(name, str(path.absolute())) == str(path.absolute()):
+            return content
+        return dataclasses.replace(content, account_name=f"{folder}/{name}")
+
+    def _put(self, name: str, content: ImportedAccount, source: _Source) -> FileResult:
+        """Store an account under a name that no other file of this import has."""
+        provider = self._provider or content.provider
+        problem = self._providers.contradiction(provider, content.tokens)
+        if problem is not None:
+            return FileResult(name, source.path, "failed", problem)
+        tokens = self._providers.with_expiry(provider, _with_shape(content, source))
+        try:
+            reason = self._reason_to_keep(name, tokens)
+            if reason is None and self._dry_run:
+                self._require_unspent(tokens)
+                self._planned[name] = tokens
+            elif reason is None:
+                # Another process may have stored the account meanwhile.
+                existing = self._existing
+                if not self._repository.put(name, tokens, provider=provider, existing=existing):
+                    reason = _ALREADY if existing == "keep" else _NOT_NEWER
+        except (SupersededTokenError, InvalidTokenError) as error:
+            return FileResult(name, source.path, "failed", str(error))
+        if reason is not None:
+            return FileResult(name, source.path, "skipped", reason)
+        return FileResult(name, source.path, "imported", content.note)
+
+    def _reason_to_keep(self, name: str, tokens: TokenSet) -> str | None:
+        """Return why the stored account is kept, None if it is replaced or does not exist."""
+        if self._existing == "replace" or (self._existing == "keep" and not self._dry_run):
+            return None  # `put` decides
+        stored = self._planned.get(name)
+        if stored is None:
+            try:
+                record = self._repository.record(name)
+            except StorageError as error:
+                if error.errno != errno.EIO:  # only this row is damaged
+                    raise
+                return "the stored tokens are damaged; they can only be replaced"
+            stored = None if record is None else record.tokens
+        if stored is None or self._existing == "keep":
+            return None if stored is None else _ALREADY
+        if tokens.refresh_token is None and stored.refresh_token is not None:
+            return "the file has no refresh token, but the stored account has one"
+        is_later = tokens.expires_at is not None and (
+            stored.expires_at is None or stored.expires_at < tokens.expires_at
+        )
+        return None if is_later else _NOT_NEWER
+
+    def _require_unspent(self, tokens: TokenSet) -> None:
+        spent_at = tokens.refresh_token and self._repository.journal.spent_at(tokens.refresh_token)
+        if spent_at:
+            raise SupersededTokenError(
+                "refresh_token",
+                "it was exchanged for another one, so this file is an old copy",
+                spent_at=spent_at,
+            )
 
 
-def _export(
-    directory: Path, record: Record | CorruptRowError, *, case_sensitive: bool
-) -> tuple[FileResult, str | None]:
-    name = record.account_name
-    path = directory / f"{file_stem(name, case_sensitive=case_sensitive)}.json"
-    if isinstance(record, CorruptRowError):
+def _with_shape(content: ImportedAccount, source: _Source) -> TokenSet:
+    """Return the tokens of an account with what an export needs to give its file back."""
+    shape = content.shape
+    if content.source in {"file", "key"} and source.file_name != f"{content.account_name}.json":
+        shape = dataclasses.replace(shape, name=source.file_name)
+    return tokens_to_store(dataclasses.replace(content, shape=shape))
+
+
+# -- export ---------------------------------------------------------------------------------------
+
+
+class _Exporter:
+    """Writes the accounts of a repository to the files of a directory.
+
+    Args:
+        repository: The repository to export from.
+        directory: The directory.
+    """
+
+    def __init__(self, repository: TokenRepository, directory: Path) -> None:
+        self._repository = repository
+        self._directory = directory
+        self._case_sensitive = _is_case_sensitive(directory)
+        self._files: dict[str, object] = {}  # the content of each file that was written
+        self._known: dict[str, bool] = {}  # the accounts, and whether they were exported
+        self._groups: dict[str, list[tuple[ExportedAccount, str | None]]] = {}
+
+    def run(self, *, prune: bool | None) -> Iterator[tuple[FileResult, str | None]]:
+        for record in self._repository.listing.records():
+            if isinstance(record, CorruptRowError):
+                yield self._corrupt(record.account_name), None
+                continue
+            name, provider = record.account_name, record.provider
+            account = exported_account(name, provider, record.tokens)
+            file = self._file_of(name, account.shape)
+            if account.shape.several and file == account.shape.name:
+                self._groups.setdefault(file, []).append((account, provider))
+                continue
+            yield self._write(file, account.document(), name), provider
+        for file, accounts in self._groups.items():
+            document = accounts_to_json([account for account, _ in accounts])
+            for account, provider in accounts:
+                name = account.block["account_name"]
+                yield self._write(file, document, name), provider
+        if prune is not None:
+            for result in self._leftovers(prune=prune):
+                yield result, None
+
+    def _corrupt(self, name: str) -> FileResult:
         reason = "the stored tokens are damaged; restore a backup, or sign in again"
-        return FileResult(name, path, "failed", reason), None
-    text = json.dumps(account_to_json(name, record.provider, record.tokens), indent=2)
-    try:
-        if path.is_symlink():
-            return FileResult(name, path, "failed", "is a symlink; remove it"), record.provider
-        with atomic_write(path) as new:
-            new.write_text(f"{text}\n", "utf-8")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        return FileResult(name, path, "failed", reason), record.provider
-    return FileResult(name, path, "exported"), record.provider
+        self._known[name] = False
+        stem = file_stem(name, case_sensitive=self._case_sensitive)
+        return FileResult(name, self._directory / f"{stem}.json", "failed", reason)
+
+    def _file_of(self, name: str, shape: FileShape) -> str:
+        """Return the name of an account's file: the one that it had, unless another has it."""
+        file = shape.name
+        if file is not None and self._is_usable(file):
+            if shape.several and file in self._groups:
+                return file
+            if not self._is_taken(file) and not self._is_wanted(file, by_other_than=name):
+                return file
+        default = f"{file_stem(name, case_sensitive=self._case_sensitive)}.json"
+        return f"{hashed_stem(name)}.json" if self._is_taken(default) else default
+
+    def _is_taken(self, file: str) -> bool:
+        return file in self._files or file in self._groups
+
+    def _is_wanted(self, file: str, *, by_other_than: str) -> bool:
+        """Return whether an account is called like the file, and has not had another file."""
+        owner = file.removesuffix(".json")
+        if owner in {file, by_other_than} or not self._exists(owner):
+            return False
+        try:
+            record = self._repository.record(owner)
+        except StorageError:  # its row is damaged
+            return True
+        return record is not None and shape_of_file(record.tokens).name in {None, file}
+
+    def _is_usable(self, file: str) -> bool:
+        stem = file.removesuffix(".json")
+        return (
+            is_file_name(file)
+            and (self._case_sensitive or file == file.casefold())
+            # A name with a hash belongs to another account.
+            and (not file.endswith(".json") or file_stem(stem) == stem)
+        )
+
+    def _exists(self, name: str) -> bool:
+        return self._repository.listing.names(name, limit=1) == [name]
+
+    def _write(self, file: str, document: dict[str, Any], name: str) -> FileResult:
+        path = self._directory / file
+        self._known[name] = False
+        try:
+            if path.is_symlink():
+                return FileResult(name, path, "failed", "is a symlink; remove it")
+            if is_part_of_database(path, self._repository.location):
+                reason = "is part of the database; choose another directory"
+                return FileResult(name, path, "failed", reason)
+            if self._files.get(file) is not document:
+                text = json.dumps(document, indent=2)
+                with atomic_write(path) as new:
+                    new.write_text(f"{text}\n", "utf-8")
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            return FileResult(name, path, "failed", reason)
+        self._files[file] = document
+        self._known[name] = True
+        return FileResult(name, path, "exported")
+
+    def _leftovers(self, *, prune: bool) -> Iterator[FileResult]:
+        """Yield the files of earlier exports whose accounts are gone or are in another file."""
+        for path in sorted(self._directory.iterdir()):
+            if path.name in self._files or path.name.startswith(".") or path.is_symlink():
+                continue
+            if is_part_of_database(path, self._repository.location):
+                continue
+            accounts = exported_accounts(read_json(path))
+            names = {name for name, _ in accounts}
+            if not names or any(self._known.get(name) is False for name in names):
+                continue
+            gone = not names & self._known.keys()
+            if gone and any(map(self._exists, names)):
+                continue  # it was stored while this export ran
+            reason = "its account is gone" if gone else "its account is in another file now"
+            if not all(unchanged for _, unchanged in accounts):
+                reason += "; a program has changed the file since its export"
+            elif prune:
+                try:
+                    path.unlink()
+                    reason += "; the file was removed"
+                except OSError as error:
+                    reason = error.strerror or type(error).__name__
+                    yield FileResult(min(names), path, "failed", reason)
+                    continue
+            else:
+                reason += "; prune removes the file"
+            yield FileResult(min(names), path, "skipped", reason)
 
 
 def _is_case_sensitive(directory: Path) -> bool:

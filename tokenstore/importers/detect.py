@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InvalidTokenError
 from tokenstore.importers import globus, msal
@@ -12,7 +13,10 @@ from tokenstore.importers.formats import (
     ImportedAccount,
     UnreadableEntry,
     UnreadableFileError,
-    account_from_json,
+    accounts_from_json,
+    add_note,
+    export_block,
+    has_constants,
     has_tokens,
     parse_json,
 )
@@ -34,6 +38,10 @@ _MAX_ACCOUNT = 1 << 20  # bytes, of a file with one account; usually a few thous
 _MAX_STORAGE = 16 << 20  # bytes, of a JSON file with many accounts
 _MAX_DATABASE = 256 << 20  # bytes
 
+_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_BACKUPS = ("~", ".bak", ".old", ".orig", ".save", ".swp", ".tmp")
+_NO_NUMBER = "NaN and infinite numbers were imported as null"
+
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 _OWN_DATABASE = (
@@ -50,19 +58,67 @@ _BINARY = (  # the first bytes of a file, and the reason why it cannot be import
 )
 
 
-def read_accounts(path: Path) -> list[ImportedAccount | UnreadableEntry]:
+def read_accounts(
+    path: Path, *, stem: str | None = None, content: bytes | None = None
+) -> list[ImportedAccount | UnreadableEntry]:
     """Return the accounts in a file, and its entries that cannot be imported; at least one of them.
 
     The file is not changed.
+
+    Args:
+        path: The file.
+        stem: The account name if the content has none. Defaults to `stem_of` its name.
+        content: The content, if it was read already.
     """
+    stem = stem_of(path) if stem is None else stem
     try:
-        return _read(path)
+        return _read(path, stem) if content is None else _from_bytes(content, path, stem)
     except (UnreadableFileError, InvalidTokenError) as error:
         return [UnreadableEntry(str(error))]
     except OSError as error:
         return [UnreadableEntry(error.strerror or type(error).__name__)]
     except ValueError:
         return [UnreadableEntry("not valid JSON")]
+
+
+def stem_of(path: Path) -> str:
+    """Return the name of a file without ``.json``."""
+    return path.name.removesuffix(".json")
+
+
+def may_have_accounts(path: Path) -> bool:
+    """Return whether to import a file of a directory that is not called ``*.json``.
+
+    These are token storages, files that are named by an address, as mail programs do, and what an
+    export has written. For the last two, the content decides.
+    """
+    name = path.name
+    if name.endswith(".db"):
+        return is_token_storage(path)
+    if name.endswith(_BACKUPS):
+        return False
+    data = read_json(path)
+    is_address = _ADDRESS.fullmatch(name) is not None
+    return export_block(data) is not None or (is_address and has_tokens(data))
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON object in a regular file, or None if there is none or it is not readable."""
+    try:
+        size, real = _stat(path)
+        if size > _MAX_STORAGE or _database_of(real) is not None:
+            return None
+        if may_be_database(size):
+            try:
+                with open_read_only(path):
+                    return None
+            except NotSQLiteError:
+                pass
+        with path.open("rb") as file:
+            start = file.read(1)
+            return parse_json(start + file.read()) if start == b"{" else None
+    except (OSError, ValueError, UnreadableFileError):
+        return None
 
 
 def is_token_storage(path: Path) -> bool:
@@ -94,7 +150,7 @@ def _database_of(file: Path) -> Path | None:
     return database if database.exists() else None
 
 
-def _read(path: Path) -> list[ImportedAccount | UnreadableEntry]:
+def _read(path: Path, stem: str) -> list[ImportedAccount | UnreadableEntry]:
     size, real = _stat(path)
     if (database := _database_of(real)) is not None:
         raise UnreadableFileError(f"belongs to the database {database.name!r}; import that file")
@@ -107,12 +163,18 @@ def _read(path: Path) -> list[ImportedAccount | UnreadableEntry]:
     _check_size(size, _MAX_STORAGE)
     with path.open("rb", buffering=0) as file:  # in two thirds of the time of read_bytes()
         content = file.readall()
+    return _from_bytes(content, path, stem)
+
+
+def _from_bytes(content: bytes, path: Path, stem: str) -> list[ImportedAccount | UnreadableEntry]:
+    _check_size(len(content), _MAX_STORAGE)
     if not content:
         raise UnreadableFileError(_EMPTY)
     for prefix, reason in _BINARY:
         if content.startswith(prefix):
             raise UnreadableFileError(reason)
-    return _from_json(parse_json(content), len(content), path)
+    accounts = _from_json(parse_json(content), len(content), path, stem)
+    return add_note(accounts, _NO_NUMBER) if has_constants(content) else accounts
 
 
 def _from_database(
@@ -126,14 +188,18 @@ def _from_database(
     return globus.read_sqlite(connection, path)
 
 
-def _from_json(data: object, size: int, path: Path) -> list[ImportedAccount | UnreadableEntry]:
+def _from_json(
+    data: object, size: int, path: Path, stem: str
+) -> list[ImportedAccount | UnreadableEntry]:
     if isinstance(data, dict) and not has_tokens(data):
         if globus.recognizes_json(data):
             return globus.read_json(data, path)
         if msal.recognizes(data):
             return msal.read_cache(data)
-    _check_size(size, _MAX_ACCOUNT)
-    return [account_from_json(data, stem=path.stem)]
+    accounts = accounts_from_json(data, stem=stem)
+    if len(accounts) == 1 and export_block(data) is None:
+        _check_size(size, _MAX_ACCOUNT)
+    return accounts
 
 
 def _check_size(size: int, limit: int) -> None:
