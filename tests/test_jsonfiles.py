@@ -266,7 +266,7 @@ def test_replace_and_newer_exclude_each_other(repository: TokenRepository, files
 def test_an_import_forgets_that_a_sign_in_was_needed(
     repository: TokenRepository, files: Path
 ) -> None:
-    repository.save("alice", {"access_token": "old"})
+    repository.save("alice", {"access_token": "old", "expires_at": NOW - 1})
     assert [a.state for a in repository.accounts()] == ["sign_in"]
 
     imported(repository, write(files / "alice.json", expires_at=NOW + 9999), replace=True)

@@ -208,8 +208,8 @@ def test_it_says_what_to_do_and_why(filled: Path) -> None:
 def test_the_command_that_it_names_is_one_for_a_shell(tmp_path: Path) -> None:
     filled = tmp_path / "tokens.db"
     with TokenRepository(filled) as repository:
-        repository.save("it's a; name", {"access_token": "a"}, provider="acme")
-        repository.save("-unbound", {"access_token": "a"})
+        repository.save("it's a; name", {"access_token": "a", "expires_at": 1}, provider="acme")
+        repository.save("-unbound", {"access_token": "a", "expires_at": 1})
 
     text = shown(filled, columns=160)
     words = [shlex.split(found[0]) for found in re.finditer("tokenstore login .*[^ \n]", text)]
