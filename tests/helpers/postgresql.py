@@ -122,3 +122,11 @@ def empty(url: str) -> None:
         tables = ", ".join(f"{schema_of(url)}.{name}" for name in ("accounts", "refreshes"))
         connection.execute("SET lock_timeout = '20s'")
         connection.execute(f"TRUNCATE {tables} RESTART IDENTITY".encode())
+
+
+def ask(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Return what a statement returns in the store's schema."""
+    with connect(url) as connection:
+        connection.execute(f"SET search_path = {schema_of(url)}".encode())
+        ran = connection.execute(statement.encode())
+        return ran.fetchall() if ran.description else []

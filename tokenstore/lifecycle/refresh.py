@@ -21,7 +21,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tokenstore.errors import (
     ClientRejectedError,
@@ -206,7 +206,7 @@ class RefreshProtocol:
             )
         return record
 
-    def _end_permanent(self, record: Record) -> None:
+    def _end_permanent(self, record: Record) -> NoReturn:
         """Note that a token that nothing can refresh is rejected."""
         error = ReauthorizationRequired(
             f"{self._name}: its access token was rejected, and there is no refresh token; sign in "
@@ -216,9 +216,15 @@ class RefreshProtocol:
         )
         with suppress(ProviderConfigurationError):
             self._client = self._context.providers.get(record.provider or "").client
+        raise self._remembered(record, error)
+
+    def _remembered(
+        self, record: Record, error: ReauthorizationRequired
+    ) -> ReauthorizationRequired:
+        """Store the error of an account that needs a sign-in, which no request has told."""
         self._journal.note_failure(record, self._failure_of(error))
         self._tell_of_sign_in(record, error)
-        raise error
+        return error
 
     def _resolve(self, record: Record) -> Provider:
         return resolve_provider(
@@ -301,9 +307,7 @@ class RefreshProtocol:
                 account_name=self._name,
                 provider=provider.name,
             )
-        self._journal.note_failure(record, self._failure_of(error))
-        self._tell_of_sign_in(record, error)
-        raise error
+        raise self._remembered(record, error)
 
     def _require_time(self) -> None:
         if process_is_ending():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import logging
 import ssl
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from urllib3.exceptions import (
 
 from tokenstore.logs import place_of
 from tokenstore.oauth.deadline import Exchange, current
+from tokenstore.oauth.provider import is_loopback
 from tokenstore.version import __version__
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class _Session(requests.Session):
         super().__init__()
         self.adapters.clear()
         if given is None:
-            self.mount("", _Adapter())
+            self.mount("", _observed(HTTPAdapter()))
             return
         self.trust_env = given.trust_env
         self.proxies, self.verify, self.cert = given.proxies, given.verify, given.cert
@@ -164,17 +164,9 @@ class _Session(requests.Session):
     def merge_environment_settings(self, url: Any, *args: Any, **kwargs: Any) -> Any:
         """Use no proxy for loopback: the request would travel to it in clear text."""
         settings = super().merge_environment_settings(url, *args, **kwargs)
-        if _is_loopback(url):
+        if is_loopback(urlsplit(url).hostname or ""):
             settings["proxies"] = {}
         return settings
-
-
-def _is_loopback(url: str) -> bool:
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _of_one_request(adapter: Any) -> Any:
@@ -191,10 +183,7 @@ def _of_one_request(adapter: Any) -> Any:
         own.init_poolmanager(1, 1, block=False, **known)
     except TypeError:  # an adapter with a signature of its own sets these by itself
         own.init_poolmanager(1, 1, block=False)
-    _track(own.poolmanager)
-    find = own.proxy_manager_for
-    own.__dict__["proxy_manager_for"] = lambda *args, **kwargs: _track(find(*args, **kwargs))
-    return own
+    return _observed(own)
 
 
 _OWN_KWARGS = {"num_pools", "maxsize", "block", "retries"}
@@ -216,15 +205,12 @@ class _Borrowed(BaseAdapter):
         """Leave the adapter to the application."""
 
 
-class _Adapter(HTTPAdapter):
-    """Reports its connections to the exchange that they are for."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        _track(self.poolmanager)
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return _track(super().proxy_manager_for(*args, **kwargs))
+def _observed(adapter: Any) -> Any:
+    """Let the connections of an adapter report to the exchange that they are for."""
+    _track(adapter.poolmanager)
+    find = adapter.proxy_manager_for
+    adapter.__dict__["proxy_manager_for"] = lambda *args, **kwargs: _track(find(*args, **kwargs))
+    return adapter
 
 
 def _track(manager: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import StorageError
 from tokenstore.models.failures import Failure
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from tokenstore.storage.locks import HeldLock
 
 Reason = Literal["due", "forced", "rejected"]
-
-LOCK_LOST = "lock_lost"
-"""The journal's ``error`` of a refresh during which another process could refresh the account."""
 
 _PAGE = 500  # rows per query
 _at_work: set[tuple[str, int]] = set()  # the refreshes of this process: database and number
@@ -209,7 +206,7 @@ class Journal:
             spent_at = self.spent_at(record.tokens.refresh_token or "")
             if spent_at is not None:
                 raise SpentToken(spent_at)
-            self._database.execute(sql.CLOSE_INTERRUPTED, account | {"finished_at": now})
+            self._close_interrupted(record.account_name, now)
             ((number,),) = self._database.fetch_all(sql.BEGIN_REFRESH, account | begun)
             return Refresh(int(number), now, record, self._database.identity())
 
@@ -217,25 +214,27 @@ class Journal:
         try:
             refresh = self._database.run(begin)
         except StorageError:
-            self._close_unknown(account | {"finished_at": now})
+            self._close_unknown(record.account_name, now, longest)
             raise
         _at_work.add((self._database.name, refresh.id))
         return refresh
 
-    def _close_unknown(self, account: dict[str, Any]) -> None:
+    def _close_unknown(self, account_name: str, now: float, longest: float) -> None:
         """Close an entry that was committed although the commit was reported as failed.
 
         Otherwise other processes would take it for a refresh of this one, as long as it lives.
         """
-        own = account | {"host": os.uname().nodename, "pid": os.getpid()}
 
         def close() -> None:
-            for (id_,) in self._database.fetch_all(sql.OPEN_OF_PROCESS, own):
-                if (self._database.name, id_) not in _at_work:
-                    self._database.execute(sql.CLOSE_ONE, own | {"id_": id_})
+            self._require_ended(account_name, now, longest)
+            self._close_interrupted(account_name, now)
 
-        with suppress(StorageError):
+        with suppress(StorageError, UnderWay):
             self._database.run(close)
+
+    def _close_interrupted(self, account_name: str, now: float) -> None:
+        its = {"account_name": account_name, "finished_at": now}
+        self._database.execute(sql.CLOSE_INTERRUPTED, its)
 
     def note_failure(self, record: Record, failure: Failure) -> None:
         """Store a failure that no request led to, unless the account has changed meanwhile."""
@@ -375,7 +374,7 @@ class Journal:
 def _error_of(failure: Failure | None, refresh: Refresh) -> str | None:
     if failure is not None:
         return failure.error or failure.kind
-    return LOCK_LOST if refresh.lock_lost else None
+    return sql.LOCK_LOST if refresh.lock_lost else None
 
 
 def _maybe_spent(failure: Failure) -> bool:

@@ -28,6 +28,9 @@ from tokenstore.storage.tables import accounts, refreshes
 HISTORY: Final = 50
 """Number of refreshes that the history keeps for each account."""
 
+LOCK_LOST: Final = "lock_lost"
+"""The journal's ``error`` of a refresh during which another process could refresh the account."""
+
 _TOKENS = (*(accounts.c[name] for name in TOKEN_COLUMNS), accounts.c.checksum)
 _this = accounts.c.account_name == bindparam("account_name")
 _its = refreshes.c.account_name == bindparam("account_name")
@@ -192,19 +195,6 @@ CLOSE_INTERRUPTED = CompiledStatement(
     .where(_its, refreshes.c.outcome.is_(None))
     .values(finished_at=bindparam("finished_at"), outcome="interrupted")
 )
-CLOSE_ONE = CompiledStatement(
-    update(refreshes)
-    .where(refreshes.c.id == bindparam("id_"))
-    .values(finished_at=bindparam("finished_at"), outcome="interrupted")
-)
-OPEN_OF_PROCESS = CompiledStatement(
-    select(refreshes.c.id).where(
-        _its,
-        refreshes.c.outcome.is_(None),
-        refreshes.c.host == bindparam("host"),
-        refreshes.c.pid == bindparam("pid"),
-    )
-)
 # Another process may have taken it for interrupted.
 IS_STORED = CompiledStatement(
     select(refreshes.c.id).where(
@@ -238,7 +228,7 @@ SPENT = CompiledStatement(
         # Of a superseded refresh, these tell whether it had succeeded.
         refreshes.c.status_code.is_(None),
         refreshes.c.maybe_spent.is_(False),
-        or_(refreshes.c.error.is_(None), refreshes.c.error == "lock_lost"),
+        or_(refreshes.c.error.is_(None), refreshes.c.error == LOCK_LOST),
         # A provider may give the same token again.
         ~exists().where(
             _later.c.account_name == refreshes.c.account_name,

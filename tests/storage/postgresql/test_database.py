@@ -9,12 +9,12 @@ import select
 import socket
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.helpers.postgresql import connect, empty, in_schema, schema_of
+from tests.helpers.postgresql import ask, in_schema, schema_of
 from tests.helpers.refreshes import SOON, Call, World, until
 from tests.helpers.stores import Process, python, tokens
 from tokenstore import (
@@ -27,8 +27,8 @@ from tokenstore import (
     TokenRepository,
     migrate,
 )
-from tokenstore.storage.journal import LOCK_LOST
 from tokenstore.storage.postgresql.locks import AdvisoryLocks
+from tokenstore.storage.statements import LOCK_LOST
 from tokenstore.storage.tables import REVISION, VERSION_TABLE
 from tokenstore.testing import Answer
 
@@ -37,31 +37,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OURS = "application_name = 'tokenstore' AND pid <> pg_backend_pid()"
-
-
-@pytest.fixture
-def url(migrated: str) -> Iterator[str]:
-    yield migrated
-    empty(migrated)
-
-
-@pytest.fixture
-def world(tmp_path: Path, url: str) -> Iterator[World]:
-    with World(tmp_path, url) as world:
-        yield world
-
-
-@pytest.fixture
-def repository(url: str) -> Iterator[TokenRepository]:
-    with TokenRepository(url) as repository:
-        yield repository
-
-
-def ask(url: str, statement: str) -> list[tuple[Any, ...]]:
-    with connect(url) as connection:
-        connection.execute(f"SET search_path = {schema_of(url)}".encode())
-        ran = connection.execute(statement.encode())
-        return ran.fetchall() if ran.description else []
 
 
 def cut(url: str, which: str = "true") -> int:

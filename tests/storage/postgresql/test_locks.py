@@ -7,12 +7,12 @@ import os
 import signal
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.helpers.postgresql import connect, empty, schema_of
+from tests.helpers.postgresql import ask, connect, schema_of
 from tests.helpers.refreshes import SOON, Call, Told, World
 from tests.helpers.stores import Process, becomes, begin, python, token_set, tokens
 from tokenstore import StorageError, TokenRepository
@@ -21,36 +21,10 @@ from tokenstore.storage.postgresql.locks import HeldAdvisoryLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tokenstore.models.tokens import TokenSet
 
 HOLDERS = "application_name = 'tokenstore' AND state = 'idle in transaction'"
-
-
-@pytest.fixture
-def url(migrated: str) -> Iterator[str]:
-    yield migrated
-    empty(migrated)
-
-
-@pytest.fixture
-def world(tmp_path: Path, url: str) -> Iterator[World]:
-    with World(tmp_path, url) as world:
-        yield world
-
-
-@pytest.fixture
-def repository(url: str) -> Iterator[TokenRepository]:
-    with TokenRepository(url) as repository:
-        yield repository
-
-
-def ask(url: str, statement: str) -> list[tuple[Any, ...]]:
-    with connect(url) as connection:
-        connection.execute(f"SET search_path = {schema_of(url)}".encode())
-        ran = connection.execute(statement.encode())
-        return ran.fetchall() if ran.description else []
 
 
 def cut(url: str) -> int:

@@ -590,6 +590,9 @@ def test_a_read_only_database_can_be_read(
 
 @pytest.mark.slow
 def test_a_new_database_in_a_read_only_directory_is_a_storage_error(open_directory: Path) -> None:
+    directory = open_directory / "data"
+    directory.mkdir()
+    directory.chmod(0o555)  # nor may its owner write
     printed = python(
         """
 become_nobody()
@@ -601,11 +604,11 @@ except StorageError as error:
     import errno
     tell(type(error).__name__, errno.errorcode[error.errno])
         """,
-        open_directory / "tokens.db",
+        directory / "tokens.db",
     )
 
     assert printed.splitlines() == ["None", "StorageError EACCES"]
-    assert names(open_directory) == set()
+    assert names(directory) == set()
 
 
 # -- full disk ------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ A connection that stays open while the process forks loses writes: parent and ch
 state but not its locks. So a fork waits for the transactions of other threads and closes every
 connection first; parent and child open new ones when they need them.
 
-For the same reason no finaliser closes one, as that may happen at any time: when a thread or a
-database is gone, that is noted, and a thread that next uses the module closes what is left over.
+For the same reason no finaliser closes one, as that may happen at any time. When a thread is gone,
+that is noted, and its connection is closed with the next use of the database; those of a database
+that is gone are closed when another one is opened.
 """
 
 from __future__ import annotations
