@@ -56,6 +56,10 @@ import inspect
 from tokenstore import TokenManager
 inspect.unwrap(TokenManager.__init__).__kwdefaults__["timeout"] = 0.5
 """  # the timeout of a request
+SHORT_END = """
+import tokenstore.lifecycle.refresh
+tokenstore.lifecycle.refresh._END_PATIENCE = 1.0
+"""
 
 Line = tuple[Any, ...]
 
@@ -502,7 +506,7 @@ def test_no_refused_write_shows_a_secret(world: World, shell: Shell, files: Path
     assert world.posts == 0
     world.refuse("UPDATE OF access_token ON accounts")
     world.server.script(Answer(200, NEW))
-    shell((1, "token", "alice"), before=HALF_A_SECOND)
+    shell((1, "token", "alice"), before=HALF_A_SECOND + SHORT_END)
     world.accept()
     world.refuse("DELETE ON accounts")
     shell.here((1, "delete", "alice"))
