@@ -140,7 +140,7 @@ def _read(driver: sqlite3.Connection) -> _Current:
         )
         if is_text(name) and is_text(token)
     }
-    query, _, values_of = sql.SPENT.sqlite
+    query, _, values_of = sql.SPENT_AT.sqlite
     entry = f"SELECT {_COLUMNS} FROM refreshes WHERE sent = ? ORDER BY id DESC"  # noqa: S608
     spent = {}
     for (sent,) in driver.execute("SELECT DISTINCT sent FROM refreshes").fetchall():
