@@ -115,15 +115,17 @@ def make_private_directory(directory: Path) -> None:
     Raises:
         StorageError: It cannot be created, or it is not a directory.
     """
-    if directory.is_dir():
-        return
-    if directory.parent != directory:
-        make_private_directory(directory.parent)
     try:
+        if directory.is_dir():
+            return
+        if directory.parent != directory:
+            make_private_directory(directory.parent)
         directory.mkdir(mode=0o700)
     except FileExistsError:
         if not directory.is_dir():
             raise StorageError(f"{directory}: is not a directory", directory) from None
+    except StorageError:  # of a parent
+        raise
     except OSError as error:
         raise file_error(error, directory) from None
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.system_calls import can_inject
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -67,6 +69,7 @@ REQUIREMENTS = {
     "pgbouncer": Requirement(
         lambda: os.access(PGBOUNCER, os.X_OK), "pgbouncer is not installed (Debian: pgbouncer)"
     ),
+    "tracing": Requirement(can_inject, "ptrace is not allowed, or this is not Linux on x86-64"),
     "strace": Requirement(can_trace, "strace is not installed or may not trace (Debian: strace)"),
     "chromium": Requirement(
         lambda: None not in (CHROMIUM, CHROMEDRIVER),
@@ -94,5 +97,6 @@ needs_root = pytest.mark.needs("root")
 needs_full_device = pytest.mark.needs("full-device")
 needs_pgbouncer = pytest.mark.needs("pgbouncer")
 needs_strace = pytest.mark.needs("strace")
+needs_tracing = pytest.mark.needs("tracing")
 needs_chromium = pytest.mark.needs("chromium")
 needs_node = pytest.mark.needs("node")

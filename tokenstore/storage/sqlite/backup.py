@@ -20,7 +20,7 @@ from tokenstore.storage.sqlite.file import DatabaseFile, FileId
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -31,7 +31,13 @@ def copy_database(source: sqlite3.Connection, path: Path, target: Path) -> None:
 
 
 @contextmanager
-def copying(source: sqlite3.Connection, path: Path, target: Path) -> Iterator[Path]:
+def copying(
+    source: sqlite3.Connection,
+    path: Path,
+    target: Path,
+    *,
+    is_ours: Callable[[str], bool] | None = None,
+) -> Iterator[Path]:
     """Copy the database of *source*; the copy durably replaces *target* at the end.
 
     The copy is one consistent state of the database. It is checked before it gets its name, so
@@ -42,6 +48,8 @@ def copying(source: sqlite3.Connection, path: Path, target: Path) -> Iterator[Pa
         source: A connection outside a transaction.
         path: The file of the database, for errors.
         target: The file to write.
+        is_ours: Returns whether what killed processes have left of a file of that name is deleted.
+            Defaults to that of *target*.
 
     Yields:
         The finished copy, which does not have its name yet.
@@ -50,7 +58,10 @@ def copying(source: sqlite3.Connection, path: Path, target: Path) -> Iterator[Pa
         StorageError: The database cannot be read, is damaged, or the copy cannot be written.
     """
     try:
-        with writer_lock(target.parent, target.name.__eq__), atomic_write(target) as new:
+        with (
+            writer_lock(target.parent, is_ours or target.name.__eq__),
+            atomic_write(target) as new,
+        ):
             _copy(source, path, new, target)
             _require_sound(path, new)
             yield new

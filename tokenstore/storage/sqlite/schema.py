@@ -47,7 +47,7 @@ class SchemaManager:
         self._locks = locks
         self._journal_mode = journal_mode
         self._backups = ExitStack()  # what gives the backups of a transaction their names
-        self._targets: list[Path] = []
+        self._made: list[Path] = []
 
     def find(self) -> FileId | None:
         """Return the identity of the database, or None if there is none."""
@@ -114,16 +114,25 @@ class SchemaManager:
         A backup that is made inside gets its name just before the commit. If anything fails, the
         database is unchanged and the backup is removed.
         """
-        self._targets = []
+        self._backups, self._made = ExitStack(), []
+        before = revision_of(connection, self._file.path)
         try:
-            with translated(self._file.path), connection.begin(), ExitStack() as self._backups:
+            with translated(self._file.path), connection.begin(), self._backups:
                 yield
                 self._require_tables(connection)
         except BaseException:
-            for target in self._targets:
-                with suppress(OSError):
-                    target.unlink()
+            if self._made and self._is_still_at(before, connection):
+                for target in self._made:
+                    with suppress(OSError):
+                        target.unlink()
             raise
+
+    def _is_still_at(self, revision: str | None, connection: Connection) -> bool:
+        """Return whether nothing was migrated: a commit may report an error that came after it."""
+        try:
+            return revision_of(connection, self._file.path) == revision
+        except StorageError:
+            return False  # then a backup is worth keeping
 
     def _require_tables(self, connection: Connection) -> None:
         """Refuse a revision without tables, as ``alembic stamp`` would leave it."""
@@ -146,10 +155,16 @@ class SchemaManager:
         if revision is None or revision >= REVISION:
             return
         timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        target = self._file.sidecar(f"-backup-{revision}-{timestamp}")
+        backups = self._file.sidecar("-backup-")
+        target = backups.with_name(f"{backups.name}{revision}-{timestamp}")
+
+        def is_ours(name: str) -> bool:
+            return name.startswith(backups.name)
+
         with connection.engine.connect() as reader:
-            self._backups.enter_context(copying(driver_of(reader), path, target))
-        self._targets.append(target)
+            copy = copying(driver_of(reader), path, target, is_ours=is_ours)
+            self._backups.enter_context(copy)
+        self._made.append(target)
 
     def set_journal_mode(self, driver: sqlite3.Connection) -> None:
         """Set the journal mode.
