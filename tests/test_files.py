@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +12,14 @@ import pytest
 from tests.helpers.refreshes import Call
 from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, Process, mode, names, python
-from tokenstore.files import atomic_write, create_temporary, has_writers, leftovers, writer_lock
+from tokenstore.files import (
+    atomic_write,
+    create_temporary,
+    has_writers,
+    leftovers,
+    private_build,
+    writer_lock,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +36,7 @@ def test_a_file_is_replaced_at_the_end_and_completely(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     with atomic_write(path) as new:
-        new.write_text("new")
+        new.write(b"new")
         assert path.read_text() == "old"
 
     assert path.read_text() == "new"
@@ -38,7 +47,8 @@ def test_it_is_private_from_the_start(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with atomic_write(tmp_path / "file") as new:
-            assert (mode(new), new.read_bytes()) == (0o600, b"")
+            found = os.fstat(new.fileno())
+            assert (stat.S_IMODE(found.st_mode), found.st_size) == (0o600, 0)
     finally:
         os.umask(before)
 
@@ -51,7 +61,7 @@ def test_after_an_error_the_file_is_unchanged(tmp_path: Path, error: type[BaseEx
 
     def fail() -> None:
         with atomic_write(tmp_path / "file") as new:
-            new.write_text("half")
+            new.write(b"half")
             raise error
 
     with pytest.raises(error):
@@ -75,7 +85,7 @@ def test_an_open_reader_continues_with_the_old_content(tmp_path: Path) -> None:
     path.write_text("old")
     with path.open() as reader:
         with atomic_write(path) as new:
-            new.write_text("new")
+            new.write(b"new")
 
         assert reader.read() == "old"
 
@@ -85,7 +95,7 @@ def test_a_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "file").symlink_to("other")
 
     with atomic_write(tmp_path / "file") as new:
-        new.write_text("new")
+        new.write(b"new")
 
     assert (tmp_path / "other").read_text() == "ours"
     assert not (tmp_path / "file").is_symlink()
@@ -93,8 +103,8 @@ def test_a_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 def test_concurrent_writes_do_not_collide(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "file") as first, atomic_write(tmp_path / "file") as second:
-        first.write_text("first")
-        second.write_text("second")
+        first.write(b"first")
+        second.write(b"second")
 
     assert (tmp_path / "file").read_text() == "first"
     assert names(tmp_path) == {"file"}
@@ -116,7 +126,7 @@ def trace(frame, event, argument):
 
 sys.setprofile(trace)
 with writer_lock(path.parent, lambda name: True), atomic_write(path) as new:
-    new.write_text("new" * 1000)
+    new.write(b"new" * 1000)
 sys.setprofile(None)
 tell(calls)
 """
@@ -156,8 +166,10 @@ for step in range(1, int(sys.argv[2]) + 1):
 
 def test_leftovers_of_killed_writers_are_deleted(tmp_path: Path) -> None:
     leftover = create_temporary(tmp_path / "ours")
-    for suffix in ("-journal", "-wal", "-shm"):
-        leftover.with_name(leftover.name + suffix).write_text("secret")
+    with private_build(tmp_path / "ours") as build:
+        shutil.copytree(build.parent, tmp_path / ".ours.0123456789abcdef.tmp")
+    (tmp_path / ".ours.0123456789abcdef.tmp" / "x-wal").write_text("secret")
+    leftover.write_text("secret")
     kept = {
         create_temporary(tmp_path / "other").name,
         ".ours.tmp",
@@ -198,11 +210,12 @@ def test_the_leftover_of_another_user_is_kept(tmp_path: Path) -> None:
     assert not list(leftovers(tmp_path, everything))
 
 
-def test_a_directory_named_like_a_leftover_is_kept(tmp_path: Path) -> None:
-    (tmp_path / ".ours.0123456789abcdef.tmp").mkdir()
+def test_a_directory_with_more_than_a_build_is_kept(tmp_path: Path) -> None:
+    name = ".ours.0123456789abcdef.tmp"
+    (tmp_path / name / "data").mkdir(parents=True)
 
     with writer_lock(tmp_path, everything):
-        assert names(tmp_path) == {".ours.0123456789abcdef.tmp"}
+        assert names(tmp_path) == {name, f"{name}/data"}
 
 
 WRITING = """
@@ -297,7 +310,7 @@ def test_without_file_locks_files_are_written_and_nothing_is_deleted(
     left = create_temporary(tmp_path / "file")
 
     with writer_lock(tmp_path, everything), atomic_write(tmp_path / "file") as new:
-        new.write_text("new")
+        new.write(b"new")
 
     assert (tmp_path / "file").read_text() == "new"
     assert left.exists()

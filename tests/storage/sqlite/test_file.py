@@ -83,11 +83,12 @@ with TokenRepository(path, journal_mode=sys.argv[2]) as repository:
         found[moment][name] = given
     sidecars = ["-wal", "-shm"] if journal_mode == "wal" else ["-journal"]
     built = [name for name in found["built"] if name.startswith("b/.tokens.db.")]
-    assert {name.partition(".tmp")[2] for name in built} == {"", "-journal"}
+    assert {name.partition(".tmp")[2] for name in built} == {"", "/x", "/x-journal"}
     assert {f"b/tokens.db{suffix}" for suffix in ["", *sidecars]} <= found["open"].keys()
     assert len([name for name in found["open"] if name.endswith(".lock")]) == 1
     assert "b/new/files/alice.json" in found["open"]
     directories = {"b", "b/tokens.db-locks", "b/new", "b/new/files"}
+    directories |= {name for name in built if name.endswith(".tmp")}
     for names_at in found.values():
         private = {name for name in names_at if name in directories}
         assert {name for name in names_at if names_at[name] == "0o700"} == private

@@ -419,7 +419,7 @@ def test_a_directory_at_the_path_of_a_lock_file_is_a_storage_error(locks: FileLo
     file.mkdir()
 
     with (
-        pytest.raises(StorageError, match="cannot take the lock"),
+        pytest.raises(InsecureStorageError, match="is not a regular file"),
         locks.account("alice", timeout=1),
     ):
         pass
@@ -435,7 +435,7 @@ def test_a_symlink_at_the_path_of_a_lock_file_is_not_followed(
     file.symlink_to(tmp_path / "elsewhere")
 
     with (
-        pytest.raises(StorageError, match="cannot take the lock"),
+        pytest.raises(InsecureStorageError, match="is a symlink"),
         locks.account("alice", timeout=1),
     ):
         pass

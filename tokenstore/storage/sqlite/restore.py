@@ -74,6 +74,7 @@ def restore_database(connector: Connector, source_path: Path) -> Restored:
         )
     with source.connection() as (connection, _), connector.schema.lock():
         _require_known(source_path, connection)
+        file.require_own_sidecars()
         current = None if file.inspect() is None else _examine(connector)
         file.make_directories()
         moved = None
