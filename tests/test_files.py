@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.refreshes import Call
 from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, Process, mode, names, python
+from tokenstore import InsecureStorageError
 from tokenstore.files import (
     atomic_write,
     create_temporary,
     has_writers,
     leftovers,
+    make_private_directory,
     private_build,
+    publish,
     writer_lock,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def everything(_: str) -> bool:
@@ -101,6 +101,65 @@ def test_a_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "file").is_symlink()
 
 
+def swap(path: Path) -> Path:
+    """Put another file in the place of the temporary file of *path*; return it."""
+    [temporary] = path.parent.glob(".*.tmp")
+    (other := path.parent / "other").touch(0o666)
+    return other.replace(temporary)
+
+
+def test_content_never_goes_to_a_file_that_took_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    found = []
+
+    def write() -> None:
+        with atomic_write(path) as new:
+            other = swap(path)
+            (keep := tmp_path / "keep").hardlink_to(other)
+            found.append(keep)
+            new.write(b"CANARY")
+
+    with pytest.raises(InsecureStorageError, match="was replaced while it was written"):
+        write()
+
+    assert path.read_text() == "old"
+    assert found[0].read_bytes() == b""
+    assert names(tmp_path) == {"file", "keep"}
+
+
+def test_a_build_that_was_replaced_is_not_published(tmp_path: Path) -> None:
+    """As long as the directory above is safe only this user can do that."""
+    path = tmp_path / "file"
+
+    def build() -> None:
+        with private_build(path) as new:
+            assert (mode(new), mode(new.parent)) == (0o600, 0o700)
+            new.write_text("CANARY")
+            rename = Path.replace
+
+            def replace(self: Path, target: Path) -> Path:
+                done = rename(self, target)
+                target.unlink()
+                target.touch()
+                return done
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Path, "replace", replace)
+                publish(new, path)
+
+    with pytest.raises(InsecureStorageError, match="was replaced while it was written"):
+        build()
+    assert names(tmp_path) == {"file"}
+
+
+def test_a_build_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:
+    with private_build(tmp_path / "file") as new:
+        new.with_name("x-wal").touch()
+
+    assert names(tmp_path) == set()
+
+
 def test_concurrent_writes_do_not_collide(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "file") as first, atomic_write(tmp_path / "file") as second:
         first.write(b"first")
@@ -162,6 +221,21 @@ for step in range(1, int(sys.argv[2]) + 1):
 
 
 # -- a directory ----------------------------------------------------------------------------------
+
+
+def test_missing_directories_are_made_private(tmp_path: Path) -> None:
+    make_private_directory(tmp_path / "a" / "b")
+
+    assert (mode(tmp_path / "a"), mode(tmp_path / "a" / "b")) == (0o700, 0o700)
+
+
+def test_nothing_is_made_in_a_directory_that_others_can_write_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+
+    with pytest.raises(InsecureStorageError, match="chmod go-w"):
+        make_private_directory(tmp_path / "a" / "b")
+
+    assert names(tmp_path) == set()
 
 
 def test_leftovers_of_killed_writers_are_deleted(tmp_path: Path) -> None:

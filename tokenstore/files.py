@@ -196,13 +196,17 @@ def _rename(new: Path, path: Path, written: os.stat_result) -> None:
 
 
 def _require_same(path: Path, written: os.stat_result) -> None:
-    found = path.lstat()
-    if not os.path.samestat(found, written) or found.st_uid != written.st_uid:
+    if _identity(path.lstat()) != _identity(written):
         raise InsecureStorageError(
             f"{path} was replaced while it was written; choose a directory that other users cannot "
             "write to",
             path,
         )
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    """Identify a file and its content: the number of a file that is removed is used again."""
+    return found.st_dev, found.st_ino, found.st_uid, found.st_size, found.st_mtime_ns
 
 
 def _remove(path: Path) -> None:

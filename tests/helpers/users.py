@@ -1,4 +1,4 @@
-"""Processes under two user ids that are not root's, and a directory that both can reach."""
+"""Processes of two users who are not root, and a directory that both can reach."""
 
 from __future__ import annotations
 
@@ -9,33 +9,58 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.helpers.stores import Process, python
+from tests.helpers.stores import python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VICTIM, ATTACKER = 61001, 61002  # no accounts of the system have these ids
 
-_IMPORTS = """
-import pwd, grp, json, shlex, tomllib
-import tokenstore.storage.sqlite.database, tokenstore.storage.sqlite.restore, tokenstore.jsonfiles
-import alembic.command, alembic.autogenerate, argparse, difflib, filelock, platformdirs, requests
-import tokenstore.doctor, tokenstore.oauth.registry, tokenstore.migrate
-from tokenstore import TokenManager, TokenRepository
-import logging; logging.getLogger("tokenstore").addHandler(logging.NullHandler())
-os.setgroups([]); os.setresgid(*[int(sys.argv[1])] * 3); os.setresuid(*[int(sys.argv[1])] * 3)
-del sys.argv[1]
+_PRELUDE = f"""
+VICTIM, ATTACKER = {VICTIM}, {ATTACKER}
+# They need not be able to read where the code is, so what is imported late is imported now.
+import grp, json, logging, pwd, shlex, tomllib
+import alembic.autogenerate, alembic.command, argparse, difflib, filelock, platformdirs, requests
+import tokenstore.storage.sqlite.database, tokenstore.storage.sqlite.restore
+from tokenstore import TokenManager, TokenRepository, doctor, migrate
+from tokenstore.jsonfiles import export_accounts
+from tokenstore.oauth.registry import ProviderRegistry
+logging.getLogger("tokenstore").addHandler(logging.NullHandler())
+
+def run_as(user, work, *arguments):
+    '''Run work(*arguments) in a process of another user, and wait for it.'''
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            os.umask(0)
+            work(*arguments)
+        except BaseException as error:
+            tell(type(error).__name__, error)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+def attempt(*works):
+    '''Tell of each whether it was done or refused.'''
+    for work in works:
+        try:
+            work()
+            tell("done")
+        except InsecureStorageError as error:
+            tell("refused", error)
+
+def plant(*paths):
+    '''Put files where the other user will write.'''
+    for path in paths:
+        Path(path).touch(0o666)
 """
 
 
-def run_as(user: int, code: str, *arguments: object, **options: object) -> str:
-    """Run *code* (see `python`) as another user, who need not be able to read where the code is."""
-    return python(_IMPORTS + code, user, *arguments, cwd="/", **options)
-
-
-def process_as(user: int, code: str, *arguments: object) -> Process:
-    """Start *code* (see `Process`) as another user."""
-    return Process(_IMPORTS + code, user, *arguments)
+def among_users(code: str, *arguments: object) -> list[str]:
+    """Run *code* (see `python`) as root, who becomes other users; return the lines it printed."""
+    return python(_PRELUDE + code, *arguments, cwd="/").splitlines()
 
 
 @contextmanager
