@@ -43,7 +43,11 @@ class FileChecks:
             opened: Whether the database could be opened. Opening makes its files private, so they
                 are fixed even without *fix*.
         """
-        private = True
+        linked = self._file.hard_link_error()
+        if linked is not None:
+            message, hint = str(linked).split("; ", 1)
+            yield Finding("permissions", "error", message, hint)
+        private = linked is None
         for paths in self._private():
             found = [(path, facts) for path in paths if (facts := _stat(path)) is not None]
             accessible = [(p, stat.S_IMODE(f.st_mode)) for p, f in found if f.st_mode & OTHERS]
