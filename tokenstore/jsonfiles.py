@@ -23,7 +23,7 @@ from tokenstore.files import (
     sync_directory,
     writer_lock,
 )
-from tokenstore.importers.binding import KnownProviders, is_part_of_database
+from tokenstore.importers.binding import DatabaseFiles, KnownProviders
 from tokenstore.importers.detect import may_have_accounts, read_accounts, read_json, stem_of
 from tokenstore.importers.formats import (
     ExportedAccount,
@@ -442,9 +442,11 @@ class _Exporter:
         self._repository = repository
         self._directory = directory
         self._case_sensitive = _is_case_sensitive(directory)
-        self._files: dict[str, object] = {}  # the content of each file that was written
-        self._known: dict[str, bool] = {}  # the accounts, and whether they were exported
-        self._groups: dict[str, list[tuple[ExportedAccount, str | None]]] = {}
+        self._database_files = DatabaseFiles(repository.location)
+        # A hash for each file that was written: a million names would need much more memory.
+        self._written: set[int] = set()
+        self._failed: set[str] = set()  # accounts that were not exported
+        self._groups: dict[str, list[str]] = {}  # the accounts of each file with several
 
     def run(self, *, prune: bool | None) -> Iterator[tuple[FileResult, str | None]]:
         for record in self._repository.listing.records():
@@ -455,23 +457,38 @@ class _Exporter:
             account = exported_account(name, provider, record.tokens)
             file = self._file_of(name, account.shape)
             if account.shape.several and file == account.shape.name:
-                self._groups.setdefault(file, []).append((account, provider))
+                self._groups.setdefault(file, []).append(name)
                 continue
-            yield self._write(file, account.document(), name), provider
-        for file, accounts in self._groups.items():
-            document = accounts_to_json([account for account, _ in accounts])
-            for account, provider in accounts:
-                name = account.block["account_name"]
-                yield self._write(file, document, name), provider
+            yield self._write(file, account.document(), [name])[0], provider
+        for file, names in self._groups.items():
+            yield from self._write_group(file, names)
         if prune is not None:
             for result in self._leftovers(prune=prune):
                 yield result, None
 
     def _corrupt(self, name: str) -> FileResult:
         reason = "the stored tokens are damaged; restore a backup, or sign in again"
-        self._known[name] = False
+        self._failed.add(name)
         stem = file_stem(name, case_sensitive=self._case_sensitive)
         return FileResult(name, self._directory / f"{stem}.json", "failed", reason)
+
+    def _write_group(self, file: str, names: list[str]) -> Iterator[tuple[FileResult, str | None]]:
+        """Write one file with several accounts."""
+        accounts: dict[str, ExportedAccount] = {}
+        for name in names:
+            try:
+                record = self._repository.record(name)
+            except StorageError as error:
+                if error.errno != errno.EIO:  # only this row is damaged
+                    raise
+                yield self._corrupt(name), None
+                continue
+            if record is not None:  # it was not deleted meanwhile
+                accounts[name] = exported_account(name, record.provider, record.tokens)
+        if accounts:
+            document = accounts_to_json([*accounts.values()])
+            for result in self._write(file, document, [*accounts]):
+                yield result, accounts[str(result.account_name)].block["provider"]
 
     def _file_of(self, name: str, shape: FileShape) -> str:
         """Return the name of an account's file: the one that it had, unless another has it."""
@@ -485,7 +502,7 @@ class _Exporter:
         return f"{hashed_stem(name)}.json" if self._is_taken(default) else default
 
     def _is_taken(self, file: str) -> bool:
-        return file in self._files or file in self._groups
+        return hash(file) in self._written or file in self._groups
 
     def _is_wanted(self, file: str, *, by_other_than: str) -> bool:
         """Return whether an account is called like the file, and has not had another file."""
@@ -510,41 +527,45 @@ class _Exporter:
     def _exists(self, name: str) -> bool:
         return self._repository.listing.names(name, limit=1) == [name]
 
-    def _write(self, file: str, document: dict[str, Any], name: str) -> FileResult:
+    def _write(self, file: str, document: dict[str, Any], names: list[str]) -> list[FileResult]:
+        """Write the file of these accounts; return a result for each."""
         path = self._directory / file
-        self._known[name] = False
-        try:
-            if path.is_symlink():
-                return FileResult(name, path, "failed", "is a symlink; remove it")
-            if is_part_of_database(path, self._repository.location):
-                reason = "is part of the database; choose another directory"
-                return FileResult(name, path, "failed", reason)
-            if self._files.get(file) is not document:
+        reason = None
+        if path.is_symlink():
+            reason = "is a symlink; remove it"
+        elif self._database_files.include(path):
+            reason = "is part of the database; choose another directory"
+        else:
+            try:
                 text = json.dumps(document, indent=2)
                 with atomic_write(path) as new:
                     new.write(f"{text}\n".encode())
-        except OSError as error:
-            reason = error.strerror or str(error)
-            return FileResult(name, path, "failed", reason)
-        self._files[file] = document
-        self._known[name] = True
-        return FileResult(name, path, "exported")
+            except OSError as error:
+                reason = error.strerror or str(error)
+        if reason is not None:
+            self._failed.update(names)
+            return [FileResult(name, path, "failed", reason) for name in names]
+        self._written.add(hash(file))
+        return [FileResult(name, path, "exported") for name in names]
 
     def _leftovers(self, *, prune: bool) -> Iterator[FileResult]:
         """Yield the files of earlier exports whose accounts are gone or are in another file."""
-        for path in sorted(self._directory.iterdir()):
-            if path.name in self._files or path.name.startswith(".") or path.is_symlink():
+        with os.scandir(self._directory) as entries:
+            unwritten = [e.name for e in entries if hash(e.name) not in self._written]
+        for name in sorted(unwritten):
+            path = self._directory / name
+            if name.startswith(".") or path.is_symlink():
                 continue
-            if is_part_of_database(path, self._repository.location):
+            if self._database_files.include(path):
                 continue
             accounts = exported_accounts(read_json(path))
-            names = {name for name, _ in accounts}
-            if not names or any(self._known.get(name) is False for name in names):
+            names = [account for account, _ in accounts]
+            if not names or not self._failed.isdisjoint(names):
                 continue
-            gone = not names & self._known.keys()
-            if gone and any(map(self._exists, names)):
+            kept = [account for account in names if self._exists(account)]
+            if any(self._is_file_of(account, name) for account in kept):
                 continue  # it was stored while this export ran
-            reason = "its account is gone" if gone else "its account is in another file now"
+            reason = "its account is in another file now" if kept else "its account is gone"
             if not all(unchanged for _, unchanged in accounts):
                 reason += "; a program has changed the file since its export"
             elif prune:
@@ -558,6 +579,17 @@ class _Exporter:
             else:
                 reason += "; prune removes the file"
             yield FileResult(min(names), path, "skipped", reason)
+
+    def _is_file_of(self, account_name: str, file: str) -> bool:
+        """Return whether the next export writes an account to this file."""
+        try:
+            record = self._repository.record(account_name)
+        except StorageError:  # its row is damaged
+            return True
+        if record is None:
+            return False
+        stem = file_stem(account_name, case_sensitive=self._case_sensitive)
+        return file == (shape_of_file(record.tokens).name or f"{stem}.json")
 
 
 def _is_case_sensitive(directory: Path) -> bool:

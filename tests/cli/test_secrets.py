@@ -192,7 +192,7 @@ SHAPES: dict[str, Any] = {
     "line break": {"refresh_token": "CANARY\n"},
     "surrogate": '{"refresh_token": "CANARY\\ud800"}',
     "endless": '{"access_token": "CANARY", "n": 1e999}',
-    "odd name": {**OLD, "expires_at": None, "tokenstore": {"account_name": "\n"}},
+    "odd name": {**OLD, "tokenstore": {"account_name": "\n", "expires_at": None}},
 }
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 READ = ["SELECT"]
-SAVE = ["BEGIN", "SELECT", "SELECT", "INSERT", "COMMIT"]  # is it spent, and does it change
+SAVE = ["BEGIN", "SELECT", "INSERT", "COMMIT"]  # is it spent, and does it change
 EMPTY_THE_LOG = ["PRAGMA"] * 3
 REFRESH = [
     *["SELECT"] * 2,  # the account, before and after the lock was taken

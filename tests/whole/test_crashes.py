@@ -29,8 +29,9 @@ seeded = pytest.mark.parametrize("seed", [SEED], ids="seed {}".format)
 
 def make_writers(path: Path, count: int, journal_mode: JournalMode = "wal") -> list[Writer]:
     path.parent.mkdir()
-    with TokenRepository(path, journal_mode=journal_mode) as repository, repository.transaction():
-        pass
+    with TokenRepository(path, journal_mode=journal_mode) as repository:
+        repository.save("first", made(1))
+        repository.delete("first")
     return [Writer(path, journal_mode, number) for number in range(count)]
 
 

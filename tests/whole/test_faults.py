@@ -122,6 +122,7 @@ def gone(again: str) -> Expected:
 
 UNWRITABLE = "cannot be written by uid .*; the file and its directory must be writable"
 NO_SPACE = "(no space is left on the disk|too little to store new tokens); free some"
+CHANGED = "the tables are not those of its schema .*, run: tokenstore --database .* db check"
 NOT_A_STORE = "is not a tokenstore database; choose another file"
 
 EXPECTED = {
@@ -149,13 +150,15 @@ EXPECTED = {
     "header: page size": closed(DAMAGED, of=SOME),
     "header: write version": readable(f"{DAMAGED}|{UNWRITABLE}", of=SOME),
     "header: read version": not_ours(NOT_A_STORE, of=SOME),
-    "header: schema format": closed(DAMAGED, of=SOME),
+    "header: schema format": closed("SQLite .* cannot read this file.* restore a backup", of=SOME),
     "header: encoding": closed(DAMAGED, of=SOME),
     "header: application": not_ours(NOT_A_STORE, of=SOME),
     "page of the schema": closed(DAMAGED),
     "text of the schema": closed(DAMAGED, of=SOME),
     "word of the schema": closed(DAMAGED, of=SOME),
-    "column of the schema": damaged("load", "save", "refresh_token", of=SOME),
+    "column of the schema": damaged(
+        "load", "save", "refresh_token", of=SOME, tells=f"{CHANGED}|{DAMAGED}"
+    ),
     "page of accounts": damaged("load", "save", "refresh_token", "tokenstore export"),
     "page of names": damaged("load", "save", "refresh_token", of=SOME),
     "page of refreshes": damaged("refresh_token", "tokenstore history"),

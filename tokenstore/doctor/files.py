@@ -63,7 +63,7 @@ class FileChecks:
         yield from self._directory()
 
     def leftovers(self) -> Iterator[Finding]:
-        """Report files left by interrupted writes, and backups from before an upgrade."""
+        """Report files left by interrupted writes, and databases that were replaced."""
         directory = self._file.path.parent
         own = self._own_leftovers()
         names = ", ".join(path.name for path in own)
@@ -90,13 +90,13 @@ class FileChecks:
                 f"tokens: {', '.join(path.name for path in others)}",
                 "remove those that no program is writing",
             )
-        backups = self._upgrade_backups()
+        backups = self._previous_databases()
         if backups:
             yield Finding(
                 "backups",
                 "info",
                 f"{counted(len(backups), 'copy', 'copies')} of the database from before an "
-                f"upgrade, with tokens; the oldest: {backups[0]}",
+                f"upgrade or a restore, with tokens; the oldest: {backups[0]}",
                 "remove them when you no longer need them",
             )
 
@@ -143,7 +143,7 @@ class FileChecks:
             yield [path]
         if locks.is_dir() and os.access(locks, os.R_OK | os.X_OK):  # else its owner is reported
             yield sorted(locks.iterdir())
-        for path in self._upgrade_backups():
+        for path in self._previous_databases():
             yield [path]
 
     def _accessible_to_others(self, files: list[tuple[Path, int]], *, opened: bool) -> Finding:
@@ -172,11 +172,13 @@ class FileChecks:
     def _is_own(self, name: str) -> bool:
         return name.startswith(self._file.path.name)
 
-    def _upgrade_backups(self) -> list[Path]:
+    def _previous_databases(self) -> list[Path]:
         path = self._file.path
-        # The names that an upgrade gives; the user's own backups may begin in the same way.
-        known = re.compile(re.escape(path.name) + r"-backup-\w+-\d{8}T\d{6}\.\d{6}Z")
-        return sorted(found for found in path.parent.iterdir() if known.fullmatch(found.name))
+        # The names that an upgrade and a restore give; the user's own backups may begin in the same
+        # way. A restore that was killed at its end leaves the short one.
+        known = re.compile(re.escape(path.name) + r"-(backup-\w+-\d{8}T\d{6}\.\d{6}Z|replaced)")
+        found = [each for each in path.parent.iterdir() if known.fullmatch(each.name)]
+        return sorted(found, key=lambda each: each.name.rpartition("-")[2])
 
     def _directory(self) -> Iterator[Finding]:
         directory = self._file.path.parent

@@ -55,7 +55,7 @@ class SQLiteStore:
     def examine(self) -> Iterator[Finding]:
         """Check everything except the accounts."""
         file = self._connector.file
-        if file.inspect() is None:
+        if not self._connector.exists():
             file.reject_stale_wal()
             message = f"{self._path}: there is no database; the first save creates it"
             yield Finding("database", "warning", message, "check the path if there should be one")

@@ -101,23 +101,35 @@ class KnownProviders:
         return self._found[name]
 
 
-def is_part_of_database(path: Path, location: Path | URL) -> bool:
-    """Return whether a file is the database or belongs to it. No file is opened."""
-    if not isinstance(location, Path):
-        return False
-    parts = [location, *(location.with_name(location.name + suffix) for suffix in SIDECARS)]
-    parts += [providers_file(location)[0]]
-    try:
-        found = path.lstat()
-    except OSError:
-        return path in parts
-    for part in parts:
+class DatabaseFiles:
+    """The files of a database, which an export must not touch. None of them is opened.
+
+    Args:
+        location: The database.
+    """
+
+    def __init__(self, location: Path | URL) -> None:
+        self._paths: list[str] = []
+        if isinstance(location, Path):
+            self._paths = [f"{location}{suffix}" for suffix in ("", *SIDECARS)]
+            self._paths.append(str(providers_file(location)[0]))
+
+    def include(self, path: Path) -> bool:
+        """Return whether a file is one of them, under whatever name."""
+        if str(path) in self._paths:
+            return True
         try:
-            if os.path.samestat(found, part.lstat()):
-                return True
+            found = path.lstat()
         except OSError:
-            continue
-    return path in parts
+            return False
+        return any(_is_at(found, part) for part in self._paths)
+
+
+def _is_at(found: os.stat_result, path: str) -> bool:
+    try:
+        return os.path.samestat(found, os.lstat(path))
+    except OSError:
+        return False
 
 
 def _origin(url: object) -> tuple[str, str, int | None] | None:

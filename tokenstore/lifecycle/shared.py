@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from tokenstore.models.tokens import fingerprint
-
 if TYPE_CHECKING:
     from tokenstore.storage.repository import TokenRepository
 
 _REMEMBERED = 10_000
-_saved_as: dict[tuple[str, str], str] = {}  # database and refresh token: the account's name
+# The names of accounts, by database and hash of the refresh token.
+_saved_as: dict[tuple[str, int], str] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ def warn_of_shared_token(
 
     Of what other processes have saved, the doctor tells: no index may contain a token.
     """
-    key = repository.name, fingerprint(refresh_token)
+    key = repository.name, hash(refresh_token)
     other = _saved_as.get(key)
     _saved_as[key] = account_name
     while len(_saved_as) > _REMEMBERED:

@@ -150,7 +150,7 @@ class Journal:
 
         The account is not compared: the same login may be stored under two names.
         """
-        row = self._database.fetch_one(sql.SPENT, {"sent": fingerprint(refresh_token)})
+        row = self._database.fetch_one(sql.SPENT_AT, {"sent": fingerprint(refresh_token)})
         return None if row is None else row[0]
 
     def reason_of(self, record: Record) -> str | None:

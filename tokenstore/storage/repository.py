@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore.errors import InvalidTokenError, SupersededTokenError
-from tokenstore.models.tokens import TokenSet, normalize_account_name
+from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.redaction import protect
 from tokenstore.storage import statements as sql
 from tokenstore.storage.factory import database_for
@@ -235,38 +235,26 @@ class TokenRepository:
             "version": new_version(),
             **to_columns(account_name, tokens),
         }
-        refresh_token = {"account_name": account_name, "refresh_token": tokens.refresh_token}
+        of_now = {
+            "account_name": account_name,
+            "refresh_token": tokens.refresh_token,
+            "sent": tokens.refresh_token and fingerprint(tokens.refresh_token),
+        }
 
         def store() -> bool:
-            if not self._is_new(account_name, tokens, existing):
-                return False
-            rotates = existing != "keep" and self._database.fetch_one(sql.ROTATES, refresh_token)
+            # Whether it holds another refresh token, None if there is no such account; and when
+            # the new refresh token was exchanged for another one, None if it was not.
+            rotates, spent_at = self._database.fetch_one(sql.BEFORE_SAVE, of_now) or (None, None)
+            if spent_at is not None:
+                if existing != "replace" and rotates is not None:
+                    return False  # an old copy is no newer than what the account holds
+                raise _superseded(account_name, spent_at)
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
                 self._database.scrub_after_commit()
             return stored
 
         return self._database.run(store)
-
-    def _is_new(self, account_name: str, tokens: TokenSet, existing: ConflictPolicy) -> bool:
-        """Return whether these are no old copy that may be left out; raise if it is to be stored.
-
-        Spent tokens are older than what the account holds.
-        """
-        spent_at = tokens.refresh_token and self.journal.spent_at(tokens.refresh_token)
-        if not spent_at:
-            return True
-        name = {"account_name": account_name}
-        if existing != "replace" and self._database.fetch_one(sql.EXISTS, name) is not None:
-            return False
-        at = datetime.fromtimestamp(spent_at, UTC).isoformat(timespec="seconds")
-        raise SupersededTokenError(
-            "refresh_token",
-            f"it was exchanged for another one at {at}, so these tokens of {account_name!r} are an "
-            "old copy; nothing was stored. Load the account's tokens before changing them, or "
-            "sign in again",
-            spent_at=spent_at,
-        )
 
     def access_token(
         self, account_name: str
@@ -305,6 +293,17 @@ class TokenRepository:
         """Hold the refresh lock of an account (see `RefreshLocks.account`)."""
         with self._database.locks.account(account_name, timeout=timeout) as lock:
             yield lock
+
+
+def _superseded(account_name: str, spent_at: float) -> SupersededTokenError:
+    at = datetime.fromtimestamp(spent_at, UTC).isoformat(timespec="seconds")
+    return SupersededTokenError(
+        "refresh_token",
+        f"it was exchanged for another one at {at}, so these tokens of {account_name!r} are an "
+        "old copy; nothing was stored. Load the account's tokens before changing them, or "
+        "sign in again",
+        spent_at=spent_at,
+    )
 
 
 _PUT = {"replace": sql.REPLACE, "keep": sql.INSERT, "keep_newer": sql.REPLACE_OLDER}

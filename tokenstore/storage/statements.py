@@ -45,12 +45,6 @@ NAMES = CompiledStatement(
     .limit(bindparam("page"))
 )
 EXISTS = CompiledStatement(select(1).where(_this))
-# Compared inside the database, so that a damaged token can be replaced and deleted too.
-ROTATES = CompiledStatement(
-    select(1).where(
-        _this, accounts.c.refresh_token.is_distinct_from(bindparam("refresh_token", type_=Text))
-    )
-)
 ACCESS_TOKEN = CompiledStatement(
     select(
         accounts.c.access_token,
@@ -219,7 +213,7 @@ UNANSWERED = CompiledStatement(
 
 REASON = CompiledStatement(select(refreshes.c.reason).where(refreshes.c.id == bindparam("id_")))
 _later = refreshes.alias()
-SPENT = CompiledStatement(
+_spent_at = (
     select(refreshes.c.started_at)
     .where(
         refreshes.c.sent == bindparam("sent"),
@@ -237,6 +231,12 @@ SPENT = CompiledStatement(
         ),
     )
     .limit(1)
+)
+SPENT_AT = CompiledStatement(_spent_at)
+# Compared inside the database, so that a damaged token can be replaced and deleted too.
+_rotates = accounts.c.refresh_token.is_distinct_from(bindparam("refresh_token", type_=Text))
+BEFORE_SAVE = CompiledStatement(
+    select(select(_rotates).where(_this).scalar_subquery(), _spent_at.scalar_subquery())
 )
 
 _history = (

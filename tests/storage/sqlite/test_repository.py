@@ -101,7 +101,7 @@ def test_no_statement_scans_a_table(repository: TokenRepository, path: Path, nam
         values = statement.values(defaultdict(lambda: 1) | statement.constants)
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement.sql}", values).fetchall()
 
-    steps = [step for *_, step in plan]
+    steps = {step for *_, step in plan} - {"SCAN CONSTANT ROW"}  # a select without a table
     assert not [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step]
     assert steps or statement.sql.startswith("INSERT")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,6 +83,97 @@ def test_a_damaged_database_is_moved_aside_with_its_log(path: Path, copy: Path) 
     assert done.moved_to is not None
     assert done.moved_to.read_bytes() == b"damaged" * 1000
     assert done.moved_to.with_name(f"{done.moved_to.name}-wal").read_bytes() == b"its log"
+
+
+def test_every_repository_of_the_process_continues_with_the_copy(path: Path, copy: Path) -> None:
+    (path.parent / "link").symlink_to(path.parent)
+    with (
+        TokenRepository(path) as repository,
+        TokenRepository(path.parent / "link" / path.name) as other,
+    ):
+        assert other.load("alice") != tokens(1)
+
+        repository.restore(copy)
+
+        assert other.load("alice") == tokens(1)
+        other.save("carol", tokens(3))
+        assert repository.load("carol") == tokens(3)
+
+
+# The renames of a restore, in their order; the process is killed before each.
+SOUND = ["it is set aside", "the copy takes its place", "it gets its final name"]
+DAMAGED = [SOUND[0], "its log is set aside", *SOUND[1:], "its log gets its final name"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stages", "number"),
+    [(stages, number) for stages in (SOUND, DAMAGED) for number in range(len(stages))],
+    ids=lambda each: each if isinstance(each, int) else ["damaged", "sound"][each is SOUND],
+)
+def test_a_killed_restore_leaves_one_of_the_two_databases(
+    path: Path, copy: Path, stages: list[str], number: int
+) -> None:
+    if stages is DAMAGED:
+        path.write_bytes(b"damaged" * 1000)
+        path.with_name("tokens.db-wal").write_bytes(b"its log")
+    code = """
+def kill(event, _):
+    global renames
+    if event == "os.rename":
+        renames -= 1
+        if renames < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+renames = int(sys.argv[3])
+sys.addaudithook(kill)
+TokenRepository(sys.argv[1]).restore(sys.argv[2])
+"""
+    with Process(code, path, copy, number) as process:
+        assert process.end() == -signal.SIGKILL
+    is_replaced = number > stages.index("the copy takes its place")
+
+    if stages is SOUND or is_replaced:
+        with TokenRepository(path) as repository:
+            assert (repository.load("alice") == tokens(1)) == is_replaced
+    else:
+        with TokenRepository(path) as repository, pytest.raises(InsecureStorageError):
+            repository.load("alice")
+        assert path.read_bytes() == b"damaged" * 1000
+        assert path.with_name("tokens.db-wal").read_bytes() == b"its log"
+    assert path.lstat().st_nlink == 1
+    assert [p.name for p in path.parent.iterdir() if p.name == "tokens.db-replaced"] == (
+        ["tokens.db-replaced"] if stages[number] == "it gets its final name" else []
+    )
+    with TokenRepository(path) as repository:
+        done = repository.restore(copy)
+        assert repository.load("alice") == tokens(1)
+    assert done.moved_to is not None
+    assert not path.with_name("tokens.db-replaced").exists()
+    if stages is DAMAGED:
+        kept = sorted(file.read_bytes() for file in path.parent.glob("tokens.db-backup-replaced-*"))
+        assert {b"damaged" * 1000, b"its log"} <= {*kept}
+
+
+def test_a_restore_that_fails_at_its_end_changes_nothing(path: Path, copy: Path) -> None:
+    code = """
+def fail(event, arguments):
+    if event == "os.rename" and str(arguments[0]).endswith(".tmp"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+import errno
+sys.addaudithook(fail)
+try:
+    TokenRepository(sys.argv[1]).restore(sys.argv[2])
+except OSError as error:
+    tell(type(error).__name__, error.errno == errno.EIO)
+"""
+    before = names(path.parent)
+
+    with Process(code, path, copy) as process:
+        assert process.line() == "StorageError True"
+
+    assert names(path.parent) == before | {"tokens.db-locks/schema"}
+    with TokenRepository(path) as repository:
+        assert repository.load("alice") != tokens(1)
 
 
 @pytest.mark.slow

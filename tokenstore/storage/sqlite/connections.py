@@ -253,6 +253,12 @@ class ThreadConnections:
                 finally:
                     thread.lock.release()
 
+    def close_for_all(self) -> None:
+        """Close the connections of this process to the file, those of other repositories, too."""
+        for connections in list(_registry.connections):
+            if connections.write_lock is self.write_lock:
+                connections.close()
+
     def suspend(self) -> ThreadConnection | None:
         """Stop every thread from using its connection; return one that is still in use, if any."""
         self._lock.acquire()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
+from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 _MODE_TIMEOUT = 10.0  # seconds to wait until no other process has the database open
 _POLL = 0.02  # seconds between two attempts
 _stale_logs: dict[Path, tuple[FileId, FileId]] = {}  # a database, and another database's log
+_restores: Counter[str] = Counter()  # how often this process has replaced a database with a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,13 @@ class Connector:
         self._engine = make_engine(path)
         self._journal_mode = journal_mode
         self._upgrade = upgrade
-        self._opened: tuple[FileId, FileId | None] | None = None  # the file, and its log
+        # The file, its log, and how often a file was restored there before.
+        self._opened: tuple[FileId, FileId | None, int] | None = None
 
     def open(self) -> OpenConnection | None:
         """Return a new connection to the database, or None if there is no database."""
         self.require_same_file()
-        file_id = self.file.inspect()
+        file_id = self.schema.find()
         if file_id is None:
             self.file.reject_stale_wal()
             return None
@@ -106,26 +110,47 @@ class Connector:
         except BaseException:
             connection.close()
             raise
-        self._opened = file_id, self._log.file_id()
-        return OpenConnection(connection, *self._opened, immutable)
+        log_id = self._log.file_id()
+        self._opened = file_id, log_id, self._restores
+        return OpenConnection(connection, file_id, log_id, immutable)
+
+    def exists(self) -> bool:
+        """Return whether there is a database, which is the one that was opened last, if any."""
+        self.require_same_file()
+        return self.schema.find() is not None
 
     def require_same_file(self) -> None:
         """Raise `replaced_error`, once, if the file is not the one that was opened last.
 
-        A thread that has no connection yet would open the new file beside the old one's log.
+        A thread that has no connection yet would open the new file beside the old one's log. A
+        file that this process has restored has no such log.
         """
-        opened = self._opened
-        if opened is not None and not self.file.is_current(opened[0]):
-            raise self.replaced_error(opened[1])
+        if self._opened is None:
+            return
+        file_id, log_id, restores = self._opened
+        if restores == self._restores and not self.file.is_current(file_id):
+            raise self.replaced_error(log_id)
 
     def forget(self) -> None:
         """Let the next connection be one to whatever file there is."""
         self._opened = None
 
+    def note_restore(self) -> None:
+        """Let every repository of this process continue with the file that is there now."""
+        _restores[self._real_path] += 1
+
+    @property
+    def _restores(self) -> int:
+        return _restores[self._real_path]
+
+    @property
+    def _real_path(self) -> str:
+        return os.path.join(os.path.realpath(self.path.parent), self.path.name)  # noqa: PTH118
+
     @contextmanager
     def migration(self) -> Iterator[Connection]:
         """Yield a connection for migrations (see `Database.migration`)."""
-        if self.file.inspect() is not None:
+        if self.schema.find() is not None:
             self._reject_foreign(adopt=True)  # before a lock file is created next to it
         with self.schema.lock():
             if self.file.inspect() is None:
@@ -143,7 +168,7 @@ class Connector:
     @contextmanager
     def inspection(self) -> Iterator[Connection]:
         """Yield a connection that only reads; to an empty database if there is none."""
-        if self.file.inspect() is None:
+        if self.schema.find() is None:
             self.file.reject_stale_wal()
             with create_engine("sqlite://", poolclass=NullPool).connect() as connection:
                 yield connection
@@ -155,7 +180,7 @@ class Connector:
 
     def backup(self, target: Path, *, replace: bool) -> None:
         """Copy the database, whatever its schema, to *target*."""
-        if self.file.inspect() is None:
+        if self.schema.find() is None:
             raise StorageError(
                 f"{self.path}: there is no database to back up; check the path", self.path
             )

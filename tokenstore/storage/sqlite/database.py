@@ -132,7 +132,7 @@ class SQLiteDatabase:
         from tokenstore.storage.sqlite.restore import restore_database
 
         with self._connections.writing(scrubs=False):
-            self._connections.close()
+            self._connections.close_for_all()
             return restore_database(self._connector, source)
 
     @contextmanager
@@ -218,7 +218,7 @@ class SQLiteDatabase:
             thread.transaction = transaction = Transaction(owner)
             transaction.stack = stack
             try:
-                if owner is None or self._connector.file.inspect() is not None:
+                if owner is None or thread.driver is not None or self._connector.exists():
                     self._begin(thread, expected_identity)
                 thread.in_transaction = True
                 yield

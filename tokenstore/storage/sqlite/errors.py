@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from tokenstore.errors import InsecureStorageError, StorageError
+from tokenstore.storage.migrations import command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,11 +67,18 @@ def sqlite_error(path: Path, error: BaseException) -> StorageError:
     original = error.orig if isinstance(error, DBAPIError) else error
     if is_undecodable(original):  # its message quotes the text
         return StorageError(f"{path}: {_DAMAGED}", path, errno=errno.EIO)
+    if "unsupported file format" in str(original):
+        return StorageError(
+            f"{path}: SQLite {sqlite3.sqlite_version} cannot read this file ({original}, {name}): "
+            "a newer SQLite has written it, or its header is damaged; use a newer SQLite, or "
+            "restore a backup",
+            path,
+        )
     if getattr(original, "sqlite_errorname", "") == "SQLITE_ERROR":
         return StorageError(
             # The statements are fixed, so the tables must have changed.
-            f"{path}: its tables are not those that this version expects ({original}, {name}); "
-            "tokenstore doctor tells more",
+            f"{path}: the tables are not those of its schema ({original}, {name}); to list the "
+            f"differences, run: {command(str(path), 'db', 'check')}",
             path,
         )
     return StorageError(f"{path}: {original} ({name})", path)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenstore.errors import InsecureStorageError, StorageError
-from tokenstore.files import file_error, make_private_directory
+from tokenstore.files import file_error, make_private_directory, sync_directory
 from tokenstore.trust import (
     hard_link_error,
     is_mount_point,
@@ -194,6 +194,44 @@ class DatabaseFile:
     def make_directories(self) -> None:
         """Create the missing directories, 0700; refuse one where others could replace files."""
         make_private_directory(self.path.parent)
+
+    @property
+    def aside(self) -> DatabaseFile:
+        """The file that this one is for a moment while a restore replaces it."""
+        return DatabaseFile(self.sidecar("-replaced"))
+
+    def was_set_aside(self) -> bool:
+        """Return whether there is no database because a restore was interrupted."""
+        return self.inspect() is None and self.aside.inspect() is not None
+
+    def set_aside(self) -> None:
+        """Give the database and its sidecars the names of `aside`, durably."""
+        self._rename(self._all_files(), self.aside)
+
+    def put_back(self) -> None:
+        """Undo `set_aside`, even an incomplete one, unless another file has taken the place."""
+        if self.was_set_aside():  # it is, until the last file is back
+            aside = self.aside
+            aside._rename([*aside._all_files()[1:], aside.path], self)  # noqa: SLF001
+
+    def keep_aside(self, suffix: str) -> Path | None:
+        """Give what was set aside its final name; return it, or None if there is nothing."""
+        aside = self.aside
+        if not os.path.lexists(aside.path):
+            return None
+        kept = DatabaseFile(self.sidecar(suffix))
+        aside._rename(aside._all_files(), kept)  # noqa: SLF001 - of the same class
+        return kept.path
+
+    def _rename(self, paths: list[Path], target: DatabaseFile) -> None:
+        """Rename those of its files that exist, in this order."""
+        try:
+            for path in paths:
+                if os.path.lexists(path):
+                    path.rename(target.sidecar(path.name.removeprefix(self.path.name)))
+            sync_directory(target.path.parent)
+        except OSError as error:
+            raise file_error(error, target.path) from None
 
     def _all_files(self) -> list[Path]:
         return [self.path, *map(self.sidecar, _SIDECARS)]

@@ -1,20 +1,20 @@
 """Replaces a database with a copy of it. What was there is moved aside and never lost.
 
-At each moment there is a complete database at the path: without one, the next save would create an
-empty one.
+For a moment, there is no database at the path. Who finds none then waits for the schema lock, and
+puts the previous database back if the process that replaced it was killed. Otherwise the next save
+would create an empty one.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenstore.errors import StorageError
-from tokenstore.files import file_error
 from tokenstore.models.tokens import fingerprint
 from tokenstore.storage import statements as sql
 from tokenstore.storage.base import Restored
@@ -68,24 +68,27 @@ def restore_database(connector: Connector, source_path: Path) -> Restored:
     found = source.file.inspect()
     if found is None:
         raise StorageError(f"{source_path}: there is no database; check the path", source_path)
-    if file.is_current(found):
+    if file.is_current(found) or file.aside.is_current(found):
         raise StorageError(
             f"{source_path} is the database itself; choose a copy of it", source_path
         )
-    with source.connection() as (connection, _), connector.schema.lock():
+    with connector.schema.lock(), source.connection() as (connection, _):
         _require_known(source_path, connection)
         file.require_own_sidecars()
         current = None if file.inspect() is None else _examine(connector)
-        file.make_directories()
-        moved = None
-        with ExitStack() as undo, copying(driver_of(connection), source_path, file.path) as new:
-            rotated = _rotated(new, current)
-            if file.inspect() is None:
-                file.reject_stale_wal()
-            else:
-                _require_unopened(file)
-                moved = _move_aside(file, undo)
-            undo.pop_all()
+        try:
+            with copying(driver_of(connection), source_path, file.path) as new:
+                rotated = _rotated(new, current)
+                if file.inspect() is None:
+                    file.reject_stale_wal()
+                else:
+                    _require_unopened(file)
+                    _keep_aside(file)  # of a restore that was killed at its end
+                    file.set_aside()
+        finally:
+            file.put_back()
+        connector.note_restore()
+        moved = _keep_aside(file)
     return Restored(file.path, moved, None if moved and current is None else rotated)
 
 
@@ -141,7 +144,7 @@ def _read(driver: sqlite3.Connection) -> _Current:
         )
         if is_text(name) and is_text(token)
     }
-    query, _, values_of = sql.SPENT.sqlite
+    query, _, values_of = sql.SPENT_AT.sqlite
     entry = f"SELECT {_COLUMNS} FROM refreshes WHERE sent = ? ORDER BY id DESC"  # noqa: S608
     spent = {}
     for (sent,) in driver.execute("SELECT DISTINCT sent FROM refreshes").fetchall():
@@ -195,27 +198,9 @@ def _open_files(process: Path) -> set[FileId]:
     return found
 
 
-def _move_aside(file: DatabaseFile, undo: ExitStack) -> Path:
-    """Give the current database another name, which it has next to its own until it is replaced.
-
-    Args:
-        file: The database.
-        undo: Called if the replacement fails.
-    """
+def _keep_aside(file: DatabaseFile) -> Path | None:
     timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = file.sidecar(f"-backup-replaced-{timestamp}")
-    try:
-        for path in file.files():
-            target = aside.with_name(aside.name + path.name.removeprefix(file.path.name))
-            if path == file.path:
-                target.hardlink_to(path)
-                undo.callback(target.unlink)
-            else:  # a log that is left would be replayed into the copy
-                path.rename(target)
-                undo.callback(target.rename, path)
-    except OSError as error:
-        raise file_error(error, aside) from None
-    return aside
+    return file.keep_aside(f"-backup-replaced-{timestamp}")
 
 
 def _in_use_error(path: Path, process: str) -> StorageError:

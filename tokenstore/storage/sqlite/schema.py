@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tokenstore.storage.base import JournalMode
-    from tokenstore.storage.sqlite.file import DatabaseFile
+    from tokenstore.storage.sqlite.file import DatabaseFile, FileId
     from tokenstore.storage.sqlite.locks import FileLocks
 
 _log = logging.getLogger(__name__)
@@ -47,9 +47,17 @@ class SchemaManager:
         self._backups = ExitStack()  # what gives the backups of a transaction their names
         self._targets: list[Path] = []
 
+    def find(self) -> FileId | None:
+        """Return the identity of the database, or None if there is none."""
+        found = self._file.inspect()
+        if found is None and self._file.was_set_aside():
+            with self.lock():  # after a restore, or to put it back
+                found = self._file.inspect()
+        return found
+
     def create_if_missing(self) -> bool:
         """Create the database with the newest schema, unless it exists; return whether it did."""
-        if self._file.inspect() is not None:
+        if self.find() is not None:
             return False
         with self.lock():
             if self._file.inspect() is not None:  # another process was faster
@@ -155,7 +163,10 @@ class SchemaManager:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock under which a process creates or migrates the database."""
+        """Hold the lock under which a process creates, migrates or replaces the database.
+
+        A database that an interrupted restore has set aside is put back first.
+        """
         self._file.make_directories()
         held = self._locks.schema(timeout=_TIMEOUT)
         try:
@@ -168,6 +179,7 @@ class SchemaManager:
                 errno=errno.EBUSY,
             ) from None
         try:
+            self._file.put_back()
             yield
         finally:
             try:
