@@ -94,10 +94,8 @@ _Version = tuple[int, ...]
 
 def _version(status: os.stat_result) -> _Version:
     """Return a value that differs after every change of a file, its owner or its mode."""
-    return (
-        *(status.st_dev, status.st_ino, status.st_size, status.st_mode, status.st_uid),
-        *(status.st_mtime_ns, status.st_ctime_ns),
-    )
+    times = status.st_mtime_ns, status.st_ctime_ns  # the latter changes with the mode, too
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tokenstore import (
     TokenRepository,
     migrate,
 )
+from tokenstore.storage.sqlite.connector import Connector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -286,6 +287,41 @@ def test_a_planted_sidecar_is_refused_before_sqlite_opens_it(
         "tokens.db-locks/schema",
         "tokens.db-locks",
     }
+
+
+def at_opening(
+    patch: pytest.MonkeyPatch, *, before: Callable[[], object], after: Callable[[], object]
+) -> None:
+    """Do something just before and just after SQLite opens a database."""
+    connect = Connector._connect_to_any
+
+    def connect_to_any(self: Connector) -> Any:
+        before()
+        connected = connect(self)
+        after()
+        return connected
+
+    patch.setattr(Connector, "_connect_to_any", connect_to_any)
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["stays", "removed"])
+def test_a_log_that_is_planted_while_the_database_is_opened_is_refused(
+    path: Path, removed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(path)
+    (other := path.with_name("other")).touch()
+    wal = path.with_name("tokens.db-wal")
+    at_opening(
+        monkeypatch,
+        before=lambda: wal.hardlink_to(other),
+        after=lambda: wal.unlink() if removed else None,
+    )
+
+    said = "was removed while it was opened" if removed else "2 names"
+    with TokenRepository(path) as repository, pytest.raises(InsecureStorageError, match=said):
+        repository.save("bob", tokens(2))
+
+    assert b"refresh-2" not in other.read_bytes()
 
 
 def test_a_journal_is_looked_at_before_each_transaction(path: Path) -> None:
