@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(tokenstore.__file__).parent
 ROWS = [  # a module imports from lower rows, or from its own package
     {"version", "errors", "redaction", "fork"},
+    {"trust"},
     {"models", "files", "logs"},
     {"oauth", "storage"},
     {"lifecycle", "importers", "migrate", "testing"},

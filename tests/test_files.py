@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import shutil
+import stat
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.refreshes import Call
 from tests.helpers.requirements import needs_root
 from tests.helpers.stores import NOBODY, Process, mode, names, python
-from tokenstore.files import atomic_write, create_temporary, has_writers, leftovers, writer_lock
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tokenstore import InsecureStorageError
+from tokenstore.files import (
+    atomic_write,
+    create_temporary,
+    has_writers,
+    leftovers,
+    make_private_directory,
+    private_build,
+    publish,
+    writer_lock,
+)
 
 
 def everything(_: str) -> bool:
@@ -27,7 +36,7 @@ def test_a_file_is_replaced_at_the_end_and_completely(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     with atomic_write(path) as new:
-        new.write_text("new")
+        new.write(b"new")
         assert path.read_text() == "old"
 
     assert path.read_text() == "new"
@@ -38,7 +47,8 @@ def test_it_is_private_from_the_start(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with atomic_write(tmp_path / "file") as new:
-            assert (mode(new), new.read_bytes()) == (0o600, b"")
+            found = os.fstat(new.fileno())
+            assert (stat.S_IMODE(found.st_mode), found.st_size) == (0o600, 0)
     finally:
         os.umask(before)
 
@@ -51,7 +61,7 @@ def test_after_an_error_the_file_is_unchanged(tmp_path: Path, error: type[BaseEx
 
     def fail() -> None:
         with atomic_write(tmp_path / "file") as new:
-            new.write_text("half")
+            new.write(b"half")
             raise error
 
     with pytest.raises(error):
@@ -75,7 +85,7 @@ def test_an_open_reader_continues_with_the_old_content(tmp_path: Path) -> None:
     path.write_text("old")
     with path.open() as reader:
         with atomic_write(path) as new:
-            new.write_text("new")
+            new.write(b"new")
 
         assert reader.read() == "old"
 
@@ -85,16 +95,75 @@ def test_a_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "file").symlink_to("other")
 
     with atomic_write(tmp_path / "file") as new:
-        new.write_text("new")
+        new.write(b"new")
 
     assert (tmp_path / "other").read_text() == "ours"
     assert not (tmp_path / "file").is_symlink()
 
 
+def swap(path: Path) -> Path:
+    """Put another file in the place of the temporary file of *path*; return it."""
+    [temporary] = path.parent.glob(".*.tmp")
+    (other := path.parent / "other").touch(0o666)
+    return other.replace(temporary)
+
+
+def test_content_never_goes_to_a_file_that_took_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    found = []
+
+    def write() -> None:
+        with atomic_write(path) as new:
+            other = swap(path)
+            (keep := tmp_path / "keep").hardlink_to(other)
+            found.append(keep)
+            new.write(b"CANARY")
+
+    with pytest.raises(InsecureStorageError, match="was replaced while it was written"):
+        write()
+
+    assert path.read_text() == "old"
+    assert found[0].read_bytes() == b""
+    assert names(tmp_path) == {"file", "keep"}
+
+
+def test_a_build_that_was_replaced_is_not_published(tmp_path: Path) -> None:
+    """As long as the directory above is safe only this user can do that."""
+    path = tmp_path / "file"
+
+    def build() -> None:
+        with private_build(path) as new:
+            assert (mode(new), mode(new.parent)) == (0o600, 0o700)
+            new.write_text("CANARY")
+            rename = Path.replace
+
+            def replace(self: Path, target: Path) -> Path:
+                done = rename(self, target)
+                target.unlink()
+                target.touch()
+                return done
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Path, "replace", replace)
+                publish(new, path)
+
+    with pytest.raises(InsecureStorageError, match="was replaced while it was written"):
+        build()
+    assert names(tmp_path) == {"file"}
+
+
+def test_a_build_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:
+    with private_build(tmp_path / "file") as new:
+        new.with_name("x-wal").touch()
+
+    assert names(tmp_path) == set()
+
+
 def test_concurrent_writes_do_not_collide(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "file") as first, atomic_write(tmp_path / "file") as second:
-        first.write_text("first")
-        second.write_text("second")
+        first.write(b"first")
+        second.write(b"second")
 
     assert (tmp_path / "file").read_text() == "first"
     assert names(tmp_path) == {"file"}
@@ -116,7 +185,7 @@ def trace(frame, event, argument):
 
 sys.setprofile(trace)
 with writer_lock(path.parent, lambda name: True), atomic_write(path) as new:
-    new.write_text("new" * 1000)
+    new.write(b"new" * 1000)
 sys.setprofile(None)
 tell(calls)
 """
@@ -154,10 +223,27 @@ for step in range(1, int(sys.argv[2]) + 1):
 # -- a directory ----------------------------------------------------------------------------------
 
 
+def test_missing_directories_are_made_private(tmp_path: Path) -> None:
+    make_private_directory(tmp_path / "a" / "b")
+
+    assert (mode(tmp_path / "a"), mode(tmp_path / "a" / "b")) == (0o700, 0o700)
+
+
+def test_nothing_is_made_in_a_directory_that_others_can_write_to(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+
+    with pytest.raises(InsecureStorageError, match="chmod go-w"):
+        make_private_directory(tmp_path / "a" / "b")
+
+    assert names(tmp_path) == set()
+
+
 def test_leftovers_of_killed_writers_are_deleted(tmp_path: Path) -> None:
     leftover = create_temporary(tmp_path / "ours")
-    for suffix in ("-journal", "-wal", "-shm"):
-        leftover.with_name(leftover.name + suffix).write_text("secret")
+    with private_build(tmp_path / "ours") as build:
+        shutil.copytree(build.parent, tmp_path / ".ours.0123456789abcdef.tmp")
+    (tmp_path / ".ours.0123456789abcdef.tmp" / "x-wal").write_text("secret")
+    leftover.write_text("secret")
     kept = {
         create_temporary(tmp_path / "other").name,
         ".ours.tmp",
@@ -198,11 +284,12 @@ def test_the_leftover_of_another_user_is_kept(tmp_path: Path) -> None:
     assert not list(leftovers(tmp_path, everything))
 
 
-def test_a_directory_named_like_a_leftover_is_kept(tmp_path: Path) -> None:
-    (tmp_path / ".ours.0123456789abcdef.tmp").mkdir()
+def test_a_directory_with_more_than_a_build_is_kept(tmp_path: Path) -> None:
+    name = ".ours.0123456789abcdef.tmp"
+    (tmp_path / name / "data").mkdir(parents=True)
 
     with writer_lock(tmp_path, everything):
-        assert names(tmp_path) == {".ours.0123456789abcdef.tmp"}
+        assert names(tmp_path) == {name, f"{name}/data"}
 
 
 WRITING = """
@@ -297,7 +384,7 @@ def test_without_file_locks_files_are_written_and_nothing_is_deleted(
     left = create_temporary(tmp_path / "file")
 
     with writer_lock(tmp_path, everything), atomic_write(tmp_path / "file") as new:
-        new.write_text("new")
+        new.write(b"new")
 
     assert (tmp_path / "file").read_text() == "new"
     assert left.exists()

@@ -4,7 +4,7 @@
     - ``InvalidTokenError`` (a ``ValueError``): the value is not a valid token set
         - ``SupersededTokenError``: the refresh token was exchanged for another one before
     - ``StorageError`` (an ``OSError``): the database operation failed
-        - ``InsecureStorageError``: a symlink, another owner's file, or not a tokenstore database
+        - ``InsecureStorageError``: another user could read or change the file or its directory
         - ``SchemaOutdatedError``: the database is older than this code
         - ``SchemaTooNewError``: the database is newer than this code
         - ``TokenPersistError``: a provider sent new tokens and they could not be saved
@@ -97,7 +97,12 @@ class StorageError(TokenStoreError, OSError):
 
 
 class InsecureStorageError(StorageError):
-    """The file is a symlink, belongs to another owner, or is not a tokenstore database."""
+    """Another user could read or change a file or directory; nothing was read or written.
+
+    It is a symlink, not a regular file, belongs to another user, has several names, is mounted
+    without its directory, or is in a directory in which another user could replace it; or it is not
+    a tokenstore database. The message says which, and what to do.
+    """
 
 
 class SchemaOutdatedError(StorageError):

@@ -167,11 +167,13 @@ def export_accounts(
 
     Args:
         repository: The repository to export from.
-        directory: The directory for the files. Created with mode 0700 if it is missing.
+        directory: The directory for the files. Created with mode 0700 if it is missing; it must
+            belong to this user or root, and no other user may be able to replace files in it.
         prune: Whether to remove the files that earlier exports wrote for accounts that are gone;
             if False, they are reported as skipped. Defaults to not looking for them.
 
     Raises:
+        InsecureStorageError: Another user could replace files in the directory.
         StorageError: The directory cannot be created, or the database cannot be read.
         ValueError: *directory* is empty.
     """
@@ -537,9 +539,9 @@ class _Exporter:
             try:
                 text = json.dumps(document, indent=2)
                 with atomic_write(path) as new:
-                    new.write_text(f"{text}\n", "utf-8")
+                    new.write(f"{text}\n".encode())
             except OSError as error:
-                reason = error.strerror or type(error).__name__
+                reason = error.strerror or str(error)
         if reason is not None:
             self._failed.update(names)
             return [FileResult(name, path, "failed", reason) for name in names]

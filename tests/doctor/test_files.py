@@ -138,10 +138,8 @@ shutil.rmtree(directory)
         """
     ).splitlines()
 
-    told = [line for line in printed if line.startswith("error")]
-    assert told[0].startswith("error permissions | DIR/tokens.db-wal belongs to uid 0, not to this")
-    assert told[1].startswith("error database | DIR/tokens.db")
-    assert len(told) == 2
+    [told] = [line for line in printed if line.startswith("error")]
+    assert told.startswith("error database | DIR/tokens.db-wal belongs to uid 0, not to this")
 
 
 @needs_root
@@ -184,9 +182,7 @@ shutil.rmtree(directory)
     assert any(line.startswith("ok integrity") for line in printed)
 
 
-@pytest.mark.parametrize(
-    ("bits", "told"), [(0o777, True), (0o770, True), (0o1777, False), (0o755, False)]
-)
+@pytest.mark.parametrize(("bits", "told"), [(0o777, True), (0o1777, True), (0o755, False)])
 def test_a_directory_in_which_others_can_replace_the_database_is_told(
     path: Path, bits: int, told: bool
 ) -> None:
@@ -195,7 +191,11 @@ def test_a_directory_in_which_others_can_replace_the_database_is_told(
     found = [(finding.check, finding.hint) for finding in bad(path, fix=True)]
 
     where = path.parent
-    advice = f"run: chmod go-w {where}, or keep the database in a directory of its own"
+    advice = (
+        "move the database to a directory of its own"
+        if bits & stat.S_ISVTX
+        else f"run: chmod go-w {where}, or use a directory of its own"
+    )
     assert found == ([("directory", advice)] if told else [])
     assert stat.S_IMODE(where.stat().st_mode) == bits
 
@@ -211,11 +211,11 @@ def test_a_directory_of_somebody_else_is_told(path: Path) -> None:
 def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) -> None:
     left = {
         create_temporary(path.with_name("tokens.db-backup-0001-x")).name,
-        (built := create_temporary(path).name),
-        f"{built}-journal",
+        ".tokens.db.0123456789abcdef.tmp",
     }
-    for name in left:
-        path.with_name(name).write_text("CANARY")
+    (build := path.with_name(".tokens.db.0123456789abcdef.tmp")).mkdir()
+    for name in ("x", "x-journal"):
+        (build / name).write_text("CANARY")
     foreign = path.with_name(".mail.db.0123456789abcdef.tmp")
     foreign.write_text("not ours")
     with TokenRepository(path.with_name("tokens.db-new")) as other:  # nor is this one
@@ -230,7 +230,7 @@ def test_what_a_killed_writer_has_left_is_told_and_swept_when_asked(path: Path) 
 
     assert not bad(path, fix=True)
     after = listing(path.parent)
-    assert after.keys() == before.keys() - left
+    assert after.keys() == {name for name in before if name.partition("/")[0] not in left}
     assert {name: before[name] for name in after} == after
     assert not any(finding.fixed for finding in look(path, fix=True))
 

@@ -114,6 +114,37 @@ def test_a_newer_schema_needs_a_newer_tokenstore(path: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        (
+            "CREATE TRIGGER k AFTER UPDATE ON accounts BEGIN DELETE FROM refreshes; END",
+            "trigger 'k'",
+        ),
+        ("CREATE VIEW v AS SELECT refresh_token FROM accounts", "view 'v'"),
+    ],
+)
+def test_s18_code_in_the_database_is_told(path: Path, statement: str, named: str) -> None:
+    with raw(path) as connection:
+        connection.execute(statement)
+
+    found = only(path)
+
+    assert (found.check, found.severity) == ("triggers", "error")
+    assert named in found.message
+
+
+def test_s9_a_second_name_of_the_database_is_told(path: Path) -> None:
+    path.with_name("other.db").hardlink_to(path)
+
+    found = [finding for finding in bad(path) if finding.check == "permissions"]
+
+    assert len(found) == 1
+    assert found[0].severity == "error"
+    assert "has 2 names" in found[0].message
+    assert "-samefile" in str(found[0].hint)
+
+
+@pytest.mark.parametrize(
     "change",
     ["ALTER TABLE accounts ADD COLUMN x TEXT", "DROP INDEX ix_refreshes_account_name_id"],
 )

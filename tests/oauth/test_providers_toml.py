@@ -230,8 +230,9 @@ def test_a_file_that_is_not_text_is_an_error(file: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    assert configuration_error(ProvidersFile(tmp_path, required=False).tables) == (
-        f"{tmp_path}: Is a directory"
+    (tmp_path / "file").touch()
+    assert configuration_error(ProvidersFile(tmp_path / "file" / "x", required=False).tables) == (
+        f"{tmp_path / 'file' / 'x'}: Not a directory"
     )
 
 

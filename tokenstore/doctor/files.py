@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tokenstore.doctor.findings import Finding, counted, ok
 from tokenstore.doctor.mounts import NETWORK, file_system_of
 from tokenstore.files import has_writers, leftovers, writer_lock
+from tokenstore.trust import OTHERS, is_shared, weakness_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from tokenstore.storage.sqlite.file import DatabaseFile
 
-_OTHERS = 0o077
 _MIN_FREE = 16 << 20  # bytes of free space
 _FIX = "run the doctor again with --fix"
 
@@ -43,10 +43,14 @@ class FileChecks:
             opened: Whether the database could be opened. Opening makes its files private, so they
                 are fixed even without *fix*.
         """
-        private = True
+        linked = self._file.hard_link_error()
+        if linked is not None:
+            message, hint = str(linked).split("; ", 1)
+            yield Finding("permissions", "error", message, hint)
+        private = linked is None
         for paths in self._private():
             found = [(path, facts) for path in paths if (facts := _stat(path)) is not None]
-            accessible = [(p, stat.S_IMODE(f.st_mode)) for p, f in found if f.st_mode & _OTHERS]
+            accessible = [(p, stat.S_IMODE(f.st_mode)) for p, f in found if f.st_mode & OTHERS]
             foreign = [(p, f.st_uid) for p, f in found if f.st_uid != os.geteuid()]
             if accessible:
                 yield self._accessible_to_others(accessible, opened=opened)
@@ -178,23 +182,17 @@ class FileChecks:
 
     def _directory(self) -> Iterator[Finding]:
         directory = self._file.path.parent
-        found = directory.stat()
-        sticky = found.st_mode & stat.S_ISVTX
-        if found.st_mode & 0o022 and not sticky:
+        weakness = weakness_of(directory)
+        if weakness is not None:
+            message = f"{weakness.path} {weakness.cause}"
+            yield Finding("directory", "warning", message, weakness.remedy)
+        elif is_shared(directory):
             yield Finding(
                 "directory",
                 "warning",
-                f"{directory} lets other users remove or replace the database "
-                f"(mode {stat.S_IMODE(found.st_mode):04o})",
-                f"run: chmod go-w {_quoted([directory])}, or keep the database in a directory of "
-                "its own",
-            )
-        elif found.st_uid not in {0, os.geteuid()}:
-            yield Finding(
-                "directory",
-                "warning",
-                f"{directory} belongs to uid {found.st_uid}, who can replace the database",
-                "keep the database in a directory that belongs to the user of the application",
+                f"{directory} is shared: other users can create files next to the database "
+                f"(mode {stat.S_IMODE(directory.stat().st_mode):04o})",
+                "move the database to a directory of its own",
             )
 
     def _remove_leftovers(self) -> bool:
@@ -243,7 +241,7 @@ def _quoted(paths: list[Path]) -> str:
 
 def _restrict(path: Path, mode: int) -> bool:
     try:
-        path.chmod(mode & ~_OTHERS)
+        path.chmod(mode & ~OTHERS)
     except OSError:
         return False
     return True

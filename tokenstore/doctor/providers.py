@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, ok
-from tokenstore.errors import ProviderConfigurationError
+from tokenstore.errors import InsecureStorageError, ProviderConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,9 +25,21 @@ def check_providers(
     """
     try:
         registry.names()
+    except InsecureStorageError as error:
+        message, hint = str(error).split("; ", 1)
+        yield Finding("providers", "error", message, hint)
+        return
     except ProviderConfigurationError as error:  # in the file: reported once, not per provider
         yield Finding("providers", "warning", str(error), "correct the file")
         return
+    if registry.file.exposes_secret():
+        path = registry.file.path
+        yield Finding(
+            "providers",
+            "warning",
+            f"{path} contains a client secret and is accessible to other users",
+            f"run: chmod go-rwx {shlex.quote(str(path))}, or use client_secret_env",
+        )
     usable = True
     for name in sorted(accounts):
         try:

@@ -111,6 +111,7 @@ class _ContentChecks:
     def examine(self) -> Iterator[Finding]:
         """Check everything that the schema of the database allows."""
         yield from compare_schema(self._path, self._revision)
+        yield from self._code()
         yield from self._integrity()
         yield from self._journal()
         if self.is_readable:
@@ -120,6 +121,20 @@ class _ContentChecks:
     def is_readable(self) -> bool:
         """Whether the accounts can be read."""
         return self._is_intact and self._revision == REVISION
+
+    def _code(self) -> Iterator[Finding]:
+        """Report triggers and views: tokenstore has none, and they can copy tokens."""
+        query = "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')"
+        found = [f"{kind} {str(name)!r}" for kind, name in self._driver.execute(query)]
+        if found:
+            yield Finding(
+                "triggers",
+                "error",
+                f"{self._path} contains code that tokenstore has not created and that can copy "
+                f"tokens: {', '.join(sorted(found))}",
+                "if you do not know it, have every account sign in again; remove it with DROP "
+                "TRIGGER or DROP VIEW",
+            )
 
     def _integrity(self) -> Iterator[Finding]:
         """Check the structure of the file and the checksums of its rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tokenstore.errors import ProviderConfigurationError
+from tokenstore.errors import InsecureStorageError, ProviderConfigurationError
 from tokenstore.models.timestamps import NEVER, earliest
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class RefreshTokenForecast:
         if name not in self._known:
             try:
                 self._known[name] = self._providers.get(name)
-            except ProviderConfigurationError:  # a refresh reports it
+            except (ProviderConfigurationError, InsecureStorageError):  # a refresh reports it
                 self._known[name] = None
         return self._known[name]
 

@@ -7,13 +7,15 @@ import re
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.errors import ProviderConfigurationError
+from tokenstore.errors import InsecureStorageError, ProviderConfigurationError
 from tokenstore.oauth.provider import Provider
+from tokenstore.trust import OTHERS, read_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_MAX_SIZE = 1 << 20  # bytes
 
 # The keys of a table, each with the type of its value and a check for it.
 _STRING = "a string", lambda value: isinstance(value, str)
@@ -58,32 +60,42 @@ class ProvidersFile:
         """Return the tables of the file by name; none if it is missing.
 
         Raises:
+            InsecureStorageError: Another user could have written it (`read_trusted`): it decides
+                where tokens and client secrets are sent.
             ProviderConfigurationError: It cannot be read, or it is missing and required.
         """
         if self.path is None:
             return {}
         parsed = self._parsed  # another thread may replace it meanwhile
         try:
-            if parsed is None or parsed[0] != _version(self.path.stat()):
-                with self.path.open("rb") as file:
-                    version = _version(os.fstat(file.fileno()))
-                    parsed = version, _parse(file.read(), self.path)
-                self._parsed = parsed
+            if parsed is None or parsed[0] != _version(self.path.lstat()):
+                content, found = read_trusted(self.path, limit=_MAX_SIZE)
+                self._parsed = parsed = _version(found), _parse(content, self.path)
         except FileNotFoundError:
             if not self._required:
                 return {}
             raise ProviderConfigurationError(f"{self.path}: no such file") from None
+        except InsecureStorageError:
+            raise
         except OSError as error:
             raise ProviderConfigurationError(f"{self.path}: {error.strerror}") from None
         return parsed[1]
 
+    def exposes_secret(self) -> bool:
+        """Return whether other users can read the file, and it contains a client secret."""
+        tables = self.tables().values()
+        if self.path is None or not any("client_secret" in table for table in tables):
+            return False
+        return bool(self.path.stat().st_mode & OTHERS)
 
-_Version = tuple[int, int, int]
+
+_Version = tuple[int, ...]
 
 
 def _version(status: os.stat_result) -> _Version:
-    """Return a value that differs after every change of a file."""
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    """Return a value that differs after every change of a file, its owner or its mode."""
+    times = status.st_mtime_ns, status.st_ctime_ns  # the latter changes with the mode, too
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Any]:

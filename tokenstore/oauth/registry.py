@@ -26,13 +26,16 @@ class ProviderRegistry:
         given: Name to provider.
         file: The ``providers.toml``; it may be missing unless *required*.
         required: Whether a missing file is an error.
+
+    Attributes:
+        file: The ``providers.toml``.
     """
 
     def __init__(
         self, given: Mapping[str, Provider] | None, file: Path | None, *, required: bool = False
     ) -> None:
         self._given = dict(given or {})
-        self._file = ProvidersFile(file, required=required)
+        self.file = ProvidersFile(file, required=required)
 
     def get(self, provider: str | Provider) -> Provider:
         """Return the provider of that name, or the provider itself, if it is usable.
@@ -46,16 +49,16 @@ class ProviderRegistry:
 
     def names(self) -> list[str]:
         """Return the names of all providers, sorted."""
-        return sorted({*self._given, *self._file.tables(), *BUILT_IN})
+        return sorted({*self._given, *self.file.tables(), *BUILT_IN})
 
     def _find(self, name: str) -> Provider:
         given = self._given.get(name)
         if given is not None:
             return given if given.name == name else replace(given, name=name)
-        table = self._file.tables().get(name)
+        table = self.file.tables().get(name)
         if table is not None:
             base = BUILT_IN[name]() if name in BUILT_IN else None
-            return provider_from_table(name, table, self._file.path, base=base)
+            return provider_from_table(name, table, self.file.path, base=base)
         if name in BUILT_IN:
             return from_environment(name)
         raise self._unknown(name)
@@ -66,6 +69,6 @@ class ProviderRegistry:
         names = self.names()
         close = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"configured: {', '.join(names)}"
-        if not close and self._file.path is not None:
-            hint += f"; add others to {self._file.path}"
+        if not close and self.file.path is not None:
+            hint += f"; add others to {self.file.path}"
         return ProviderConfigurationError(f"unknown provider {name!r}; {hint}", provider=name)

@@ -130,8 +130,8 @@ STAGES = {
     "migrating": "import tokenstore.storage.sqlite.schema as C; name = 'driver_of'",
     "migrated": "from tokenstore.storage.sqlite.schema import SchemaManager as C;"
     " name = 'set_journal_mode'",
-    "finished": "from tokenstore.storage.sqlite.file import DatabaseFile as C; name = 'move_to'",
-    "in place": "import tokenstore.storage.sqlite.file as C; name = 'sync_directory'",
+    "finished": "import tokenstore.storage.sqlite.schema as C; name = 'publish'",
+    "in place": "import tokenstore.files as C; name = 'sync_directory'",
 }
 
 

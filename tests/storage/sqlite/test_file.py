@@ -3,12 +3,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.helpers.refreshes import SOON, Call, World
-from tests.helpers.stores import NOBODY, mode, modes, names, python, raw, tokens
+from tests.helpers.requirements import needs_mount
+from tests.helpers.stores import NOBODY, command, mode, modes, names, python, raw, tokens
 from tokenstore import (
     InsecureStorageError,
     StorageError,
@@ -16,6 +19,7 @@ from tokenstore import (
     TokenRepository,
     migrate,
 )
+from tokenstore.storage.sqlite.connector import Connector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,11 +87,12 @@ with TokenRepository(path, journal_mode=sys.argv[2]) as repository:
         found[moment][name] = given
     sidecars = ["-wal", "-shm"] if journal_mode == "wal" else ["-journal"]
     built = [name for name in found["built"] if name.startswith("b/.tokens.db.")]
-    assert {name.partition(".tmp")[2] for name in built} == {"", "-journal"}
+    assert {name.partition(".tmp")[2] for name in built} == {"", "/x", "/x-journal"}
     assert {f"b/tokens.db{suffix}" for suffix in ["", *sidecars]} <= found["open"].keys()
     assert len([name for name in found["open"] if name.endswith(".lock")]) == 1
     assert "b/new/files/alice.json" in found["open"]
     directories = {"b", "b/tokens.db-locks", "b/new", "b/new/files"}
+    directories |= {name for name in built if name.endswith(".tmp")}
     for names_at in found.values():
         private = {name for name in names_at if name in directories}
         assert {name for name in names_at if names_at[name] == "0o700"} == private
@@ -209,6 +214,170 @@ def test_a_database_of_another_owner_is_refused(path: Path) -> None:
             use(foreign)
 
     assert foreign.stat().st_mode == before.st_mode
+
+
+def link(path: Path) -> Path:
+    other = path.with_name("other.db")
+    other.hardlink_to(path)
+    return other
+
+
+def test_a_database_with_two_names_is_read_and_not_written(path: Path) -> None:
+    """S9: each name would have a log of its own, and acknowledged saves would be lost."""
+    make_store(path)
+    other = link(path)
+
+    for name in (path, other):
+        with TokenRepository(name) as repository:
+            assert repository.load("alice") == tokens()
+            with pytest.raises(InsecureStorageError, match=r"2 names.*find .* -samefile"):
+                repository.save("bob", tokens(2))
+            copy = repository.backup(path.with_name(f"{name.name}-copy"))
+        with pytest.raises(InsecureStorageError, match="2 names"):
+            migrate.downgrade(name)
+        make_store(copy, bob=tokens(2))
+    assert not path.with_name("other.db-wal").exists()
+    other.unlink()
+    make_store(path, bob=tokens(2))
+
+
+def test_a_database_with_two_names_and_a_log_is_refused(path: Path) -> None:
+    """The other name may have a log as well: which one is right cannot be known."""
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens())
+        link(path)
+        with TokenRepository(path) as another, pytest.raises(InsecureStorageError, match="2 names"):
+            another.load("alice")
+        repository.save("bob", tokens(2))  # it was open before the link
+
+
+@pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("kind", ["symlink", "pipe", "directory", "link"])
+def test_a_planted_sidecar_is_refused_before_sqlite_opens_it(
+    path: Path, suffix: str, kind: str, journal_mode: JournalMode
+) -> None:
+    with TokenRepository(path, journal_mode=journal_mode) as repository:
+        repository.save("alice", tokens())
+    (other := path.with_name("other")).touch()
+    sidecar = path.with_name(path.name + suffix)
+    match kind:
+        case "symlink":
+            sidecar.symlink_to(other)
+        case "pipe":
+            os.mkfifo(sidecar)
+        case "directory":
+            sidecar.mkdir()
+        case "link":
+            sidecar.hardlink_to(other)
+    before = names(path.parent)
+
+    for create in (False, True):
+        if create:
+            path.unlink()
+        with TokenRepository(path, journal_mode=journal_mode) as repository:
+            with pytest.raises(InsecureStorageError) as caught:
+                repository.save("bob", tokens(2))
+            with pytest.raises(InsecureStorageError):
+                repository.load("alice")
+        assert caught.value.path == str(sidecar)
+    assert other.read_bytes() == b""
+    assert names(path.parent) - {"tokens.db-locks/schema", "tokens.db-locks"} == before - {
+        "tokens.db",
+        "tokens.db-locks/schema",
+        "tokens.db-locks",
+    }
+
+
+def at_opening(
+    patch: pytest.MonkeyPatch, *, before: Callable[[], object], after: Callable[[], object]
+) -> None:
+    """Do something just before and just after SQLite opens a database."""
+    connect = Connector._connect_to_any
+
+    def connect_to_any(self: Connector) -> Any:
+        before()
+        connected = connect(self)
+        after()
+        return connected
+
+    patch.setattr(Connector, "_connect_to_any", connect_to_any)
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["stays", "removed"])
+def test_a_log_that_is_planted_while_the_database_is_opened_is_refused(
+    path: Path, removed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(path)
+    (other := path.with_name("other")).touch()
+    wal = path.with_name("tokens.db-wal")
+    at_opening(
+        monkeypatch,
+        before=lambda: wal.hardlink_to(other),
+        after=lambda: wal.unlink() if removed else None,
+    )
+
+    said = "was removed while it was opened" if removed else "2 names"
+    with TokenRepository(path) as repository, pytest.raises(InsecureStorageError, match=said):
+        repository.save("bob", tokens(2))
+
+    assert b"refresh-2" not in other.read_bytes()
+
+
+def test_a_journal_is_looked_at_before_each_transaction(path: Path) -> None:
+    with TokenRepository(path, journal_mode="delete") as repository:
+        repository.save("alice", tokens())
+        (journal := path.with_name("tokens.db-journal")).symlink_to("other")
+
+        with pytest.raises(InsecureStorageError, match=r"tokens.db-journal is a symlink"):
+            repository.save("bob", tokens(2))
+
+        journal.unlink()
+        repository.save("bob", tokens(2))
+
+
+@needs_mount
+@pytest.mark.parametrize("mounted", ["tokens.db", "tokens.db-wal", "tokens.db-locks"])
+def test_a_file_that_is_mounted_without_its_directory_is_refused(
+    path: Path, tmp_path: Path, mounted: str
+) -> None:
+    code = """
+import subprocess
+source, target = Path(sys.argv[1]), Path(sys.argv[2])
+subprocess.run(["mount", "--bind", source, target], check=True)
+with TokenRepository(target.with_name("tokens.db")) as repository:
+    for attempt in (lambda: repository.load("alice"), lambda: repository.save("bob", tokens())):
+        try:
+            attempt()
+        except InsecureStorageError as error:
+            tell(error)
+"""
+    make_store(path)
+    source, target = path.with_name(mounted), tmp_path / "inside" / mounted
+    make_store(target.with_name("tokens.db"))
+    for file in (source, target):
+        if not file.exists():
+            file.touch()
+    unshare = str(shutil.which("unshare"))
+    done = subprocess.run(
+        [unshare, "--mount", *command(code, source, target)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stdout.count(f"{target} is mounted by itself") == 2
+    assert done.stdout.count("mount its directory instead") == 2
+
+
+def test_nothing_is_created_in_a_directory_that_others_can_write_to(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+    for create in (make_store, migrate.upgrade):
+        with pytest.raises(InsecureStorageError, match="chmod go-w"):
+            create(path)
+
+    assert names(path.parent) == set()
 
 
 # -- new databases --------------------------------------------------------------------------------

@@ -393,6 +393,32 @@ def test_a_lock_directory_that_is_not_a_directory_is_refused(
     assert caught.value.path == str(locks.directory)
 
 
+def test_a_lock_directory_that_others_can_write_to_is_made_private(
+    locks: FileLocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    locks.directory.mkdir()
+    locks.directory.chmod(0o777)
+
+    with locks.account("alice", timeout=1):
+        assert mode(locks.directory) == 0o700
+
+    assert "was accessible to other users (mode 0777); fixed" in caplog.text
+
+
+@needs_root
+def test_a_lock_file_of_another_user_is_refused(locks: FileLocks) -> None:
+    with locks.account("alice", timeout=1):
+        pass
+    [file] = locks.directory.iterdir()
+    os.chown(file, NOBODY, NOBODY)
+
+    with (
+        pytest.raises(InsecureStorageError, match=f"belongs to uid {NOBODY}"),
+        locks.account("alice", timeout=1),
+    ):
+        pass
+
+
 @needs_root
 def test_a_lock_directory_of_another_user_is_refused(locks: FileLocks) -> None:
     locks.directory.mkdir()
@@ -419,7 +445,7 @@ def test_a_directory_at_the_path_of_a_lock_file_is_a_storage_error(locks: FileLo
     file.mkdir()
 
     with (
-        pytest.raises(StorageError, match="cannot take the lock"),
+        pytest.raises(InsecureStorageError, match="is not a regular file"),
         locks.account("alice", timeout=1),
     ):
         pass
@@ -435,7 +461,7 @@ def test_a_symlink_at_the_path_of_a_lock_file_is_not_followed(
     file.symlink_to(tmp_path / "elsewhere")
 
     with (
-        pytest.raises(StorageError, match="cannot take the lock"),
+        pytest.raises(InsecureStorageError, match="is a symlink"),
         locks.account("alice", timeout=1),
     ):
         pass

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import stat
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from tokenstore.errors import InsecureStorageError, StorageError
+from tokenstore.errors import StorageError
 from tokenstore.files import (
-    atomic_write,
     file_error,
     make_private_directory,
-    sync_directory,
+    private_build,
+    publish,
     writer_lock,
 )
 from tokenstore.storage.sqlite.engine import connect_to, pragma
 from tokenstore.storage.sqlite.errors import translated
 from tokenstore.storage.sqlite.file import DatabaseFile, FileId
+from tokenstore.trust import require_own_file
 
 if TYPE_CHECKING:
     import sqlite3
@@ -60,13 +60,13 @@ def copying(
     try:
         with (
             writer_lock(target.parent, is_ours or target.name.__eq__),
-            atomic_write(target) as new,
+            private_build(target) as new,
         ):
             _copy(source, path, new, target)
             _require_sound(path, new)
             yield new
             _require_unused(target)  # another process may have opened it meanwhile
-        sync_directory(target.parent)
+            publish(new, target)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -92,8 +92,7 @@ def prepare(target: Path, source: DatabaseFile, *, replace: bool) -> None:
         return
     except OSError as error:
         raise file_error(error, target) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise InsecureStorageError(f"{target} is not a regular file; choose another file", target)
+    require_own_file(target, found, "choose another file")
     if source.is_current(FileId(found.st_dev, found.st_ino)):
         raise StorageError(f"{target} is the database itself; choose another file", target)
     if not replace:

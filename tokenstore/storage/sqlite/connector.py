@@ -160,7 +160,7 @@ class Connector:
             with self.connection(adopt=True) as (connection, immutable):
                 self.file.restrict_permissions()
                 if immutable:
-                    raise read_only_error(self.path)
+                    raise self.read_only_error()
                 with self.schema.transaction(connection):
                     self._adopt(connection)
                     yield connection
@@ -206,6 +206,10 @@ class Connector:
             errno=errno.ESTALE,
         )
 
+    def read_only_error(self) -> StorageError:
+        """Return the error for a write to a database that can only be read."""
+        return self.file.hard_link_error() or read_only_error(self.path)
+
     def _reject_stale_log(self, file_id: FileId) -> None:
         """Refuse a database with the log of the database that it has replaced."""
         if _stale_logs.get(self.path) == (file_id, self._log.file_id()):
@@ -233,9 +237,12 @@ class Connector:
         Args:
             adopt: Whether the database may lack the mark of a tokenstore database.
         """
+        self.file.require_own_sidecars()
+        self.file.require_unmounted()
         self._reject_foreign(adopt=adopt)
         connection, immutable = self._connect_to_any()
         try:
+            self._require_own_log(connection, immutable=immutable)
             with translated(self.path):
                 self.require_mark(driver_of(connection), adopt=adopt)
         except BaseException:
@@ -244,9 +251,12 @@ class Connector:
         return connection, immutable
 
     def _connect_to_any(self) -> tuple[Connection, bool]:
+        linked = self.file.hard_link_error()
+        if linked is not None and self.file.has_log():
+            raise linked
         try:
             # Next to a file that it cannot write, SQLite would create files and leave them there.
-            if self.file.is_writable() or self.file.has_log():
+            if linked is None and (self.file.is_writable() or self.file.has_log()):
                 return self._engine.connect(), False
         except ERRORS as error:
             cannot_open = error_name(error).startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
@@ -255,6 +265,19 @@ class Connector:
                 raise sqlite_error(self.path, error) from None
         with translated(self.path):
             return make_engine(self.path, "mode=ro&immutable=1").connect(), True
+
+    def _require_own_log(self, connection: Connection, *, immutable: bool) -> None:
+        """Refuse the log that is open now if it was not there before and is not ours."""
+        self.file.require_own_sidecars()
+        if immutable or self.file.has_wal():
+            return
+        with translated(self.path):
+            if pragma(driver_of(connection), "journal_mode") == "wal":
+                raise InsecureStorageError(
+                    f"{self._log.path} was removed while it was opened; make sure that no other "
+                    "user can write to the directory, and repeat the call",
+                    self._log.path,
+                )
 
     def _reject_foreign(self, *, adopt: bool = False) -> None:
         """Refuse another application's database before SQLite repairs or changes anything in it.

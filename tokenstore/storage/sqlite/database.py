@@ -20,7 +20,6 @@ from tokenstore.storage.sqlite.errors import (
     DRIVER_ERRORS,
     error_name,
     is_undecodable,
-    read_only_error,
     sqlite_error,
     translated,
 )
@@ -294,7 +293,9 @@ class SQLiteDatabase:
             raise self._connector.replaced_error(thread.log_id)
         if thread.immutable:
             thread.close()
-            raise read_only_error(self.path)
+            raise self._connector.read_only_error()
+        if thread.log_id is None:  # a rollback journal, which each transaction creates anew
+            self._connector.file.require_own_sidecars()
         transaction.stack.enter_context(self._connections.writing_to(thread.file_id))
         try:
             driver.execute("BEGIN IMMEDIATE")

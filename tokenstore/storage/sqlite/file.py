@@ -9,14 +9,19 @@ opens it.
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenstore.errors import InsecureStorageError, StorageError
 from tokenstore.files import file_error, make_private_directory, sync_directory
+from tokenstore.trust import (
+    hard_link_error,
+    is_mount_point,
+    require_own_file,
+    restrict_permissions,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +29,6 @@ if TYPE_CHECKING:
 _SIDECARS = ("-wal", "-shm", "-journal")
 _NAME_MAX = 255  # bytes in the name of a file
 _PATH_MAX = 511  # bytes in a path that SQLite can open
-_OTHERS = 0o077  # all permissions of group and others
-
-_log = logging.getLogger(__name__)
 
 
 class FileId(NamedTuple):
@@ -78,16 +80,52 @@ class DatabaseFile:
             return None
         except OSError as error:
             raise file_error(error, self.path) from None
-        if stat.S_ISLNK(found.st_mode):
-            raise self._insecure_error("is a symlink; use the path of the file that it points to")
-        if not stat.S_ISREG(found.st_mode):
-            raise self._insecure_error("is not a regular file; use the path of a file")
-        if found.st_uid != os.geteuid():
-            raise self._insecure_error(
-                f"belongs to uid {found.st_uid}, not to this process's uid {os.geteuid()}; "
-                "run as its owner, or use another database"
-            )
+        require_own_file(self.path, found, "run as its owner, or use another database")
         return FileId(found.st_dev, found.st_ino) if found.st_size else None
+
+    def require_own_sidecars(self) -> None:
+        """Refuse files next to the database that SQLite would use and another user could read.
+
+        Raises:
+            InsecureStorageError: One is a symlink, not a regular file, another user's file, or has
+                several names.
+            StorageError: One cannot be inspected.
+        """
+        for path in map(self.sidecar, _SIDECARS):
+            try:
+                found = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise file_error(error, path) from None
+            require_own_file(
+                path, found, "SQLite would write tokens to it, so its owner must remove it"
+            )
+            linked = hard_link_error(path, found)
+            if linked is not None:
+                raise linked
+
+    def require_unmounted(self) -> None:
+        """Raise an `InsecureStorageError` if one of the files is mounted without its directory."""
+        for path in (*self.files(), self.sidecar("-locks")):
+            if is_mount_point(path):
+                raise InsecureStorageError(
+                    f"{path} is mounted by itself, and programs outside the mount use other files "
+                    "next to it, so that saves would be lost; mount its directory instead",
+                    path,
+                )
+
+    def hard_link_error(self) -> InsecureStorageError | None:
+        """Return the error for a database with several names, or None if it has only one.
+
+        It can be read while no process writes to it, but not written to.
+        """
+        try:
+            found = self.path.lstat()
+        except OSError:
+            return None
+        danger = "SQLite keeps a log for each name, so that saves would be lost"
+        return hard_link_error(self.path, found, danger)
 
     def require_short_name(self, *, extra: int = len("-journal")) -> None:
         """Raise a `StorageError` if there is no room in the name for those of other files.
@@ -112,20 +150,8 @@ class DatabaseFile:
     def restrict_permissions(self) -> None:
         """Remove the permissions of other users from the database and its sidecars."""
         for path in self.files():
-            try:
-                found = path.lstat()
-            except OSError:
-                continue
-            mode = stat.S_IMODE(found.st_mode)
-            if not mode & _OTHERS or not stat.S_ISREG(found.st_mode):
-                continue
-            try:
-                path.chmod(mode & ~_OTHERS)
-                _log.warning("%s was accessible to other users (mode %04o); fixed", path, mode)
-            except OSError as error:  # on a read-only file system it can still be read
-                _log.warning(
-                    "%s is accessible to other users (mode %04o): %s", path, mode, error.strerror
-                )
+            with suppress(OSError):
+                restrict_permissions(path, path.lstat())
 
     def sidecar(self, suffix: str) -> Path:
         """Return the path of a file next to the database, with a suffix such as ``-wal``."""
@@ -149,6 +175,7 @@ class DatabaseFile:
 
     def reject_stale_wal(self) -> None:
         """Raise a `StorageError` if SQLite would replay another database's log into a new one."""
+        self.require_own_sidecars()
         for suffix in ("-wal", "-journal"):
             stale = self.sidecar(suffix)
             try:
@@ -165,21 +192,8 @@ class DatabaseFile:
                 )
 
     def make_directories(self) -> None:
-        """Create the missing directories, 0700."""
+        """Create the missing directories, 0700; refuse one where others could replace files."""
         make_private_directory(self.path.parent)
-
-    def remove(self) -> None:
-        """Remove the file and its sidecars, as far as they exist."""
-        for path in self._all_files():
-            path.unlink(missing_ok=True)
-
-    def move_to(self, target: DatabaseFile) -> None:
-        """Move the finished file to its final path, durably."""
-        try:
-            self.path.replace(target.path)
-            sync_directory(target.path.parent)
-        except OSError as error:
-            raise file_error(error, target.path) from None
 
     @property
     def aside(self) -> DatabaseFile:
@@ -188,7 +202,7 @@ class DatabaseFile:
 
     def was_set_aside(self) -> bool:
         """Return whether there is no database because a restore was interrupted."""
-        return self.inspect() is None and os.path.lexists(self.aside.path)
+        return self.inspect() is None and self.aside.inspect() is not None
 
     def set_aside(self) -> None:
         """Give the database and its sidecars the names of `aside`, durably."""
@@ -221,6 +235,3 @@ class DatabaseFile:
 
     def _all_files(self) -> list[Path]:
         return [self.path, *map(self.sidecar, _SIDECARS)]
-
-    def _insecure_error(self, reason: str) -> InsecureStorageError:
-        return InsecureStorageError(f"{self.path} {reason}", self.path)

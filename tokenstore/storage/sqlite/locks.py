@@ -5,19 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from tokenstore.errors import InsecureStorageError, StorageError
+from tokenstore.errors import StorageError
 from tokenstore.storage.locks import LockTimeoutError, thread_lock
+from tokenstore.trust import require_own_directory, require_own_file, restrict_permissions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tokenstore.storage.locks import HeldLock
 
@@ -75,6 +75,7 @@ class FileLocks:
         lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
         try:
             self._make_directory()
+            self._require_own(path)
             lock.acquire(timeout=timeout, poll_interval=_POLL)
         except Timeout:
             raise LockTimeoutError from None
@@ -94,11 +95,13 @@ class FileLocks:
             self.directory.mkdir(mode=0o700)
         except FileExistsError:
             found = self.directory.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-                raise InsecureStorageError(
-                    f"{self.directory}: not a directory of this user; move it away, locks go there",
-                    self.directory,
-                ) from None
+            require_own_directory(self.directory, found, "move it away, locks go there")
+            restrict_permissions(self.directory, found)
+
+    def _require_own(self, path: str) -> None:
+        """Refuse a lock file of another user, who could hold the lock forever."""
+        with suppress(FileNotFoundError):
+            require_own_file(Path(path), os.lstat(path), "remove it while no process uses it")
 
 
 class _HeldFileLock:

@@ -74,6 +74,7 @@ def restore_database(connector: Connector, source_path: Path) -> Restored:
         )
     with connector.schema.lock(), source.connection() as (connection, _):
         _require_known(source_path, connection)
+        file.require_own_sidecars()
         current = None if file.inspect() is None else _examine(connector)
         try:
             with copying(driver_of(connection), source_path, file.path) as new:

@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import StorageError
-from tokenstore.files import create_temporary, file_error, writer_lock
+from tokenstore.files import BUILD_ROOM, file_error, private_build, publish, writer_lock
 from tokenstore.storage.migrations import has_tables, upgrade_to_head
 from tokenstore.storage.sqlite.backup import copying
 from tokenstore.storage.sqlite.engine import driver_of, make_engine
 from tokenstore.storage.sqlite.errors import DRIVER_ERRORS, sqlite_error, translated
-from tokenstore.storage.sqlite.file import DatabaseFile
 from tokenstore.storage.tables import APPLICATION_ID, REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tokenstore.storage.base import JournalMode
-    from tokenstore.storage.sqlite.file import FileId
+    from tokenstore.storage.sqlite.file import DatabaseFile, FileId
     from tokenstore.storage.sqlite.locks import FileLocks
 
 _log = logging.getLogger(__name__)
-_TEMPORARY = len("..0123456789abcdef.tmp-journal")  # what a name has while it is created
 _TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates the database
 
 
@@ -76,29 +74,27 @@ class SchemaManager:
         creates no tables, nothing remains.
         """
         self._file.reject_stale_wal()
-        self._file.require_short_name(extra=_TEMPORARY)
+        self._file.require_short_name(extra=BUILD_ROOM + len("-journal"))
         path = self._file.path
         try:
-            with writer_lock(path.parent, path.name.__eq__):  # deletes files of killed processes
-                yield from self._create(DatabaseFile(create_temporary(path)))
+            # The lock deletes files of killed processes.
+            with writer_lock(path.parent, path.name.__eq__), private_build(path) as new:
+                yield from self._create(new)
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
             raise file_error(error, path) from None
 
-    def _create(self, new: DatabaseFile) -> Iterator[Connection]:
-        try:
-            with translated(new.path), make_engine(new.path).connect() as connection:
-                with connection.begin():
-                    driver_of(connection).execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    yield connection
-                    self._require_tables(connection)
-                is_complete = revision_of(connection, new.path) is not None
-                self.set_journal_mode(driver_of(connection))
-            if is_complete:
-                new.move_to(self._file)
-        finally:
-            new.remove()
+    def _create(self, new: Path) -> Iterator[Connection]:
+        with translated(new), make_engine(new).connect() as connection:
+            with connection.begin():
+                driver_of(connection).execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                yield connection
+                self._require_tables(connection)
+            is_complete = revision_of(connection, new) is not None
+            self.set_journal_mode(driver_of(connection))
+        if is_complete:
+            publish(new, self._file.path)
 
     def upgrade(self, connection: Connection) -> None:
         """Migrate an older database to the newest schema, after a backup."""
