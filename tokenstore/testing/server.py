@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ class AuthorizationServer:
             self._clients[client_id] = client
 
     def provider(self, name: str = "test", **changes: Any) -> Provider:
-        """Return a provider for the default client.
+        """Return a provider for the default client, whose redirect URI is registered.
 
         Args:
             name: The provider's name.
@@ -169,7 +170,18 @@ class AuthorizationServer:
             **{name: self._metadata[name] for name in _PROVIDER_SETTINGS},
             "sign_in_scope": DEFAULT_SCOPE,
         }
-        return Provider(name, **{**settings, **changes})
+        provider = Provider(name, **{**settings, **changes})
+        if provider.client_id == self._default.client_id and provider.redirect_uri is None:
+            self._allow_redirect(provider.callback_uri)
+        return provider
+
+    def _allow_redirect(self, uri: str) -> None:
+        with self._lock:
+            client = self._clients[self._default.client_id]
+            if client is self._default:  # not one that a test has registered
+                uris = tuple(dict.fromkeys((*client.redirect_uris, uri)))
+                self._default = replace(client, redirect_uris=uris)
+                self._clients[client.client_id] = self._default
 
     def sign_in(
         self, subject: str = "alice", *, scope: str | None = None, client_id: str | None = None
