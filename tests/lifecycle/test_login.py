@@ -87,7 +87,7 @@ def test_the_requests_are_those_of_the_standards(world: World) -> None:
         "nonce": 0,
         "code_challenge": 0,
     }
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/callback", str(prompt.redirect_uri))
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/callback/test", str(prompt.redirect_uri))
     assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
     assert sent.params["grant_type"] == "authorization_code"
     assert sent.params["redirect_uri"] == prompt.redirect_uri
@@ -434,8 +434,15 @@ def test_a_wrong_state_is_refused_and_the_right_one_still_accepted(world: World)
 def test_other_requests_are_not_taken_for_the_redirect(world: World) -> None:
     begun = begin(world.manager())
     location, params = callback(world.server, begun.prompt.url)
-    home = location.removesuffix("/callback")
-    for path in ("/", "/favicon.ico", "/callback/", "/Callback", "/callback%2F"):
+    home = location.removesuffix("/callback/test")
+    for path in (
+        "/",
+        "/favicon.ico",
+        "/callback",
+        "/callback/test/",
+        "/Callback/test",
+        "/callback%2Ftest",
+    ):
         assert load(home + path, params=params).status == 404
     assert requests.post(location, params, timeout=SOON).status_code == 501
     assert world.posts == 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import ReauthorizationRequired
-from tokenstore.oauth.flows.id_token import USER_FIELDS, stored_subject
+from tokenstore.oauth.flows.id_token import stored_subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tokenstore.models.accounts import Record
     from tokenstore.oauth.client import TokenResponse
     from tokenstore.oauth.provider import Provider
+
+_USER_FIELDS = {"id_token", "iss", "sub"}
 
 
 def without_other_scope(provider: Provider, record: Record) -> Provider:
@@ -52,7 +54,7 @@ def of_same_user(
     if known is None:
         return response
     if given is None or (given.issuer is None and known.issuer is not None):
-        kept = {name: v for name, v in response.fields.items() if name not in USER_FIELDS}
+        kept = {name: v for name, v in response.fields.items() if name not in _USER_FIELDS}
         response = replace(response, fields=kept)
     if given is not None and given.differs_from(known):
         return ReauthorizationRequired(

@@ -25,10 +25,10 @@ from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant, requested_
 from tokenstore.oauth.flows.authorization_code import sign_in_by_browser
 from tokenstore.oauth.flows.device_code import sign_in_by_device
 from tokenstore.oauth.flows.id_token import (
-    USER_FIELDS,
     Subject,
     signed_in_subject,
     stored_subject,
+    user_fields,
 )
 from tokenstore.oauth.flows.prompt import Terminal
 from tokenstore.oauth.revocation import revoke
@@ -248,8 +248,10 @@ class Login:
                     _require_same_user(context, subject, known)
                 elif subject is not None:
                     _require_named_user(context, subject)
-            if subject is None and known is not None and not context.force:
-                tokens = _with_user(tokens, before)
+            if subject is None and before is not None and not context.force:
+                # Nothing says that it is another user: the next sign-in is compared, too.
+                extra = {**tokens.extra, **user_fields(before.tokens.extra)}
+                tokens = replace(tokens, extra=extra)
             same = subject is not None and known is not None and not subject.differs_from(known)
             if keep and same and before is not None and _is_of(before, context.provider):
                 tokens = _with_refresh_token(tokens, before)
@@ -337,13 +339,6 @@ def _with_refresh_token(tokens: TokenSet, before: Record) -> TokenSet:
         refresh_token_obtained_at=before.tokens.refresh_token_obtained_at,
         refresh_token_expires_at=before.tokens.refresh_token_expires_at,
     )
-
-
-def _with_user(tokens: TokenSet, before: Record | None) -> TokenSet:
-    """Return *tokens* with the fields that say whose the account is, for the next sign-in."""
-    stored = {} if before is None else before.tokens.extra
-    user = {name: stored[name] for name in USER_FIELDS if stored.get(name)}
-    return replace(tokens, extra={**tokens.extra, **user})
 
 
 def _require_library() -> None:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 _CLOCK_LEEWAY = 120  # seconds
 _MAX_NAME = 100
-USER_FIELDS = ("id_token", "iss", "sub")
-"""The fields of a token set that say whose it is."""
+_USER_CLAIMS = ("iss", "sub", "email", "preferred_username")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,13 @@ def stored_subject(tokens: Mapping[str, Any]) -> Subject | None:
     """Return the user of stored tokens, or None if unknown."""
     parts = _decode_jwt(tokens.get("id_token"))
     return _subject(tokens if parts is None else parts[1])
+
+
+def user_fields(tokens: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the claims of stored tokens that say whose they are, to store without an id_token."""
+    parts = _decode_jwt(tokens.get("id_token"))
+    claims = tokens if parts is None else parts[1]
+    return {name: claims[name] for name in _USER_CLAIMS if isinstance(claims.get(name), str)}
 
 
 def _subject(claims: Mapping[str, Any]) -> Subject | None:
