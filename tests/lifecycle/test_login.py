@@ -435,15 +435,9 @@ def test_other_requests_are_not_taken_for_the_redirect(world: World) -> None:
     begun = begin(world.manager())
     location, params = callback(world.server, begun.prompt.url)
     home = location.removesuffix("/callback/test")
-    for path in (
-        "/",
-        "/favicon.ico",
-        "/callback",
-        "/callback/test/",
-        "/Callback/test",
-        "/callback%2Ftest",
-    ):
-        assert load(home + path, params=params).status == 404
+    others = ("", "favicon.ico", "callback", "callback/test/", "Callback/test", "callback%2Ftest")
+    for path in others:
+        assert load(f"{home}/{path}", params=params).status == 404
     assert requests.post(location, params, timeout=SOON).status_code == 501
     assert world.posts == 0
     assert load(location, params=params).status == 200
@@ -629,13 +623,13 @@ def test_a_port_in_use_is_an_error(world: World) -> None:
 def test_a_port_can_be_chosen(world: World, how: str) -> None:
     with create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    changes = {"redirect_uri": f"http://127.0.0.1:{port}/callback"} if how != "argument" else {}
+    changes = {"redirect_uri": f"http://127.0.0.1:{port}/callback/test"} if how != "argument" else {}
     manager = world.manager(providers={"test": world.server.provider(**changes)})
     visitor = Visitor(world)
     options = {"port": port} if how == "argument" else {}
     for _ in range(2):  # the second time too, with old connections about
         manager.login("alice", "test", prompt=visitor, **options)
-    assert visitor.prompts[0].redirect_uri == f"http://127.0.0.1:{port}/callback"
+    assert visitor.prompts[0].redirect_uri == f"http://127.0.0.1:{port}/callback/test"
 
 
 @pytest.mark.parametrize(
