@@ -153,6 +153,21 @@ def test_login_opens_a_browser_and_stores_what_it_brings(
 
 
 @pytest.mark.slow
+def test_login_refuses_another_user_than_that_of_the_address(
+    world: World, command: Command
+) -> None:
+    assert command.environment
+    name = "alice@example.com"
+    with Running(world, "login", name, "--provider", "test") as login:
+        url = login.read_until(r"http://\S+/authorize\S+")
+        assert "Different user" in world.server.visit(url, "bob").text
+        code, out, err = login.end()
+    assert (code, out) == (1, "")
+    assert f"{name}: signed in as bob@example.com, but the account is named {name}" in err
+    assert world.manager().load_tokens(name) is None
+
+
+@pytest.mark.slow
 def test_login_prints_the_address_where_no_browser_shows_up(world: World, command: Command) -> None:
     world.manager().login("alice", "test", prompt=Visitor(world))
     arguments = ("login", "alice", "--scope", "mail", "--scope", "a b", "--force", "--json")
@@ -165,6 +180,7 @@ def test_login_prints_the_address_where_no_browser_shows_up(world: World, comman
     result = {"account_name": "alice", "outcome": "signed_in", "reason": None}
     assert json.loads(out) == {"results": [result]}
     assert "in a browser on this machine" in err
+    assert "Signed in as bob@example.com." in err
     again = ["--scope=mail", "--scope=a b", "--force", "--device", "alice"]
     store = ["--database", str(world.path)]
     by_code = shlex.join(["tokenstore", *store, "login", *again])
@@ -235,6 +251,17 @@ def test_login_ends_with_2_if_it_cannot_begin(
     assert (code, out) == (2, "")
     assert told in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_login_says_that_the_user_is_unknown(world: World, command: Command) -> None:
+    device = world.server.provider().device_authorization_endpoint
+    command.configure(device_authorization_endpoint=device, scope="mail")
+    with Running(world, "login", "alice", "--provider", "test", "--device") as login:
+        assert "Done" in world.server.visit(login.read_until(r"http://\S+user_code=\S+")).text
+        code, out, err = login.end()
+    assert (code, out) == (0, "signed_in\talice\n")
+    assert "Signed in. The provider does not say as which user." in err
 
 
 def test_login_ends_with_4_if_the_provider_is_out_of_order(world: World, command: Command) -> None:

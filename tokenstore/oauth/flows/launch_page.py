@@ -11,7 +11,8 @@ import threading
 from contextlib import ExitStack
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 
 _NAME = "sign-in.html"
 
@@ -49,8 +50,9 @@ class LaunchPage:
         with self._lock:
             if self._closed:
                 return None
-            directory = TemporaryDirectory(prefix="tokenstore-", ignore_cleanup_errors=True)
-            file = Path(self._files.enter_context(directory), _NAME)
+            directory = mkdtemp(prefix="tokenstore-")
+            self._files.callback(rmtree, directory, ignore_errors=True)
+            file = Path(directory, _NAME)
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
             with os.fdopen(os.open(file, flags, 0o600), "w", encoding="utf-8") as stream:
                 stream.write(_html(self._url))
