@@ -134,7 +134,7 @@ class AsyncTokenManager:
         account_name: str,
         provider: str | Provider | None = None,
         *,
-        scope: str | None = None,
+        scope: str | Iterable[str] | None = None,
         device: bool = False,
         force: bool = False,
         timeout: float = 300.0,  # noqa: ASYNC109 - the user's, not the coroutine's

@@ -223,7 +223,7 @@ class TokenManager:
         account_name: str,
         provider: str | Provider | None = None,
         *,
-        scope: str | None = None,
+        scope: str | Iterable[str] | None = None,
         device: bool = False,
         force: bool = False,
         timeout: float = 300.0,
@@ -235,14 +235,15 @@ class TokenManager:
 
         This uses the authorization code grant with PKCE, in a browser on this machine that returns
         to a loopback port (RFC 8252), or the device grant (RFC 8628). It requires the extra
-        ``login``. An account that belongs to one user is not given to another: the id_token says
-        who signed in, where there is one.
+        ``login``. An account that belongs to one user is not given to another, nor one that is
+        named by an e-mail address to the user of another address: the id_token says who signed in,
+        where there is one.
 
         Args:
             account_name: The account, which is created if it does not exist. If it is an e-mail
                 address, the provider is told which user is expected.
             provider: The provider to sign in at. Defaults to the account's provider.
-            scope: Scopes to request, separated by spaces. Defaults to the provider's.
+            scope: Scopes to request: a string with spaces, or strings. Defaults to the provider's.
             device: Sign in with a code that the user enters on any device.
             force: Allow a different user or provider than before.
             timeout: Seconds to wait for the user.
@@ -254,6 +255,7 @@ class TokenManager:
 
         Raises:
             ModuleNotFoundError: The extra is not installed.
+            ValueError: An argument is invalid.
             WrongAccountError: A different user signed in; their tokens were dropped.
             SignInError: The sign-in was refused or abandoned, or failed a check.
             TokenRefreshError: The provider gave no tokens; the subclass says why.
@@ -261,6 +263,7 @@ class TokenManager:
         """
         from tokenstore.lifecycle.login import Login
 
+        _require_seconds(timeout=timeout)
         if not 0 < timeout <= _LONGEST:
             raise ValueError(f"timeout: expected seconds, more than 0, up to {_LONGEST:.0f}")
         with Operation("login", account_name, provider) as operation:
@@ -585,6 +588,8 @@ def _used_since(account: Account) -> Callable[[Record], bool]:
 
 def _require_seconds(**arguments: float) -> None:
     for name, value in arguments.items():
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"{name}: expected seconds, got {type(value).__name__}")  # noqa: TRY004
         if not value >= 0:
             raise ValueError(f"{name}: expected seconds, at least 0")
 

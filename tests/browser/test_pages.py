@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from tokenstore import SignInError, WrongAccountError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.browser.driver import Browser
     from tokenstore import Prompt
 
-ACCOUNT = "alice.with-a-long-name.that-has-to-be-broken-somewhere@a-long-department.example.com"
+ACCOUNT = "alice.with-a-long-name.that-has-to-be-broken-somewhere:a-long-department.example.com"
 
 every_configuration = pytest.mark.parametrize(
     "browser", ["plain", "no scripts", "dark", "phone"], indirect=True
@@ -92,6 +94,29 @@ def test_a_response_with_a_wrong_state_is_refused_and_the_sign_in_continues(
     assert call.result()["scope"] == "openid"
 
 
+def test_the_browser_is_started_with_a_file_that_redirects(
+    world: World, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, program = tmp_path / "seen", tmp_path / "program"
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" > {seen}\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("BROWSER", str(program))
+    monkeypatch.delitem(sys.modules, "webbrowser", raising=False)
+    opened: SimpleQueue[bool] = SimpleQueue()
+    call = Call(
+        world.manager().login,
+        "alice@example.com",
+        "test",
+        prompt=lambda prompt: opened.put(prompt.open_browser()),
+    )
+    assert opened.get(timeout=SOON)
+    browser.open(seen.read_text())  # GenericBrowser waits for the program's end
+    browser.sign_in("alice", "wonderland")
+    assert browser.heading == "Signed in"
+    assert call.result()["access_token"] == world.tokens("alice@example.com")[0]
+    assert browser.console() == []
+
+
 def test_a_device_is_allowed(world: World, browser: Browser) -> None:
     prompts: SimpleQueue[Prompt] = SimpleQueue()
     hold: SimpleQueue[None] = SimpleQueue()
@@ -121,7 +146,6 @@ def test_the_authorization_url_has_only_the_parameters_of_the_protocol(
         "client_id",
         "code_challenge",
         "code_challenge_method",
-        "login_hint",
         "nonce",
         "redirect_uri",
         "response_type",

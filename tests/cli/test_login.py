@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pty
@@ -27,17 +28,21 @@ if TYPE_CHECKING:
 
 PLACES = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION")
 
-# A browser, started with a URL, in which alice signs in.
+# A browser, started with a file that redirects to a page, on which alice signs in.
 BROWSER = """\
 #!{python}
-import os, sys
-from urllib.parse import urlencode
+import html, os, re, sys
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
 from urllib.request import ProxyHandler, build_opener
 
-open({seen!r}, "w").write(repr((sys.argv, dict(os.environ))))
-form = {{"username": "alice", "password": "wonderland", "decision": "allow"}}
+file = Path(urlsplit(sys.argv[1]).path)
+modes = [oct(path.stat().st_mode & 0o777) for path in (file, file.parent)]
+open({seen!r}, "w").write(repr((sys.argv, dict(os.environ), modes)))
+url = html.unescape(re.search('http-equiv="refresh" content="0; url=([^"]+)"', file.read_text())[1])
+form = {{"username": {user!r}, "password": {password!r}, "decision": "allow"}}
 opener = build_opener(ProxyHandler({{}}))
-page = opener.open(sys.argv[1], urlencode(form).encode()).read().decode()
+page = opener.open(url, urlencode(form).encode()).read().decode()
 assert "Signed in" in page
 """
 
@@ -119,20 +124,47 @@ def test_login_opens_a_browser_and_stores_what_it_brings(
     world: World, command: Command, tmp_path: Path
 ) -> None:
     seen, browser = tmp_path / "seen", tmp_path / "browser"
-    browser.write_text(BROWSER.format(python=sys.executable, seen=str(seen)))
+    alice = {"user": "alice", "password": "wonderland"}
+    browser.write_text(BROWSER.format(python=sys.executable, seen=str(seen), **alice))
     browser.chmod(0o700)
-    with Running(world, "login", "alice", "--provider", "test", BROWSER=str(browser)) as login:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {"BROWSER": str(browser), "TMPDIR": str(temporary)}
+    with Running(world, "login", "alice", "--provider", "test", **environment) as login:
         code, out, err = login.end()
 
     assert (code, out) == (0, "signed_in\talice\n")
     assert "The browser opens to sign in alice at test" in err
+    assert "Signed in as alice@example.com." in err
+    argv, _, modes = ast.literal_eval(seen.read_text())
+    assert argv[1].startswith(temporary.as_uri())
+    assert modes == ["0o600", "0o700"]
+    assert list(temporary.iterdir()) == []
     assert "warning" not in err
     token = world.tokens()[0]
     assert token is not None
     assert command("token", "alice") == (0, f"{token}\n", "")
     [sent] = world.server.requests
+    state = re.search(r"[?&]state=([\w-]+)", err)
+    assert state
+    assert state[1] not in seen.read_text()
     for secret in (sent.params["code_verifier"], sent.params["code"], *world.tokens()[:2]):
         assert str(secret) not in seen.read_text() + out + err
+
+
+@pytest.mark.slow
+def test_login_refuses_another_user_than_that_of_the_address(
+    world: World, command: Command
+) -> None:
+    assert command.environment
+    name = "alice@example.com"
+    with Running(world, "login", name, "--provider", "test") as login:
+        url = login.read_until(r"http://\S+/authorize\S+")
+        assert "Different user" in world.server.visit(url, "bob").text
+        code, out, err = login.end()
+    assert (code, out) == (1, "")
+    assert f"{name}: signed in as bob@example.com, but the account is named {name}" in err
+    assert world.manager().load_tokens(name) is None
 
 
 @pytest.mark.slow
@@ -148,6 +180,7 @@ def test_login_prints_the_address_where_no_browser_shows_up(world: World, comman
     result = {"account_name": "alice", "outcome": "signed_in", "reason": None}
     assert json.loads(out) == {"results": [result]}
     assert "in a browser on this machine" in err
+    assert "Signed in as bob@example.com." in err
     again = ["--scope=mail", "--scope=a b", "--force", "--device", "alice"]
     store = ["--database", str(world.path)]
     by_code = shlex.join(["tokenstore", *store, "login", *again])
@@ -206,6 +239,7 @@ def test_login_by_device_shows_the_code_and_counts_down(world: World, command: C
         ),
         (["alice", "--provider", "test", "--port", "0"], "--port"),
         (["alice", "--provider", "test", "--timeout", "soon"], "not a valid duration"),
+        (["alice", "--provider", "test", "--timeout", "0"], "use more than 0, such as 5m"),
         ([], "ACCOUNT"),
     ],
     ids=" ".join,
@@ -217,6 +251,17 @@ def test_login_ends_with_2_if_it_cannot_begin(
     assert (code, out) == (2, "")
     assert told in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_login_says_that_the_user_is_unknown(world: World, command: Command) -> None:
+    device = world.server.provider().device_authorization_endpoint
+    command.configure(device_authorization_endpoint=device, scope="mail")
+    with Running(world, "login", "alice", "--provider", "test", "--device") as login:
+        assert "Done" in world.server.visit(login.read_until(r"http://\S+user_code=\S+")).text
+        code, out, err = login.end()
+    assert (code, out) == (0, "signed_in\talice\n")
+    assert "Signed in. The provider does not say as which user." in err
 
 
 def test_login_ends_with_4_if_the_provider_is_out_of_order(world: World, command: Command) -> None:

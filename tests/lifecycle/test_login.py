@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
 import math
 import re
 import sys
-from socket import create_server
+from contextlib import suppress
+from socket import AF_INET, AF_INET6, create_server
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -32,6 +36,7 @@ from tokenstore import (
     TransientRefreshError,
     WrongAccountError,
 )
+from tokenstore.oauth.flows.loopback import RedirectServer
 from tokenstore.testing import Answer, Drop, Transform, Truncate
 
 if TYPE_CHECKING:
@@ -87,7 +92,7 @@ def test_the_requests_are_those_of_the_standards(world: World) -> None:
         "nonce": 0,
         "code_challenge": 0,
     }
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/callback", str(prompt.redirect_uri))
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/callback/test", str(prompt.redirect_uri))
     assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
     assert sent.params["grant_type"] == "authorization_code"
     assert sent.params["redirect_uri"] == prompt.redirect_uri
@@ -250,6 +255,23 @@ def test_a_timeout_must_be_positive_and_finite(world: World, timeout: float) -> 
         world.manager().login("alice", "test", timeout=timeout, prompt=Visitor(world))
 
 
+@pytest.mark.parametrize("scope", ["mail calendar", ["mail", "calendar"], ("mail calendar",)])
+def test_scopes_are_a_string_or_strings(world: World, scope: Any) -> None:
+    assert world.manager().login("a", "test", scope=scope, prompt=Visitor(world))["scope"] == (
+        "openid mail calendar"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"scope": 7}, {"scope": ["mail", 7]}, {"scope": b"mail"}, {"timeout": "5m"}],
+    ids=str,
+)
+def test_arguments_of_a_wrong_type_are_named(world: World, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{min(arguments)}: expected .*, got (int|bytes|str)"):
+        world.manager().login("alice", "test", prompt=nobody, **arguments)
+
+
 # -- the right user -------------------------------------------------------------------------------
 
 
@@ -337,6 +359,99 @@ def test_stored_fields_identify_the_user_without_an_id_token(
     world.sign_in("alice", **known)
     assert isinstance(refused(world, Visitor(world, "bob")), WrongAccountError)
     assert world.manager().login("alice", prompt=Visitor(world))
+
+
+def test_a_first_sign_in_requires_the_user_of_the_address(world: World) -> None:
+    visitor = Visitor(world, "bob")
+    with pytest.raises(WrongAccountError) as caught:
+        world.manager().login("alice@example.com", "test", prompt=visitor)
+    said = str(caught.value)
+    assert said.startswith("alice@example.com: signed in as bob@example.com, but")
+    assert "Different user" in visitor.page.text
+    assert world.manager().load_tokens("alice@example.com") is None
+    revoked = [request.params["token"] for request in world.server.requests_at("/revoke")]
+    assert revoked
+    assert not any(map(world.server.is_live, revoked))
+
+
+@pytest.mark.parametrize("name", ["alice@example.com", "Alice@Example.COM"])
+def test_a_first_sign_in_of_the_right_address_is_stored_without_a_warning(
+    world: World, name: str
+) -> None:
+    with Told() as told:
+        assert world.manager().login(name, "test", prompt=Visitor(world))
+    assert [record for record in told.records if record.levelname == "WARNING"] == []
+
+
+def test_force_stores_a_first_sign_in_of_another_address(world: World) -> None:
+    name = "team@example.com"
+    manager = world.manager()
+    assert manager.login(name, "test", force=True, prompt=Visitor(world))
+    assert manager.login(name, prompt=Visitor(world))  # the user is known by now
+    with pytest.raises(WrongAccountError):
+        manager.login(name, prompt=Visitor(world, "bob"))
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_stored"),
+    [
+        ({"email": None}, True),
+        ({"email": None, "preferred_username": "bob"}, True),
+        ({"email": None, "preferred_username": "alice@example.com"}, True),
+        ({"email": None, "preferred_username": "bob@example.com"}, False),
+        ({"email": "a.smith@example.com", "upn": "alice@example.com"}, True),
+        ({"email_verified": False}, True),
+        ({"email": "bob@example.com", "email_verified": False}, False),
+        ({"email": 7}, True),
+    ],
+    ids=str,
+)
+def test_every_claim_with_an_address_is_compared(
+    world: World, claims: dict[str, object], *, is_stored: bool
+) -> None:
+    world.server.script(with_claims(**claims))
+    manager = world.manager()
+    with Told() as told, suppress(WrongAccountError):
+        manager.login("alice@example.com", "test", prompt=Visitor(world))
+    assert (manager.load_tokens("alice@example.com") is not None) is is_stored
+    warned = any("vouches for no e-mail address" in r.getMessage() for r in told.records)
+    is_vouched_for = "alice@example.com" in claims.values()
+    assert warned is (is_stored and not is_vouched_for)
+
+
+@pytest.mark.parametrize("name", ["bob", "bob@home", "work:bob@example.com", "@example.com"])
+def test_a_name_that_is_not_an_address_is_not_compared(world: World, name: str) -> None:
+    assert world.manager().login(name, "test", prompt=Visitor(world))
+
+
+def test_an_address_is_requested_from_an_issuer_if_it_is_compared(world: World) -> None:
+    ours = world.server.provider(sign_in_scope=None, scope=None)
+    manager = world.manager(providers={"test": ours})
+    for name, scope in {"alice": "openid", "alice@example.com": "openid email"}.items():
+        visitor = Visitor(world)
+        manager.login(name, "test", prompt=visitor)
+        assert query_of(visitor.prompts[0].url)["scope"] == scope
+
+
+@pytest.mark.parametrize("how", ["left out", "null"])
+def test_a_sign_in_without_an_id_token_keeps_whose_the_account_is(world: World, how: str) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    provider = world.server.provider(sign_in_scope=None, issuer=None, scope="mail")
+    if how == "null":
+        world.server.script(Transform(lambda answer: {**answer, "id_token": None}))
+    tokens = world.manager(providers={"test": provider}).login("alice", prompt=Visitor(world))
+    assert tokens.get("id_token") is None
+    error = refused(world, Visitor(world, "bob"))
+    assert isinstance(error, WrongAccountError)
+    assert "belongs to alice@example.com" in str(error)
+
+
+@pytest.mark.parametrize("value", [None, "", "x", "e30.e30.x"])
+def test_a_refresh_keeps_whose_the_account_is(world: World, value: object) -> None:
+    world.manager().login("alice", "test", prompt=Visitor(world))
+    world.server.script(Transform(lambda answer: {**answer, "id_token": value}))
+    world.manager().refresh_token("alice")
+    assert isinstance(refused(world, Visitor(world, "bob")), WrongAccountError)
 
 
 def test_an_unknown_user_does_not_replace_a_known_one(world: World) -> None:
@@ -434,9 +549,10 @@ def test_a_wrong_state_is_refused_and_the_right_one_still_accepted(world: World)
 def test_other_requests_are_not_taken_for_the_redirect(world: World) -> None:
     begun = begin(world.manager())
     location, params = callback(world.server, begun.prompt.url)
-    home = location.removesuffix("/callback")
-    for path in ("/", "/favicon.ico", "/callback/", "/Callback", "/callback%2F"):
-        assert load(home + path, params=params).status == 404
+    home = location.removesuffix("/callback/test")
+    others = ("", "favicon.ico", "callback", "callback/test/", "Callback/test", "callback%2Ftest")
+    for path in others:
+        assert load(f"{home}/{path}", params=params).status == 404
     assert requests.post(location, params, timeout=SOON).status_code == 501
     assert world.posts == 0
     assert load(location, params=params).status == 200
@@ -622,13 +738,15 @@ def test_a_port_in_use_is_an_error(world: World) -> None:
 def test_a_port_can_be_chosen(world: World, how: str) -> None:
     with create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    changes = {"redirect_uri": f"http://127.0.0.1:{port}/callback"} if how != "argument" else {}
+    changes = (
+        {"redirect_uri": f"http://127.0.0.1:{port}/callback/test"} if how != "argument" else {}
+    )
     manager = world.manager(providers={"test": world.server.provider(**changes)})
     visitor = Visitor(world)
     options = {"port": port} if how == "argument" else {}
     for _ in range(2):  # the second time too, with old connections about
         manager.login("alice", "test", prompt=visitor, **options)
-    assert visitor.prompts[0].redirect_uri == f"http://127.0.0.1:{port}/callback"
+    assert visitor.prompts[0].redirect_uri == f"http://127.0.0.1:{port}/callback/test"
 
 
 @pytest.mark.parametrize(
@@ -640,6 +758,69 @@ def test_the_browser_returns_to_the_registered_redirect_uri(world: World, uri: s
         client_id="desktop", client_secret=None, token_endpoint_auth_method=None, redirect_uri=uri
     )
     assert world.manager(providers={"test": provider}).login("a", "test", prompt=Visitor(world))
+
+
+def test_each_provider_has_a_callback_path_of_its_own(world: World) -> None:
+    """RFC 8252 section 8.10."""
+    names = ("one", "the other/one")
+    manager = world.manager(providers={name: world.server.provider(name) for name in names})
+    visitor = Visitor(world)
+    for name in names:
+        assert manager.login(name, name, prompt=visitor)
+    paths = [urlsplit(str(prompt.redirect_uri)).path for prompt in visitor.prompts]
+    assert paths == ["/callback/one", "/callback/the%20other%2Fone"]
+
+
+def test_nobody_else_can_listen_on_an_address_of_localhost(world: World) -> None:
+    """RFC 8252 section 8.3: browsers try ::1 first."""
+    world.server.register("desktop", redirect_uris=["http://localhost"])
+    provider = world.server.provider(
+        client_id="desktop",
+        client_secret=None,
+        token_endpoint_auth_method=None,
+        redirect_uri="http://localhost",
+    )
+    begun = begin(world.manager(providers={"test": provider}))
+    location, params = callback(world.server, begun.prompt.url)
+    port = urlsplit(location).port or 0
+    for address, family in {"127.0.0.1": AF_INET, "::1": AF_INET6}.items():
+        with pytest.raises(OSError, match="in use"), create_server((address, port), family=family):
+            raise AssertionError
+    assert load(f"http://127.0.0.1:{port}/x").status == 404
+    assert load(f"http://[::1]:{port}/", params=params).status == 200
+    assert begun.call.result()
+
+
+def test_a_port_in_use_on_one_address_of_localhost_is_an_error(world: World) -> None:
+    provider = world.server.provider(redirect_uri="http://localhost")
+    with create_server(("::1", 0), family=AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SignInError, match=f"port {port}"):
+            world.manager(providers={"test": provider}).login(
+                "alice", "test", prompt=nobody, port=port
+            )
+    with create_server(("127.0.0.1", port)):
+        pass  # it was given back
+
+
+@pytest.mark.parametrize("fault", [errno.EADDRINUSE, errno.EADDRNOTAVAIL], ids=errno.errorcode.get)
+def test_a_free_port_of_localhost_is_found(monkeypatch: pytest.MonkeyPatch, fault: int) -> None:
+    """Also where another program has the port on ::1, or the machine has no ::1."""
+    bind, failed = TCPServer.server_bind, []
+
+    def fail_once(server: TCPServer) -> None:
+        if server.address_family == AF_INET6 and not failed:
+            failed.append(server)
+            raise OSError(fault, "injected")
+        bind(server)
+
+    monkeypatch.setattr(TCPServer, "server_bind", fail_once)
+    with RedirectServer("http://localhost", 0, "state") as server:
+        port = urlsplit(server.redirect_uri).port
+        assert load(f"http://127.0.0.1:{port}/?state=other").status == 400
+        if fault == errno.EADDRINUSE:
+            assert load(f"http://[::1]:{port}/?state=other").status == 400
+    assert failed
 
 
 @pytest.mark.parametrize(

@@ -793,9 +793,37 @@ def test_p9_an_id_token_that_says_nothing_does_not_erase_the_pin(
     assert stored["id_token"] == pin
 
 
-def id_token(subject: str) -> str:
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"id_token": None, "sub": "person-1"},
+        {"id_token": None, "iss": None, "sub": ""},
+        {"id_token": "TOKEN WITHOUT ISS"},
+        {"id_token": "TOKEN WITHOUT SUB"},
+    ],
+    ids=str,
+)
+def test_p9_a_part_of_the_pin_does_not_replace_it(
+    world: World, manager: TokenManager, given: dict[str, Any]
+) -> None:
+    """P9: the same subject of another issuer is another person."""
+    pin = id_token("person-1")
+    world.sign_in(id_token=pin)
+    partial = {
+        "TOKEN WITHOUT ISS": id_token("person-1", iss=None),
+        "TOKEN WITHOUT SUB": id_token(""),
+    }
+    given = {name: partial.get(value, value) for name, value in given.items()}
+    world.server.script(Transform(lambda body: {**body, **given}))
+    assert manager.ensure_valid_token("alice")
+    stored = manager.load_tokens("alice")
+    assert stored is not None
+    assert stored["id_token"] == pin
+
+
+def id_token(subject: str, iss: str | None = "https://issuer.example") -> str:
     """Return an unsigned id_token, as it is stored from a response over TLS."""
-    claims = json.dumps({"iss": "https://issuer.example", "sub": subject, "aud": "tokenstore"})
+    claims = json.dumps({"iss": iss, "sub": subject, "aud": "tokenstore"})
     parts = ['{"alg":"none"}', claims]
     encoded = [base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts]
     return ".".join([*encoded, ""])

@@ -26,7 +26,7 @@ def test_a_provider_needs_a_name_an_endpoint_and_a_client_id() -> None:
         "authorization_endpoint": None,
         "device_authorization_endpoint": None,
         "revocation_endpoint": None,
-        "redirect_uri": "http://127.0.0.1/callback",
+        "redirect_uri": None,
         "sign_in_scope": None,
         "authorization_params": {},
         "authorization_response_iss_parameter_supported": False,

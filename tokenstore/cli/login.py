@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, Store, login_command, pass_store, require_account
-from tokenstore.cli.options import account_argument, duration, json_option, provider_option
+from tokenstore.cli.options import (
+    account_argument,
+    json_option,
+    positive_duration,
+    provider_option,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.status import Status
 
     from tokenstore.oauth.flows.prompt import Prompt, Terminal
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--timeout",
-    type=duration,
+    type=positive_duration,
     default="5m",
     show_default=True,
     help="How long to wait for the sign-in.",
@@ -62,7 +69,8 @@ def login(
     Opens the provider's sign-in page in a browser, which then returns to this machine. Without a
     browser, use --device to show a code to enter on another device.
 
-    An account that was signed in before requires the same user.
+    An account that was signed in before requires the same user, and an account that is named by an
+    e-mail address the user of that address.
 
     Example: tokenstore login alice@example.com --provider google
 
@@ -77,7 +85,7 @@ def login(
     countdown = _Countdown(Terminal(browser=not no_browser, device=by_code, port="--port"))
     with store.manager() as manager, countdown:
         try:
-            manager.login(
+            tokens = manager.login(
                 account,
                 provider,
                 scope=" ".join(scope) or None,
@@ -90,6 +98,7 @@ def login(
             )
         except ModuleNotFoundError as error:
             raise click.ClickException(str(error)) from None
+    click.echo(_signed_in_as(tokens), err=True)
     output.print_outcome(account, "signed_in", as_json=as_json)
     return DONE
 
@@ -112,6 +121,16 @@ def logout(store: Store, *, account: str, keep_account: bool, as_json: bool) -> 
         manager.logout(account, keep_account=keep_account)
     output.print_outcome(account, "signed_out", as_json=as_json)
     return DONE
+
+
+def _signed_in_as(tokens: Mapping[str, Any]) -> str:
+    """Return who signed in, as a sentence for the user."""
+    from tokenstore.oauth.flows.id_token import stored_subject
+
+    subject = stored_subject(tokens)
+    if subject is None:
+        return "Signed in. The provider does not say as which user."
+    return f"Signed in as {subject.name}."
 
 
 class _Countdown:

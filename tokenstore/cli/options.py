@@ -28,6 +28,14 @@ def duration(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
+def positive_duration(text: str) -> float:
+    """Return the seconds of a `duration` that is not 0."""
+    seconds = duration(text)
+    if not seconds:
+        raise click.BadParameter(f"{text!r} is not a valid duration; use more than 0, such as 5m")
+    return seconds
+
+
 def account_argument(name: str, **options: Any) -> Callable[[_F], _F]:
     """Declare an argument that is the name of an account."""
     return click.argument(name, shell_complete=_complete_account, **options)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tokenstore.oauth.client import TokenResponse
     from tokenstore.oauth.provider import Provider
 
+_USER_FIELDS = {"id_token", "iss", "sub"}
+
 
 def without_other_scope(provider: Provider, record: Record) -> Provider:
     """Return *provider*, which requests no scope if another one was granted (RFC 6749 section 6).
@@ -43,18 +45,18 @@ def _granted_scope(fields: Mapping[str, Any]) -> set[str] | None:
 def of_same_user(
     record: Record, provider: Provider, response: TokenResponse
 ) -> TokenResponse | TokenRefreshError:
-    """Return a response without an id_token that cannot be read, or the error of another user's.
+    """Return a response without what hides the account's user, or the error of another user's.
 
     The stored id_token says who signed in; a refresh does not change that (OpenID Connect Core
-    section 12.2).
+    section 12.2). One that cannot be read, or names no issuer, does not replace it.
     """
     known, given = stored_subject(record.tokens.extra), stored_subject(response.fields)
     if known is None:
         return response
-    if given is None or not given.identifier:
-        kept = {name: v for name, v in response.fields.items() if name != "id_token"}
-        return replace(response, fields=kept)
-    if given.differs_from(known):
+    if given is None or (given.issuer is None and known.issuer is not None):
+        kept = {name: v for name, v in response.fields.items() if name not in _USER_FIELDS}
+        response = replace(response, fields=kept)
+    if given is not None and given.differs_from(known):
         return ReauthorizationRequired(
             f"{record.account_name}: the response of provider {provider.name!r} is for "
             f"{given.name}, but the account belongs to {known.name}; nothing was stored; sign in "

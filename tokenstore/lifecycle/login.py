@@ -18,19 +18,24 @@ from tokenstore.errors import (
     WrongAccountError,
 )
 from tokenstore.lifecycle.request import longest_hold
-from tokenstore.models.accounts import Record
+from tokenstore.models.accounts import Record, is_address
 from tokenstore.models.tokens import TokenSet, is_token
 from tokenstore.oauth.discovery import with_endpoints
 from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant, requested_scope
 from tokenstore.oauth.flows.authorization_code import sign_in_by_browser
 from tokenstore.oauth.flows.device_code import sign_in_by_device
-from tokenstore.oauth.flows.id_token import Subject, signed_in_subject, stored_subject
+from tokenstore.oauth.flows.id_token import (
+    Subject,
+    signed_in_subject,
+    stored_subject,
+    user_fields,
+)
 from tokenstore.oauth.flows.prompt import Terminal
 from tokenstore.oauth.revocation import revoke
 from tokenstore.storage.locks import LockTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import requests
 
@@ -73,7 +78,7 @@ class Login:
         account_name: str,
         provider: str | Provider | None,
         *,
-        scope: str | None = None,
+        scope: str | Iterable[str] | None = None,
         device: bool = False,
         force: bool = False,
         patience: float = 300.0,
@@ -134,7 +139,7 @@ class Login:
         provider: str | Provider | None,
         before: Record | None,
         *,
-        scope: str | None,
+        scope: str | Iterable[str] | None,
         device: bool,
         force: bool,
         patience: float,
@@ -153,7 +158,7 @@ class Login:
         return SignInContext(
             account_name=account_name,
             provider=chosen,
-            scope=requested_scope(chosen, scope),
+            scope=requested_scope(chosen, scope, account_name),
             force=force,
             patience=patience,
             timeout=self._timeout,
@@ -238,8 +243,15 @@ class Login:
         with self._repository.transaction():
             before = self._stored(name, force=context.force)
             known = None if before is None else stored_subject(before.tokens.extra)
-            if known is not None and not context.force:
-                _require_same_user(context, subject, known)
+            if not context.force:
+                if known is not None:
+                    _require_same_user(context, subject, known)
+                elif subject is not None:
+                    _require_named_user(context, subject)
+            if subject is None and before is not None and not context.force:
+                # Nothing says that it is another user: the next sign-in is compared, too.
+                extra = {**tokens.extra, **user_fields(before.tokens.extra)}
+                tokens = replace(tokens, extra=extra)
             same = subject is not None and known is not None and not subject.differs_from(known)
             if keep and same and before is not None and _is_of(before, context.provider):
                 tokens = _with_refresh_token(tokens, before)
@@ -298,6 +310,19 @@ def _require_same_user(context: SignInContext, subject: Subject | None, known: S
         )
 
 
+def _require_named_user(context: SignInContext, subject: Subject) -> None:
+    """Raise an error if an account's name is an e-mail address and the user has another one."""
+    name = context.account_name
+    if is_address(name) and subject.has_address(name) is False:
+        raise WrongAccountError(
+            f"{name}: signed in as {subject.name}, but the account is named {name}; nothing was "
+            f"stored. Sign in as {name}; to store the sign-in under this name nevertheless, use "
+            "force (--force)",
+            account_name=name,
+            provider=context.provider.name,
+        )
+
+
 def _is_of(record: Record, provider: Provider) -> bool:
     """Return whether the tokens of a record were issued to this client of this provider."""
     client_id = record.tokens.extra.get("client_id")
@@ -332,11 +357,20 @@ def _warn(
 ) -> None:
     """Log what a successful sign-in lacks, and how to get it."""
     name = context.account_name
-    if before is not None and (subject is None or stored_subject(before.tokens.extra) is None):
+    known = None if before is None else stored_subject(before.tokens.extra)
+    is_checked = subject is not None and (known is not None or subject.has_address(name))
+    if before is not None and not is_checked:
         _log.warning(
             "%s: cannot check that the same user signed in as before: there is no id_token to "
             "compare; request the scope openid",
             name,
+        )
+    elif subject is not None and is_address(name) and not is_checked and not context.force:
+        _log.warning(
+            "%s: signed in as %s; cannot check that this is the right user: the provider vouches "
+            "for no e-mail address; request the scope email",
+            name,
+            subject.name,
         )
     if not is_token(grant.response.get("refresh_token")):
         kept = stored.tokens.refresh_token is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
     from tokenstore.models.tokens import TokenSet
 
 State = Literal["valid", "due", "retry_later", "sign_in", "misconfigured"]
+
+
+_ADDRESS = re.compile(r"[\w.!#$%&'*+=?^`{|}~-]+@[\w-]+(\.[\w-]+)+")
+
+
+def is_address(name: str) -> bool:
+    """Return whether a name is an e-mail address."""
+    return _ADDRESS.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

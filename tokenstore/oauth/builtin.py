@@ -37,7 +37,7 @@ def _google() -> Provider:
         device_authorization_endpoint="https://oauth2.googleapis.com/device/code",
         revocation_endpoint="https://oauth2.googleapis.com/revoke",
         issuer="https://accounts.google.com",
-        sign_in_scope="openid",
+        sign_in_scope="openid email",
         # Without these parameters, a second sign-in returns no refresh token.
         authorization_params={"access_type": "offline", "prompt": "consent"},
     )
@@ -56,7 +56,7 @@ def _microsoft() -> Provider:
         device_authorization_endpoint=f"{base}/devicecode",
         # The redirect URI that Microsoft registers for desktop programs; any port matches it.
         redirect_uri="http://localhost",
-        sign_in_scope="openid offline_access",
+        sign_in_scope="openid profile email offline_access",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote_plus, urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 from tokenstore.errors import ProviderConfigurationError
 from tokenstore.models.tokens import fingerprint
@@ -43,6 +43,8 @@ class Provider:
         revocation_endpoint: URL that revokes tokens (RFC 7009).
         redirect_uri: Where the browser returns after a sign-in: http on loopback (RFC 8252
             section 7.3), as registered with the provider. Without a port, a free one is used.
+            Defaults to ``http://127.0.0.1/callback/NAME``, which no other provider has (section
+            8.10).
         sign_in_scope: Scopes to request at every sign-in in addition to `scope`, or None.
         authorization_params: Additional parameters of the sign-in page's URL.
         authorization_response_iss_parameter_supported: Whether the provider always identifies
@@ -82,7 +84,7 @@ class Provider:
     authorization_endpoint: str | None = None
     device_authorization_endpoint: str | None = None
     revocation_endpoint: str | None = None
-    redirect_uri: str = "http://127.0.0.1/callback"
+    redirect_uri: str | None = None
     sign_in_scope: str | None = None
     authorization_params: Mapping[str, str] = field(default_factory=dict)
     authorization_response_iss_parameter_supported: bool = False
@@ -113,6 +115,13 @@ class Provider:
         if self.basic_form_encode:
             pair = [quote_plus(part) for part in pair]
         return base64.b64encode(":".join(pair).encode()).decode()
+
+    @property
+    def callback_uri(self) -> str:
+        """The redirect URI, without the port unless one is configured."""
+        if self.redirect_uri is not None:
+            return self.redirect_uri
+        return f"http://127.0.0.1/callback/{quote(self.name, safe='')}"
 
     @property
     def client(self) -> str:
@@ -260,6 +269,16 @@ def _url_problem(url: str) -> str | None:
     if parts.fragment:
         return "it contains a fragment (#…)"
     return None
+
+
+def origin(url: str) -> tuple[str, str, int | None] | None:
+    """Return scheme, host and port of *url* (RFC 6454 section 4), or None if it has none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:
+        return None
+    return (parts.scheme, parts.hostname, port) if parts.hostname else None
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tokenstore.testing.protocol import OAuthError
+from tokenstore.testing.protocol import ANY_CALLBACK, OAuthError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LIFETIME = 60.0  # seconds
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
+_ANY_CALLBACK = re.compile(rf"{re.escape(ANY_CALLBACK[:-1])}[^/?#]+")
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -122,7 +123,10 @@ def _verifies(verifier: str, challenge: str) -> bool:
 
 def is_registered(redirect_uri: str, registered: Collection[str]) -> bool:
     """Return whether a redirect URI is registered, on loopback with any port (RFC 8252, 7.3)."""
-    return redirect_uri in registered or _without_port(redirect_uri) in registered
+    without_port = _without_port(redirect_uri) or ""
+    if ANY_CALLBACK in registered and _ANY_CALLBACK.fullmatch(without_port):
+        return True
+    return redirect_uri in registered or without_port in registered
 
 
 def _without_port(redirect_uri: str) -> str | None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
-REDIRECT_URIS = ("http://127.0.0.1/callback",)
+REDIRECT_URIS = ("http://127.0.0.1/callback", "http://127.0.0.1/callback/test")
+ANY_CALLBACK = "http://127.0.0.1/callback/*"  # the only pattern: the callback of any provider
 NO_STORE = {"Cache-Control": "no-store"}
 _FORM = "application/x-www-form-urlencoded"
 _FORM_ENCODED = re.compile(r"(?:[A-Za-z0-9*._~+-]|%[0-9A-Fa-f]{2})*")

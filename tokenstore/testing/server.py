@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from tokenstore.testing.devices import Devices
 from tokenstore.testing.endpoints import DEFAULT_SCOPE, DEVICE, REVOKE, TOKEN, Endpoints, metadata
 from tokenstore.testing.http import LoopbackHTTPServer, ScriptedResponse
 from tokenstore.testing.protocol import (
+    ANY_CALLBACK,
     REDIRECT_URIS,
     Client,
     HTTPRequest,
@@ -89,7 +91,12 @@ class AuthorizationServer:
         device_expires_in: float = 600,
         device_interval: float = 5,
     ) -> None:
-        client = Client.register(client_id, client_secret, token_endpoint_auth_method)
+        client = Client.register(
+            client_id,
+            client_secret,
+            token_endpoint_auth_method,
+            (*REDIRECT_URIS, ANY_CALLBACK),
+        )
         self._default = client
         self._clients = {client_id: client}
         self._tokens = TokenRegistry(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
@@ -155,6 +162,9 @@ class AuthorizationServer:
     def provider(self, name: str = "test", **changes: Any) -> Provider:
         """Return a provider for the default client.
 
+        Its redirect URI is registered. Until a provider of another name than ``test`` is requested,
+        the default client may return to the callback path of any provider.
+
         Args:
             name: The provider's name.
             **changes: Arguments of ``Provider`` to add or replace.
@@ -169,7 +179,18 @@ class AuthorizationServer:
             **{name: self._metadata[name] for name in _PROVIDER_SETTINGS},
             "sign_in_scope": DEFAULT_SCOPE,
         }
-        return Provider(name, **{**settings, **changes})
+        provider = Provider(name, **{**settings, **changes})
+        if provider.client_id == self._default.client_id and provider.redirect_uri is None:
+            self._allow_redirect(provider.callback_uri)
+        return provider
+
+    def _allow_redirect(self, uri: str) -> None:
+        with self._lock:
+            client = self._clients[self._default.client_id]
+            if client is self._default and uri not in client.redirect_uris:
+                uris = [known for known in client.redirect_uris if known != ANY_CALLBACK]
+                self._default = replace(client, redirect_uris=(*uris, uri))
+                self._clients[client.client_id] = self._default
 
     def sign_in(
         self, subject: str = "alice", *, scope: str | None = None, client_id: str | None = None

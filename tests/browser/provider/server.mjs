@@ -17,7 +17,7 @@ const provider = new Provider(issuer, {
     {
       client_id: "app",
       application_type: "native",
-      redirect_uris: ["http://127.0.0.1/callback"],
+      redirect_uris: ["http://127.0.0.1/callback/acme"],
       token_endpoint_auth_method: "none",
       grant_types: [
         "authorization_code",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import ReauthorizationRequired, SignInError, TokenRefreshError
+from tokenstore.models.accounts import is_address
 from tokenstore.oauth.client import authenticated_request
 from tokenstore.oauth.http import TransportFailure, exchange
 from tokenstore.oauth.responses import TokenResponseParser
@@ -134,17 +136,34 @@ class SignInContext:
         )
 
 
-def requested_scope(provider: Provider, scope: str | None) -> str:
+def requested_scope(
+    provider: Provider, scope: str | Iterable[str] | None, account_name: str
+) -> str:
     """Return the scopes to request at a sign-in, without duplicates.
 
-    With an issuer, they include ``openid`` unless `Provider.sign_in_scope` says otherwise.
+    With an issuer, they include ``openid`` unless `Provider.sign_in_scope` says otherwise, and
+    ``email`` if the account's name is an address, which is compared.
 
     Args:
         provider: The provider.
         scope: The scopes that the caller requests. Defaults to the provider's.
+        account_name: The account.
+
+    Raises:
+        ValueError: *scope* is neither a string nor strings.
     """
-    chosen = provider.scope if scope is None else scope
+    chosen = provider.scope if scope is None else _joined(scope)
     always = provider.sign_in_scope
     if always is None and provider.issuer is not None:
-        always = "openid"
+        always = "openid email" if is_address(account_name) else "openid"
     return " ".join(dict.fromkeys(f"{always or ''} {chosen or ''}".split()))
+
+
+def _joined(scope: str | Iterable[str]) -> str:
+    if isinstance(scope, str):
+        return scope
+    parts = list(scope) if isinstance(scope, Iterable) else [scope]
+    if not all(isinstance(part, str) for part in parts):
+        kinds = ", ".join(sorted({type(part).__name__ for part in parts}))
+        raise ValueError(f"scope: expected a string or an iterable of strings, got {kinds}")
+    return " ".join(parts)

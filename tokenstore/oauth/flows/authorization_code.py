@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from tokenstore.oauth.flows import callback_page
 from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant
 from tokenstore.oauth.flows.loopback import RedirectServer
 from tokenstore.oauth.flows.prompt import Prompt
-from tokenstore.oauth.provider import is_loopback
+from tokenstore.oauth.provider import is_loopback, origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,7 +69,8 @@ def sign_in_by_browser(
             has_device_grant=provider.device_authorization_endpoint is not None,
         )
         try:
-            response = server.wait(lambda: prompt(instructions), context.patience)
+            with closing(instructions):
+                response = server.wait(lambda: prompt(instructions), context.patience)
         except TimeoutError:
             raise context.sign_in_error(
                 f"no sign-in within {context.patience:.0f} s; start again"
@@ -89,7 +91,7 @@ def sign_in_by_browser(
 
 def _require_loopback(provider: Provider) -> None:
     try:
-        parts = urlsplit(provider.redirect_uri)
+        parts = urlsplit(provider.callback_uri)
         port = parts.port
     except ValueError:
         raise provider.configuration_error("has an invalid redirect_uri: it is not a URL") from None
@@ -103,7 +105,7 @@ def _require_loopback(provider: Provider) -> None:
 
 def _listen(context: SignInContext, port: int, state: str) -> RedirectServer:
     try:
-        return RedirectServer(context.provider.redirect_uri, port, state)
+        return RedirectServer(context.provider.callback_uri, port, state)
     except OSError as error:
         where = "on loopback" if port == 0 else f"on port {port} of loopback"
         raise context.sign_in_error(
@@ -147,11 +149,11 @@ def _authorization_code(context: SignInContext, params: Mapping[str, str]) -> st
             "the authorization response has no 'iss', which this provider always sends "
             "(RFC 9207); nothing was stored"
         )
-    # RFC 9207 section 2.4. Without a configured issuer, port and state identify the provider.
-    if issuer is not None and provider.issuer is not None and issuer != provider.issuer:
+    if issuer is not None and not _is_issuer(issuer, provider):
         raise context.sign_in_error(
             f"the authorization response comes from another provider than {provider.name!r} "
-            "('iss' is not its issuer, RFC 9207); nothing was stored"
+            f"('iss' is {_one_line(issuer)!r}, RFC 9207); nothing was stored; if the provider's "
+            "documentation names that issuer, set it as the provider's issuer"
         )
     if "error" in params:
         raise _refusal(context, params["error"], params.get("error_description", ""))
@@ -159,6 +161,17 @@ def _authorization_code(context: SignInContext, params: Mapping[str, str]) -> st
     if not code:
         raise context.sign_in_error("the authorization response has no code; start again")
     return code
+
+
+def _is_issuer(issuer: str, provider: Provider) -> bool:
+    """Return whether ``iss`` is this provider's (RFC 9207 section 2.4).
+
+    Without a configured issuer, its origin must be that of the sign-in page: a provider that sends
+    the browser on to another one must not get the code of that one (RFC 9700 section 4.4).
+    """
+    if provider.issuer is not None:
+        return issuer == provider.issuer
+    return origin(issuer) == origin(provider.endpoint("authorization_endpoint"))
 
 
 def _refusal(context: SignInContext, error: str, description: str) -> TokenStoreError:

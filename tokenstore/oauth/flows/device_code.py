@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TransientRefreshError
@@ -43,14 +44,25 @@ def sign_in_by_device(
     interval = max(_MIN_INTERVAL, parse_seconds(authorization.get("interval")) or _DEFAULT_INTERVAL)
     lifetime = parse_seconds(authorization.get("expires_in")) or _DEFAULT_LIFETIME
     deadline = context.clock() + min(lifetime, context.patience)
-    prompt(_prompt(context, authorization, deadline))
+    with closing(_prompt(context, authorization, deadline)) as instructions:
+        prompt(instructions)
+        return _poll_until(context, authorization["device_code"], deadline, interval, sleep)
+
+
+def _poll_until(
+    context: SignInContext,
+    device_code: str,
+    deadline: float,
+    interval: float,
+    sleep: Callable[[float], object],
+) -> TokenGrant:
     while True:
         remaining = deadline - context.clock()
         if remaining <= 0:
             raise _expired(context)
         sleep(min(interval, remaining))
         requested_at = context.clock()
-        response = _poll(context, authorization["device_code"])
+        response = _poll(context, device_code)
         if isinstance(response, dict):
             return TokenGrant(response, requested_at)
         if response.error == "slow_down":

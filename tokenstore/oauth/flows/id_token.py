@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tokenstore.models.accounts import is_address
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant
 
 _CLOCK_LEEWAY = 120  # seconds
 _MAX_NAME = 100
+_USER_CLAIMS = ("iss", "sub", "email", "preferred_username")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +28,25 @@ class Subject:
         issuer: The issuer of the identifier, or None if unknown.
         identifier: The ``sub`` claim, which an issuer never assigns to another user.
         name: A name to show: the e-mail address, if there is one.
+        addresses: E-mail addresses, each with whether the provider vouches for it.
     """
 
     issuer: str | None
     identifier: str
     name: str
+    addresses: tuple[tuple[str, bool], ...] = ()
 
     def differs_from(self, other: Subject) -> bool:
         """Return whether this is a different user."""
         comparable = None not in {self.issuer, other.issuer}
         return self.identifier != other.identifier or (comparable and self.issuer != other.issuer)
+
+    def has_address(self, address: str) -> bool | None:
+        """Return whether the user has an e-mail address; None if that is unknown."""
+        vouched = [is_vouched for own, is_vouched in self.addresses if own == address.casefold()]
+        if any(vouched):
+            return True
+        return None if vouched or not self.addresses else False
 
 
 def signed_in_subject(context: SignInContext, grant: TokenGrant) -> Subject | None:
@@ -84,6 +97,13 @@ def stored_subject(tokens: Mapping[str, Any]) -> Subject | None:
     return _subject(tokens if parts is None else parts[1])
 
 
+def user_fields(tokens: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the claims of stored tokens that say whose they are, to store without an id_token."""
+    parts = _decode_jwt(tokens.get("id_token"))
+    claims = tokens if parts is None else parts[1]
+    return {name: claims[name] for name in _USER_CLAIMS if isinstance(claims.get(name), str)}
+
+
 def _subject(claims: Mapping[str, Any]) -> Subject | None:
     identifier, issuer = claims.get("sub"), claims.get("iss")
     if not isinstance(identifier, str) or not identifier:
@@ -94,7 +114,17 @@ def _subject(claims: Mapping[str, Any]) -> Subject | None:
         issuer.removeprefix("https://") if isinstance(issuer, str) else None,
         identifier,
         "".join(c if c.isprintable() else "?" for c in name)[:_MAX_NAME],
+        tuple(_addresses(claims)),
     )
+
+
+def _addresses(claims: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    is_verified = claims.get("email_verified") not in {False, "false"}
+    for claim in ("email", "preferred_username", "upn"):
+        value = claims.get(claim)
+        if isinstance(value, str) and is_address(value):
+            address = unicodedata.normalize("NFC", value).casefold()
+            yield address, is_verified or claim != "email"
 
 
 def _decode_jwt(token: object) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import threading
 from concurrent.futures import Future, InvalidStateError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _READ_TIMEOUT = 10.0  # seconds that a browser may take to send its request
 _SEND_TIMEOUT = 5.0  # seconds that a browser may take to read the page
 _SHUTDOWN_INTERVAL = 0.05  # seconds between two checks for a shutdown
+_RETRIES = 20  # to find a port that is free on both addresses
+_NO_IPV6 = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class AuthorizationResponse:
@@ -48,17 +51,18 @@ class AuthorizationResponse:
 class _Handler(BaseHTTPRequestHandler):
     """One connection, from the browser or any other program."""
 
-    server: RedirectServer
+    server: _Listener
     timeout = _READ_TIMEOUT
     server_version = "tokenstore"
     sys_version = ""
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        if path != self.server.path:
+        redirect = self.server.redirect
+        if path != redirect.path:
             self._send(callback_page.NOT_FOUND)
             return
-        response = self.server.accept(query)
+        response = redirect.accept(query)
         if not isinstance(response, AuthorizationResponse):
             self._send(response)
             return
@@ -80,8 +84,39 @@ class _Handler(BaseHTTPRequestHandler):
         """Write no log: the URL contains the code."""
 
 
-class RedirectServer(ThreadingTCPServer):
+class _Listener(ThreadingTCPServer):
+    """Listens on one address."""
+
+    allow_reuse_address = True  # closed connections do not block the port; another listener does
+    daemon_threads = True
+
+    def __init__(self, address: str, port: int, redirect: RedirectServer) -> None:
+        self.redirect = redirect
+        self.address_family = AF_INET6 if ":" in address else AF_INET
+        super().__init__((address, port), _Handler)
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(_SHUTDOWN_INTERVAL,), daemon=True
+        )
+
+    def start(self) -> None:
+        """Accept connections, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore browsers that close their connection."""
+
+
+class RedirectServer:
     """Listens on loopback for the authorization response, inside its ``with`` block.
+
+    For ``localhost`` it listens on both of its addresses: browsers try ``::1`` first, and any user
+    of the machine could listen there.
 
     Args:
         redirect_uri: The provider's redirect URI. Without a port, a free one is used.
@@ -96,28 +131,35 @@ class RedirectServer(ThreadingTCPServer):
         OSError: The port is not available.
     """
 
-    allow_reuse_address = True  # closed connections do not block the port; another listener does
-    daemon_threads = True
-
     def __init__(self, redirect_uri: str, port: int, state: str) -> None:
         parts = urlsplit(redirect_uri)
         host = parts.hostname or ""
-        self.address_family = AF_INET6 if ":" in host else AF_INET
         self.path = parts.path or "/"
         self._state = state
         self._lock = threading.Lock()
         self._response: Future[AuthorizationResponse] = Future()
-        address = "127.0.0.1" if host == "localhost" else host
-        super().__init__((address, port or parts.port or 0), _Handler)
-        bound_port = self.server_address[1]
+        self._listeners = self._listen(host, port or parts.port or 0)
+        bound_port = self._listeners[0].server_address[1]
         name = f"[{host}]" if ":" in host else host
         self.redirect_uri = parts._replace(netloc=f"{name}:{bound_port}").geturl()
-        self._thread = threading.Thread(
-            target=self.serve_forever, args=(_SHUTDOWN_INTERVAL,), daemon=True
-        )
+
+    def _listen(self, host: str, port: int, retries: int = _RETRIES) -> list[_Listener]:
+        if host != "localhost":
+            return [_Listener(host, port, self)]
+        ipv4 = _Listener("127.0.0.1", port, self)
+        try:
+            return [ipv4, _Listener("::1", ipv4.server_address[1], self)]
+        except OSError as error:
+            if error.errno in _NO_IPV6:
+                return [ipv4]
+            ipv4.server_close()
+            if port or not retries:
+                raise
+        return self._listen(host, port, retries - 1)
 
     def __enter__(self) -> RedirectServer:
-        self._thread.start()
+        for listener in self._listeners:
+            listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,9 +167,8 @@ class RedirectServer(ThreadingTCPServer):
             cancelled = self._response.cancel()
         if not cancelled and self._response.exception() is None:
             self._response.result().show(callback_page.INTERRUPTED)  # unless it has its page
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
+        for listener in self._listeners:
+            listener.stop()
 
     def wait(self, prompt: Callable[[], object], timeout: float) -> AuthorizationResponse:
         """Return the authorization response.
@@ -156,9 +197,6 @@ class RedirectServer(ThreadingTCPServer):
             response = AuthorizationResponse(params)
             self._response.set_result(response)
             return response
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore browsers that close their connection."""
 
     def _run_prompt(self, prompt: Callable[[], object]) -> None:
         try:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import urlsplit
 
+from tokenstore.oauth.flows.launch_page import LaunchPage
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Prompt:
     """Instructions for the user: open `url`, and enter `user_code` if there is one.
 
     Attributes:
         account_name: The account.
         provider: The name of its provider.
-        url: The page to open.
+        url: The page to open. As an argument of another program it would be visible to other
+            users of the machine, who could sign in first; use `open_browser`.
         expires_at: When the sign-in times out, in UTC epoch seconds.
         user_code: The code to enter there (RFC 8628), or None for a sign-in by redirect.
         url_complete: The page with the code already filled in, or None.
@@ -31,6 +35,21 @@ class Prompt:
     url_complete: str | None = field(default=None, repr=False)
     redirect_uri: str | None = None
     has_device_grant: bool = False
+
+    @cached_property
+    def _page(self) -> LaunchPage:
+        return LaunchPage(self.url_complete or self.url)
+
+    def open_browser(self) -> bool:
+        """Open the page in a browser on this machine; return whether one was started.
+
+        The browser is given a private file that redirects to the page, instead of its URL.
+        """
+        return self._page.open()
+
+    def close(self) -> None:
+        """Remove what `open_browser` has created. A sign-in does it at its end."""
+        self._page.close()
 
 
 class Terminal:
@@ -56,14 +75,17 @@ class Terminal:
             return
         opens = self._browser and has_display()
         _write(self._browser_instructions(prompt, opens=opens))
-        if opens and not _open(prompt.url):
+        if opens and not prompt.open_browser():
             _write("No browser could be started.\n")
 
     def _browser_instructions(self, prompt: Prompt, *, opens: bool) -> str:
         account = f"{prompt.account_name} at {prompt.provider}"
         text = f"To sign in {account}, open this URL in a browser on this machine:"
         if opens:
-            text = f"The browser opens to sign in {account}. If it does not, open this URL:"
+            text = (
+                f"The browser opens to sign in {account}. If the sign-in page does not appear, "
+                "open this URL:"
+            )
         text = f"{text}\n\n    {prompt.url}\n\n"
         if has_display():
             return text
@@ -88,15 +110,6 @@ def has_display() -> bool:
         return False
     displays = {"DISPLAY", "WAYLAND_DISPLAY"} & {name for name in os.environ if os.environ[name]}
     return bool(displays) or sys.platform in {"darwin", "win32"}
-
-
-def _open(url: str) -> bool:
-    import webbrowser
-
-    try:
-        return webbrowser.open(url)
-    except (webbrowser.Error, OSError):
-        return False
 
 
 def _device_instructions(prompt: Prompt) -> str:
