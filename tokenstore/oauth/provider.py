@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from ipaddress import ip_address
@@ -251,7 +250,7 @@ def _url_problem(url: str) -> str | None:
         _ = parts.port
     except ValueError:
         return "it is not a URL"
-    if not host or parts.scheme not in {"https", "http"} or re.search(r"[\x00-\x20\x7f]", url):
+    if not host or parts.scheme not in {"https", "http"} or not url.isprintable() or " " in url:
         return "it is not an https URL"
     if parts.scheme == "http" and not is_loopback(host):
         return "it is not https; http is allowed only on loopback"

@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tokenstore.messages import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -109,5 +111,6 @@ def _device_instructions(prompt: Prompt) -> str:
 
 
 def _write(text: str) -> None:
+    text = printable(text, keep="\n")  # metadata of the provider are part of it
     sys.stderr.write(text)  # in one call, so that the output of other threads cannot split it
     sys.stderr.flush()

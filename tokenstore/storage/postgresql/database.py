@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.errors import StorageError
+from tokenstore.messages import shell_word
 from tokenstore.storage.location import display_name, schema_of
 from tokenstore.storage.ownership import Owner
 from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT, Connections
@@ -261,7 +261,7 @@ class PostgreSQLDatabase:
         """Refuse: PostgreSQL has its own tools for backups."""
         raise StorageError(
             f"{self.name} is not a file; restore it with: pg_restore --clean --if-exists "
-            f"--dbname=DATABASE {shlex.quote(str(source))}",
+            f"--dbname=DATABASE {shell_word(str(source))}",
             self.name,
         )
 
