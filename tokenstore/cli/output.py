@@ -225,9 +225,11 @@ def add_row(table: Table, *cells: _Cell) -> None:
 def _text(cell: _Cell) -> Text:
     from rich.text import Text
 
-    parts = cell if isinstance(cell, list) else [cell]
-    styled = ((part, "") if isinstance(part, str) else part for part in parts)
-    return Text.assemble(*((printable(text, keep="\n"), style) for text, style in styled))
+    text = Text()
+    for part in cell if isinstance(cell, list) else [cell]:
+        shown, style = (part, "") if isinstance(part, str) else part
+        text.append(printable(shown, keep="\n"), style)
+    return text
 
 
 def print_table(table: Table, if_empty: str) -> None:
