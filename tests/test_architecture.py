@@ -42,8 +42,10 @@ MODULES = {name_of(path): path.read_text("utf-8") for path in sorted(PACKAGE.rgl
 
 
 CLIENTS = {"requests", "urllib3", "httpx", "http.client", "socket", "urllib.request"}
-# The others connect to no provider: they listen, or send a token to a resource server.
-MAY_CONNECT = re.compile(r"oauth\.(http|deadline|flows\.loopback)|integrations\..+|testing\..+")
+# The others connect to no provider: they listen, look up names, or call a resource server.
+MAY_CONNECT = re.compile(
+    r"oauth\.(http|deadline|addresses|flows\.loopback)|integrations\..+|testing\..+"
+)
 
 
 def imported(source: str, *, types: bool = True) -> Iterator[str]:

@@ -225,11 +225,10 @@ def add_row(table: Table, *cells: _Cell) -> None:
 def _text(cell: _Cell) -> Text:
     from rich.text import Text
 
-    text = Text()
-    for part in cell if isinstance(cell, list) else [cell]:
-        shown, style = (part, "") if isinstance(part, str) else part
-        text.append(printable(shown, keep="\n"), style)
-    return text
+    if isinstance(cell, list):
+        return Text.assemble(*map(_text, cell))
+    shown, style = (cell, "") if isinstance(cell, str) else cell
+    return Text(printable(shown, keep="\n"), style)
 
 
 def print_table(table: Table, if_empty: str) -> None:

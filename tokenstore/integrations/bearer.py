@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from requests.utils import get_environ_proxies
 
 from tokenstore.errors import InvalidTokenError
-from tokenstore.oauth.provider import is_loopback
+from tokenstore.oauth.addresses import is_loopback
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import ssl
 
 from tokenstore.errors import InvalidTokenError
 from tokenstore.models.tokens import is_token
-from tokenstore.oauth.provider import is_loopback
+from tokenstore.oauth.addresses import is_loopback
 from tokenstore.redaction import protect
 
 

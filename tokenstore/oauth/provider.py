@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlsplit
 
 from tokenstore.errors import ProviderConfigurationError
 from tokenstore.models.tokens import fingerprint
+from tokenstore.oauth.addresses import foreign_network, is_loopback
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
@@ -180,7 +180,8 @@ class Provider:
         """Return this provider with its missing endpoints taken from *metadata* (RFC 8414).
 
         Raises:
-            ProviderConfigurationError: The metadata is of another issuer, or lacks an endpoint.
+            ProviderConfigurationError: The metadata is of another issuer, lacks an endpoint, or
+                names one on this machine or the local network.
         """
         if metadata.get("issuer") != self.issuer:
             raise self.configuration_error(
@@ -191,6 +192,7 @@ class Provider:
             for name in _ENDPOINTS
             if getattr(self, name) is None and isinstance(metadata.get(name), str)
         }
+        self.require_public(missing, resolve=False)
         if metadata.get(_ISS_SUPPORTED) is True:
             missing[_ISS_SUPPORTED] = True
         complete = replace(self, **missing)
@@ -198,6 +200,27 @@ class Provider:
             raise self.configuration_error("has an issuer whose metadata has no token_endpoint")
         complete.require_usable()
         return complete
+
+    def require_public(self, metadata: Mapping[str, Any], *, resolve: bool) -> None:
+        """Refuse metadata that leads from the internet to this machine or the local network.
+
+        Args:
+            metadata: The metadata of the issuer.
+            resolve: Whether to look host names up.
+
+        Raises:
+            ProviderConfigurationError: An endpoint that would be used is there.
+        """
+        for name in _ENDPOINTS:
+            url = metadata.get(name)
+            if getattr(self, name) is not None or not isinstance(url, str):
+                continue
+            network = foreign_network(self.issuer or "", url, resolve=resolve)
+            if network is not None:
+                raise self.configuration_error(
+                    f"cannot be used: the metadata of its issuer name a {name} with a {network} "
+                    f"address; set {name} if that is intended"
+                )
 
     def endpoint(self, kind: str) -> str:
         """Return the URL of an endpoint to send a request to.
@@ -259,16 +282,6 @@ def _url_problem(url: str) -> str | None:
     if parts.fragment:
         return "it contains a fragment (#…)"
     return None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or IP address is this machine, without a DNS lookup."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 protect(__name__)

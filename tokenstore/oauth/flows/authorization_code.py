@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from tokenstore.errors import TokenStoreError
+from tokenstore.oauth.addresses import is_loopback
 from tokenstore.oauth.flows import callback_page
 from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant
 from tokenstore.oauth.flows.loopback import RedirectServer
 from tokenstore.oauth.flows.prompt import Prompt
-from tokenstore.oauth.provider import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
