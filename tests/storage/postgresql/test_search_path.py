@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,15 @@ from sqlalchemy import make_url
 
 from tests.helpers.postgresql import connect, in_schema, server
 from tests.helpers.stores import tokens
-from tokenstore import InsecureStorageError, TokenManager, TokenRepository, doctor, migrate
+from tokenstore import (
+    InsecureStorageError,
+    StorageError,
+    TokenManager,
+    TokenRepository,
+    doctor,
+    migrate,
+)
+from tokenstore.storage.postgresql.locks import key_of
 from tokenstore.testing import Answer, AuthorizationServer
 
 if TYPE_CHECKING:
@@ -266,3 +275,38 @@ def test_every_word_of_sql_is_the_name_of_a_schema(own_server: str) -> None:
 def test_other_names_are_refused_at_once(schema: str) -> None:
     with pytest.raises(ValueError, match="schema must be a name"):
         TokenRepository(in_schema("postgresql+psycopg://nobody@nowhere/x", schema))
+
+
+# -- waiting for another process that migrates ---------------------------------------------------
+
+
+def test_not_every_error_of_a_wait_is_another_process(
+    own_server: str, admin: psycopg.Connection[Any]
+) -> None:
+    url = as_role(own_server, "victim")
+    admin.execute("ALTER ROLE victim SET statement_timeout = '50ms'")
+    admin.execute(b"SELECT pg_advisory_lock(%s)", (key_of("tokenstore is migrated"),))
+    try:
+        with TokenRepository(url) as repository, pytest.raises(StorageError) as raised:
+            repository.save("alice", tokens(1))
+    finally:
+        admin.execute("SELECT pg_advisory_unlock_all()")
+
+    assert raised.value.errno == errno.ETIMEDOUT
+    assert "statement_timeout" in str(raised.value)
+    assert "another process" not in str(raised.value)
+
+
+def test_a_wait_for_another_process_says_so(
+    own_server: str, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenstore.storage.postgresql.schema._TIMEOUT", 0.05)
+    admin.execute(b"SELECT pg_advisory_lock(%s)", (key_of("tokenstore is migrated"),))
+    try:
+        with (
+            TokenRepository(as_role(own_server, "victim")) as repository,
+            pytest.raises(StorageError, match="another process has been creating"),
+        ):
+            repository.save("alice", tokens(1))
+    finally:
+        admin.execute("SELECT pg_advisory_unlock_all()")
