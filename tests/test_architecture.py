@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(tokenstore.__file__).parent
 ROWS = [  # a module imports from lower rows, or from its own package
-    {"version", "errors", "redaction", "fork"},
+    {"version", "errors", "redaction", "fork", "messages"},
     {"trust"},
     {"models", "files", "logs"},
     {"oauth", "storage"},
@@ -43,8 +43,10 @@ MODULES = {name_of(path): path.read_text("utf-8") for path in sorted(PACKAGE.rgl
 
 
 CLIENTS = {"requests", "urllib3", "httpx", "http.client", "socket", "urllib.request"}
-# The others connect to no provider: they listen, or send a token to a resource server.
-MAY_CONNECT = re.compile(r"oauth\.(http|deadline|flows\.loopback)|integrations\..+|testing\..+")
+# The others connect to no provider: they listen, look up names, or call a resource server.
+MAY_CONNECT = re.compile(
+    r"oauth\.(http|deadline|addresses|flows\.loopback)|integrations\..+|testing\..+"
+)
 
 
 def imported(source: str, *, types: bool = True) -> Iterator[str]:
@@ -146,3 +148,31 @@ def test_only_one_module_spends_a_refresh_token() -> None:
     spending = {m for m, source in MODULES.items() if "refresh_grant" in source}
 
     assert spending == {"lifecycle.refresh", "oauth.client"}
+
+
+WRITERS = {"echo", "secho", "print", "add_row", "write", "confirm", "prompt"}
+# What the command prints, and what the library itself shows.
+MAY_WRITE = re.compile(r"cli(\.output)?|migrate|oauth\.flows\.prompt|testing\..+")
+
+
+def written(source: str) -> set[str]:
+    """Return the names of what *source* calls that may write to a terminal."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in {"print", "Console"} or re.search(r"^(click|sys\.std\w+)\.\w", called):
+                found.add(called.rpartition(".")[2])
+            elif called.endswith(".add_row") and not called.startswith("output."):
+                found.add("add_row")
+    return found & (WRITERS | {"Console"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_one_module_of_the_command_writes_to_a_terminal(module: str) -> None:
+    """There, text of others is made printable."""
+    found = written(MODULES[module])
+    if module in {"cli.login", "cli.status"}:
+        found -= {"Console"}  # of which one shows a countdown, and one asks for the width
+
+    assert not found or MAY_WRITE.fullmatch(module)

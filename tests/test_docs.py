@@ -150,6 +150,8 @@ def test_the_sql_lets_an_application_and_a_worker_do_their_work(postgresql: str)
 
     def as_user(user: str) -> str:
         url = make_url(postgresql).set(username=user, database="myapp")
+        if user == "worker":
+            url = url.update_query_dict({"owner": "myapp"})
         return url.render_as_string(hide_password=False)
 
     whole, create, worker, *_ = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from typing import Protocol
 
 from tokenstore.errors import TokenStoreError
+from tokenstore.messages import printable
 
 LOGGER = logging.getLogger("tokenstore")
 LOGGER.addHandler(logging.NullHandler())  # without configuration, nothing is printed
@@ -81,7 +81,7 @@ def log_operation(
         "outcome": outcome,
     }
     subject = operation if name is None else f"{operation} {name}"
-    LOGGER.log(level, "%s: %s%s", subject, outcome, details, extra=fields)
+    LOGGER.log(level, "%s: %s%s", subject, outcome, printable(details), extra=fields)
 
 
 def place_of(error: BaseException) -> str:
@@ -116,6 +116,5 @@ def _printable_name(account_name: object) -> str | None:
     if account_name is None:
         return None
     if isinstance(account_name, str):
-        line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", account_name)
-        return line.encode("utf-8", "backslashreplace").decode()  # it may have lone surrogates
+        return printable(account_name)
     return f"<{type(account_name).__name__}>"

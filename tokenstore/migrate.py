@@ -10,6 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TextIO, TypeVar
 
+from tokenstore.messages import printable
 from tokenstore.redaction import protect
 from tokenstore.storage import migrations
 from tokenstore.storage.factory import database_for
@@ -188,7 +189,7 @@ def _inspect(
 
 def _print(lines: Sequence[str], stdout: TextIO | None) -> None:
     for line in lines:
-        print(line, file=stdout or sys.stdout)
+        print(printable(line, keep="\n"), file=stdout or sys.stdout)
 
 
 protect(__name__)

@@ -97,7 +97,14 @@ def test_a_backup_is_the_servers(schema: str, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "url", [PLACE, PLACE.replace(":CANARY", "") + "&password=CANARY"], ids=["address", "query"]
+    "url",
+    [
+        PLACE,
+        *(
+            f"{PLACE.replace(':CANARY', '')}&{name}=CANARY"
+            for name in ("password", "pass%77ord", "sslpassword", "oauth_client_secret")
+        ),
+    ],
 )
 def test_a_password_is_taken_from_the_environment_alone(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

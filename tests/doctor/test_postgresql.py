@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 
 PASSWORD = "CANARY-password"
 ORDER = [
-    *("server", "connection", "durability", "timeouts", "connections", "privileges", "readers"),
-    *("schema", "integrity", "shared tokens", "logins", "interrupted"),
+    *("server", "connection", "durability", "timeouts", "connections", "server log", "privileges"),
+    *("readers", "foreign code", "schema", "integrity", "shared tokens", "logins", "interrupted"),
 ]
 
 
@@ -263,13 +263,15 @@ def test_who_works_on_the_store_is_no_stranger(
 
     assert about("readers", url).severity == "info"
     assert about("readers", url).message.endswith(": writer")
-    assert only(url_of(server, "writer")).check == "privileges"
+    assert only(url_of(server, "writer", owner="app")).check == "privileges"
 
     for _ in range(2):  # the tables, then the numbers of the journal
-        for command in str(only(url_of(server, "writer")).hint).partition("run: ")[2].split("; "):
+        for command in (
+            str(only(url_of(server, "writer", owner="app")).hint).partition("run: ")[2].split("; ")
+        ):
             admin.execute(command.encode())
-    assert not bad(url_of(server, "writer"))
-    with TokenRepository(url_of(server, "writer")) as repository:
+    assert not bad(url_of(server, "writer", owner="app"))
+    with TokenRepository(url_of(server, "writer", owner="app")) as repository:
         repository.save("carol", tokens(3))
         record = repository.record("carol")
         assert record is not None
@@ -278,7 +280,9 @@ def test_who_works_on_the_store_is_no_stranger(
 
 @pytest.mark.usefixtures("url")
 def test_who_may_read_nothing_is_told_of_the_rights_alone(server: str) -> None:
-    assert [finding.check for finding in bad(url_of(server, "reader"))] == ["privileges"]
+    assert [finding.check for finding in bad(url_of(server, "reader", owner="app"))] == [
+        "privileges"
+    ]
 
 
 # -- the server -------------------------------------------------------------------------------
@@ -395,3 +399,108 @@ def test_the_command_prints_findings_and_no_password(
     lines = printed.out.partition("{")
     found = json.loads("".join(lines[1:]))["findings"]
     assert [f["check"] for f in found if f["severity"] == "warning"] == ["readers"]
+
+
+# -- the server's log, and other roles ---------------------------------------------------------
+
+LOGGED = {
+    "every statement": ("log_statement", "'all'"),
+    "statements that change something": ("log_statement", "mod"),
+    "slow statements": ("log_min_duration_statement", "'1s'"),
+    "some slow statements": ("log_min_duration_sample", "0"),
+    "some transactions": ("log_transaction_sample_rate", "0.5"),
+    "errors": ("log_parameter_max_length_on_error", "-1"),
+}
+
+
+@pytest.mark.parametrize(("setting", "value"), LOGGED.values(), ids=LOGGED)
+def test_settings_that_write_tokens_to_the_servers_log_are_told(
+    url: str, admin: psycopg.Connection[Any], setting: str, value: str
+) -> None:
+    admin.execute(f"ALTER ROLE app SET {setting} = {value}".encode())
+    try:
+        found = only(url)
+        hint = str(found.hint).partition("run: ")[2].partition(";")[0]
+
+        assert found.check == "server log"
+        assert f"{setting} = {value}".replace("'", "") in found.message
+        admin.execute(hint.encode())
+        assert not bad(url)
+    finally:
+        admin.execute("ALTER ROLE app RESET ALL; ALTER ROLE app IN DATABASE postgres RESET ALL")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("log_statement", "ddl"), ("log_duration", "on"), ("log_min_error_statement", "debug1")],
+)
+def test_settings_that_log_no_parameters_are_fine(
+    url: str, admin: psycopg.Connection[Any], setting: str, value: str
+) -> None:
+    admin.execute(f"ALTER ROLE app SET {setting} = {value}".encode())
+    try:
+        assert not bad(url)
+    finally:
+        admin.execute("ALTER ROLE app RESET ALL")
+
+
+FOREIGN = {
+    "trigger": "CREATE TRIGGER spy AFTER UPDATE ON tokenstore.accounts EXECUTE FUNCTION spy()",
+    "rule": "CREATE RULE spy AS ON UPDATE TO tokenstore.accounts DO ALSO SELECT 1",
+    "policy": "CREATE POLICY spy ON tokenstore.accounts USING (true)",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_code_that_runs_with_a_save_is_told(
+    url: str, admin: psycopg.Connection[Any], kind: str
+) -> None:
+    admin.execute(
+        "CREATE OR REPLACE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql "
+        "AS 'BEGIN RETURN NULL; END'"
+    )
+    admin.execute(FOREIGN[kind].encode())
+
+    found = only(url)
+
+    assert found.check == "foreign code"
+    assert f"{kind} spy on accounts" in found.message
+
+
+def test_who_may_create_something_in_the_schema_is_told(
+    url: str, admin: psycopg.Connection[Any]
+) -> None:
+    admin.execute("GRANT CREATE ON SCHEMA tokenstore TO writer, PUBLIC")
+
+    found = only(url)
+
+    assert found.message.endswith("in the schema: PUBLIC, writer")
+    admin.execute(str(found.hint).removeprefix("run: ").encode())
+    assert not bad(url)
+
+
+def test_a_store_of_another_role_is_told(url: str, server: str) -> None:
+    assert url
+    found = only(url_of(server, "reader"))
+
+    assert (found.check, found.severity) == ("database", "error")
+    assert "belong to the role app" in found.message
+    assert "owner=app" in found.message
+
+
+@pytest.mark.parametrize("word", ["user", "select", "table"])
+def test_a_schema_that_is_a_word_of_sql(
+    server: str, admin: psycopg.Connection[Any], word: str
+) -> None:
+    elsewhere = url_of(server, schema=word)
+    command = str(only(elsewhere).hint).partition("administrator, run: ")[2]
+    admin.execute(command.encode())
+    try:
+        with TokenRepository(elsewhere) as repository:
+            repository.save("alice", tokens(1))
+        admin.execute(f'REVOKE INSERT ON "{word}".accounts FROM app'.encode())
+        hint = str(only(elsewhere).hint).partition("run: ")[2]
+        admin.execute(hint.encode())
+        assert not bad(elsewhere)
+    finally:
+        admin.execute(f'DROP SCHEMA "{word}" CASCADE'.encode())

@@ -322,6 +322,16 @@ OTHERS = {
         "(VALUES ('a') UNION ALL SELECT 'a' FROM n) "
         "SELECT namespace, namespace AS resource_server, namespace AS token_data_json FROM n"
     ),
+    "S16: virtual table over an endless view": (
+        "DROP TABLE token_storage; CREATE VIEW v(id, namespace, resource_server, token_data_json) "
+        "AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) "
+        "SELECT i, 'x', 'y', '{}' FROM n; CREATE VIRTUAL TABLE token_storage USING "
+        "fts5(namespace, resource_server, token_data_json, content='v', content_rowid='id')"
+    ),
+    "computed columns": (
+        "DROP TABLE token_storage; CREATE TABLE token_storage (namespace, resource_server, "
+        "token_data_json AS (zeroblob(1000000000))); INSERT INTO token_storage VALUES ('a', 'b')"
+    ),
 }
 
 
@@ -332,6 +342,33 @@ def test_a_database_of_another_kind_is_reported(change: str, path: Path) -> None
 
     assert reason(path) == "is a SQLite database without tokens in a supported format"
     assert find_files(path.parent) == []
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) "
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT count(*) FROM n", "SELECT i FROM n ORDER BY i", "SELECT i FROM n"]
+)
+def test_no_query_of_a_file_is_endless(query: str, path: Path) -> None:
+    with (
+        pytest.raises(UnreadableFileError, match="cannot be read to an end"),
+        open_read_only(path) as connection,
+    ):
+        for _ in connection.execute(ENDLESS + query):
+            pass
+
+
+def test_a_file_of_many_small_rows_is_read_to_the_end(path: Path) -> None:
+    with raw(path) as connection:
+        connection.executescript(
+            "CREATE TABLE small (a); WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL "
+            "SELECT i + 1 FROM n LIMIT 300000) INSERT INTO small SELECT i % 2 FROM n"
+        )
+    query = "SELECT a, count(*) FROM (SELECT a FROM small ORDER BY a DESC) GROUP BY a"
+
+    with open_read_only(path) as connection:
+        assert dict(connection.execute(query)) == {0: 150_000, 1: 150_000}
 
 
 @pytest.mark.parametrize("size", [512, 1024, 4096])

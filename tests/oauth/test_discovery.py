@@ -15,6 +15,7 @@ from tokenstore import (
     TokenRefreshError,
     TransientRefreshError,
 )
+from tokenstore.oauth.addresses import foreign_network
 from tokenstore.oauth.discovery import fetch_metadata
 
 URL = "https://provider.example/token"
@@ -73,6 +74,81 @@ def test_unusable_metadata_is_a_typed_error(
         discovered(**response)
     assert type(caught.value) is raised
     assert caught.value.provider == "p"
+
+
+# -- metadata that lead elsewhere ----------------------------------------------------------------
+
+PRIVATE = [
+    *("http://127.0.0.1/t", "https://127.0.0.1:8443/t", "http://localhost/t", "https://[::1]/t"),
+    *("https://a.localhost/t", "https://0.0.0.0/t", "https://[::ffff:127.0.0.1]/t"),
+    *("https://169.254.169.254/latest", "https://[fe80::1]/t", "https://[fd00::1]/t"),
+    *(
+        "https://10.1.2.3/t",
+        "https://172.16.0.1/t",
+        "https://192.168.0.1/t",
+        "https://100.64.0.1/t",
+    ),
+    *("https://[::ffff:10.0.0.1]/t", "https://[2002:a00:1::]/t", "https://224.0.0.1/t"),
+]
+RESOLVED = ["https://127.1/t", "https://2130706433/t", "https://0x7f000001/t"]
+
+
+@pytest.mark.parametrize("endpoint", ["token_endpoint", "authorization_endpoint"])
+@pytest.mark.parametrize("url", [*PRIVATE, *RESOLVED])
+def test_metadata_of_the_internet_name_no_private_endpoint(endpoint: str, url: str) -> None:
+    metadata = {"issuer": ISSUER, "token_endpoint": URL, endpoint: url}
+
+    with pytest.raises(ProviderConfigurationError, match=f"{endpoint} with a .* address; set"):
+        discovered(json=metadata)
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+def test_without_a_lookup_addresses_are_refused_at_least(url: str) -> None:
+    provider = Provider("p", None, "me", issuer=ISSUER)
+
+    with pytest.raises(ProviderConfigurationError, match="address"):
+        provider.with_metadata({"issuer": ISSUER, "token_endpoint": url})
+
+
+def test_an_endpoint_that_is_configured_is_not_looked_at() -> None:
+    provider = Provider("p", "https://10.0.0.1/t", "me", issuer=ISSUER)
+    metadata = {"issuer": ISSUER, "token_endpoint": "https://10.0.0.2/t"}
+
+    assert provider.with_metadata(metadata).token_endpoint == "https://10.0.0.1/t"
+
+
+@pytest.mark.parametrize(
+    ("issuer", "url", "network"),
+    [
+        ("https://10.0.0.1", "https://10.0.0.1/t", None),
+        ("https://10.0.0.1", "https://192.168.1.1/t", None),
+        ("https://10.0.0.1", "https://1.1.1.1/t", None),
+        ("https://10.0.0.1", "http://127.0.0.1/t", "loopback"),
+        ("https://10.0.0.1", "https://169.254.169.254/t", "link-local"),
+        ("https://127.0.0.1", "https://10.0.0.1/t", None),
+        ("http://localhost:8080", "http://127.0.0.1:9090/t", None),
+        ("https://issuer.example", "https://other.example/t", None),
+        ("https://issuer.example", "https://[2606:4700::1]/t", None),
+        ("https://127.1", "https://10.0.0.1/t", None),
+    ],
+)
+def test_an_issuer_may_name_its_own_network(issuer: str, url: str, network: str | None) -> None:
+    assert foreign_network(issuer, url, resolve=True) == network
+
+
+def test_nothing_is_sent_to_an_endpoint_that_is_refused(world: World) -> None:
+    world.sign_in()
+    provider = world.server.provider(token_endpoint=None, issuer=ISSUER)
+    body = {"issuer": ISSUER, "token_endpoint": world.server.token_endpoint}
+
+    manager = world.manager(providers={"test": provider})
+
+    with responses.RequestsMock() as mock:
+        mock.get(METADATA, json=body)
+        with pytest.raises(ProviderConfigurationError):
+            manager.ensure_valid_token("alice")
+
+    assert world.posts == 0
 
 
 # -- in a refresh ---------------------------------------------------------------------------------

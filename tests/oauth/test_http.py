@@ -5,6 +5,7 @@ import inspect
 import ssl
 import threading
 import time
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,6 +37,8 @@ FORM = b"access_token=new&refresh_token=newer"
 HEAD = b"HTTP/1.1 200 OK\r\n"
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n"
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
+TWO_MEMBERS = gzip.compress(FORM[:9]) + gzip.compress(FORM[9:])
+TWICE = gzip.compress(gzip.compress(FORM))
 
 
 @pytest.fixture(autouse=True)
@@ -399,6 +402,13 @@ tell(forked(4, work))
         (HEAD + b"Content-Length: 37\r\n\r\n" + FORM, None),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n24\r\n" + FORM + b"\r\n", None),
         (HEAD + b"Content-Encoding: gzip\r\n\r\n" + FORM, None),
+        (HEAD + b"Content-Encoding: deflate\r\n\r\n" + zlib.compress(FORM), FORM),
+        (HEAD + b"Content-Encoding: deflate\r\n\r\n" + zlib.compress(FORM)[2:-4], FORM),
+        (HEAD + b"Content-Encoding: GZIP\r\n\r\n" + TWO_MEMBERS + b"\0", FORM),
+        (HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(FORM)[:-1], None),
+        (HEAD + b"Content-Encoding: gzip, gzip\r\n\r\n" + TWICE, None),
+        (HEAD + 2 * b"Content-Encoding: gzip\r\n" + b"\r\n" + TWICE, None),
+        (HEAD + b"Content-Encoding: secret\r\n\r\n" + FORM, None),
     ],
     ids=[
         "with a length",
@@ -411,6 +421,13 @@ tell(forked(4, work))
         "cut short of its length",
         "cut in a chunk",
         "not compressed, though it says so",
+        "deflated",
+        "deflated without a header",
+        "compressed in parts",
+        "cut while compressed",
+        "S16: compressed twice",
+        "S16: compressed twice, by two headers",
+        "in an unknown way",
     ],
 )
 def test_a_body_is_read_whole_or_not_at_all(sent: bytes, body: bytes | None) -> None:
@@ -422,8 +439,9 @@ def test_a_body_is_read_whole_or_not_at_all(sent: bytes, body: bytes | None) -> 
     [
         HEAD + b"\r\n" + b"x" * (MAX_BODY + 1),
         HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"x" * (64 * MAX_BODY)),
+        HEAD + b"Content-Encoding: gzip\r\n\r\n" + 64 * gzip.compress(b"x" * (MAX_BODY // 32)),
     ],
-    ids=["plain", "compressed"],
+    ids=["plain", "compressed", "compressed in parts"],
 )
 def test_a_body_over_the_limit_is_not_read(sent: bytes) -> None:
     assert body_of(sent) is None

@@ -34,7 +34,7 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
     """
     with store.manager() as manager:
         try:
-            click.echo(manager.ensure_valid_token(account, provider, min_ttl=min_ttl))
+            output.print_exactly(manager.ensure_valid_token(account, provider, min_ttl=min_ttl))
         except ReauthorizationRequired as error:
             require_account(manager, account)
             raise SignInNeededError(f"{error}: {login_command(account)}") from None

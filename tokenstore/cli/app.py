@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import click
 
@@ -89,4 +89,5 @@ def _has_password(database: str) -> bool:
     if "://" not in database:
         return False
     url = urlsplit(database)
-    return bool(url.password) or "password=" in url.query
+    names = {name.lower() for name, value in parse_qsl(url.query) if value}
+    return bool(url.password) or any("password" in name or "secret" in name for name in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from tokenstore.cli import output
 from tokenstore.cli.context import DONE
 
 
@@ -25,5 +26,5 @@ def completion(context: click.Context, *, shell: str) -> int:
     script = get_completion_class(shell)
     assert script is not None  # noqa: S101 - click supports all three
     program = context.find_root().command
-    click.echo(script(program, {}, "tokenstore", "_TOKENSTORE_COMPLETE").source())
+    output.print_line(script(program, {}, "tokenstore", "_TOKENSTORE_COMPLETE").source())
     return DONE

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from tokenstore.cli import output
 from tokenstore.errors import (
     InvalidTokenError,
     ProviderConfigurationError,
@@ -17,6 +17,7 @@ from tokenstore.errors import (
     TokenStoreError,
     TransientRefreshError,
 )
+from tokenstore.messages import shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,15 +94,13 @@ def _finish(manager: TokenManager, interrupt: type[BaseException]) -> None:
     requests = manager._refreshes_at_work()  # noqa: SLF001 - it exists for this
     if requests:
         noun = "request" if requests == 1 else "requests"
-        click.echo(
-            f"tokenstore: finishing {requests} {noun}; press Ctrl-C again to abandon them", err=True
-        )
+        output.print_message(f"finishing {requests} {noun}; press Ctrl-C again to abandon them")
     try:
         with suppress(TokenStoreError):
             manager.close()
     except (KeyboardInterrupt, Terminated):
         if requests:
-            click.echo("tokenstore: abandoned; a login may be lost", err=True)
+            output.print_message("abandoned; a login may be lost")
         sys.stderr.flush()
         os._exit(TERMINATED if interrupt is Terminated else INTERRUPTED)
 
@@ -134,7 +133,7 @@ def login_command(account: str, *options: str) -> str:
         for word in (f"--{name}", given[name])
     ]
     end = ["--"] if account.startswith("-") else []
-    return shlex.join(["tokenstore", *store, "login", *options, *end, account])
+    return shell_command("tokenstore", *store, "login", *options, *end, account)
 
 
 def require_account(manager: TokenManager, account: str) -> None:

@@ -98,7 +98,7 @@ def _prepare(home: Path, server: AuthorizationServer) -> None:
 
 def _tokenstore(line: str, comments: dict[int, str]) -> None:
     """Run one command as a user would, and print the comment for its exit code."""
-    click.secho(f"\n$ tokenstore {line}", bold=True)
+    output.print_line(f"\n$ tokenstore {line}", bold=True)
     sys.stdout.flush()
     program = click.get_current_context().find_root().command
     code = run_command(program, shlex.split(line))
@@ -108,7 +108,7 @@ def _tokenstore(line: str, comments: dict[int, str]) -> None:
 
 
 def _say(text: str) -> None:
-    click.secho(f"# {text}", fg="blue")
+    output.print_line(f"# {text}", fg="blue")
     sys.stdout.flush()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tokenstore.cli import output
 from tokenstore.cli.context import DONE, FAILED, INTERRUPTED, TERMINATED, Terminated, exit_code
 from tokenstore.errors import TokenStoreError
 from tokenstore.logs import place_of
@@ -51,7 +52,7 @@ def _terminate(*_: object) -> None:
 def _report(message: str, code: int, error: click.ClickException | None = None) -> int:
     context = getattr(error, "ctx", None)
     hint = f" (see: {context.command_path} --help)" if context is not None else ""
-    click.echo(f"tokenstore: {' '.join(message.split())}{hint}", err=True)
+    output.print_message(f"{message}{hint}")
     return code
 
 
@@ -80,7 +81,7 @@ class _WarningHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not hasattr(record, "operation") and not hasattr(record, "raised"):
-            click.echo(f"tokenstore: warning: {record.getMessage()}", err=True)
+            output.print_message(f"warning: {record.getMessage()}")
 
 
 _handler = _WarningHandler(logging.WARNING)

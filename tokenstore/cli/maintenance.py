@@ -10,6 +10,7 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, FAILED, SIGN_IN, Store, pass_store
 from tokenstore.cli.options import json_option
+from tokenstore.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +40,7 @@ def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
     with store.repository() as repository:
         path = repository.backup(file, replace=replace)
     if as_json:
-        output.print_json({"backup": {"path": output.printable(str(path))}})
+        output.print_json({"backup": {"path": printable(str(path))}})
     else:
         output.print_result("backed up", path)
     return DONE
@@ -71,18 +72,17 @@ def restore(store: Store, *, file: str, as_json: bool) -> int:
     for account in done.rotated or ():
         output.print_result("rotated", account, "needs a new sign-in")
     if done.rotated is None:
-        click.echo(
-            "tokenstore: the previous database cannot be read, so it is unknown which refresh "
-            "tokens were rotated since; run: tokenstore refresh --all",
-            err=True,
+        output.print_message(
+            "the previous database cannot be read, so it is unknown which refresh tokens were "
+            "rotated since; run: tokenstore refresh --all"
         )
     return DONE
 
 
 def _restored(done: Restored) -> dict[str, object]:
     return {
-        "path": output.printable(str(done.path)),
-        "moved_to": None if done.moved_to is None else output.printable(str(done.moved_to)),
+        "path": printable(str(done.path)),
+        "moved_to": None if done.moved_to is None else printable(str(done.moved_to)),
         "rotated": None if done.rotated is None else list(done.rotated),
     }
 

@@ -1,4 +1,8 @@
-"""Output for users and programs: tables, lines, JSON and progress bars."""
+"""Output for users and programs: tables, lines, JSON and progress bars.
+
+No other module of the command writes to a terminal. Here all text is made printable: names, paths,
+and the words of providers may contain characters that a terminal obeys.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tokenstore.messages import one_line, printable
 from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from rich.table import Table
+    from rich.text import Text
+
     from tokenstore.doctor import Finding
     from tokenstore.models.accounts import HistoryEntry
 
 _T = TypeVar("_T")
+_Cell = str | tuple[str, str] | list[str | tuple[str, str]]  # text, with a style, or several parts
 
 _SEVERITIES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "bold red"}
 _NAMES_SHOWN = 5  # account names per finding
@@ -38,36 +47,60 @@ def is_terminal() -> bool:
     return _forced_terminal or sys.stdout.isatty()
 
 
+def print_line(text: str, *, err: bool = False, **style: Any) -> None:
+    """Print text, usually one line, on stdout or stderr.
+
+    Args:
+        text: The text. Its line breaks and tabs are the caller's; parts of it that came from
+            others must be `printable` before.
+        err: Whether to print on stderr.
+        **style: As for `click.style`.
+    """
+    text = printable(text, keep="\n\t")
+    click.echo(click.style(text, **style) if style else text, err=err)
+
+
+def print_message(text: str) -> None:
+    """Print a message of the command as one line on stderr."""
+    print_line(f"tokenstore: {one_line(text)}", err=True)
+
+
+def print_exactly(text: str) -> None:
+    """Print a line for a program, unchanged; on a terminal, it is printable."""
+    click.echo(printable(text) if sys.stdout.isatty() else text)
+
+
 def print_json(value: object) -> None:
     """Print *value* as JSON on stdout."""
     click.echo(_json(value, 2))
 
 
 def _json(value: object, indent: int | None) -> str:
+    """Return JSON in which a character that is not printable is an escape sequence of JSON."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
-    # A file name may contain bytes that are not valid UTF-8.
-    return text.encode("utf-8", "backslashreplace").decode()
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def print_history(entries: Iterable[HistoryEntry]) -> None:
     """Print refreshes: a table on a terminal, otherwise tab-separated lines."""
     if not is_terminal():
         for entry in entries:
-            click.echo("\t".join("" if v is None else str(v) for v in asdict(entry).values()))
+            print_columns(asdict(entry).values())
         return
-    from rich.text import Text
-
     rows = table("STARTED", "ACCOUNT", "REASON", "OUTCOME", "TOOK", "PROCESS", "TOKEN")
     for entry in entries:
         outcome = " ".join(filter(None, (entry.outcome or "running", entry.error)))
         took = "-" if entry.duration is None else f"{entry.duration:.1f} s"
-        rows.add_row(
+        add_row(
+            rows,
             datetime.fromtimestamp(entry.started_at, UTC).isoformat(" ", "seconds")[:-6] + "Z",
-            Text(entry.account_name),
+            entry.account_name,
             entry.reason,
-            Text(outcome, style="green" if entry.outcome == "refreshed" else "yellow"),
+            (outcome, "green" if entry.outcome == "refreshed" else "yellow"),
             took,
-            Text(f"{entry.host} {entry.pid}"),
+            f"{entry.host} {entry.pid}",
             f"{entry.sent[:6]} → {(entry.received or '?')[:6]}",
         )
     print_table(rows, "no refreshes yet")
@@ -108,14 +141,16 @@ def print_outcome(account: str, outcome: str, *, as_json: bool) -> None:
 def print_result(outcome: str, *facts: object) -> None:
     """Print the outcome for one account or file on a line."""
     separator = "  " if is_terminal() else "\t"
-    columns = separator.join("" if fact is None else printable(str(fact)) for fact in facts)
-    click.echo(f"{outcome}{separator}{columns}".rstrip())
+    print_line(_columns((outcome, *facts), separator).rstrip())
 
 
-def printable(text: str) -> str:
-    """Return *text* with control and other unprintable characters escaped."""
-    valid = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in valid)
+def print_columns(values: Iterable[object]) -> None:
+    """Print values on a line for a program, with tabs between them."""
+    print_line(_columns(values, "\t"))
+
+
+def _columns(values: Iterable[object], separator: str) -> str:
+    return separator.join("" if value is None else printable(str(value)) for value in values)
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
@@ -125,18 +160,15 @@ def print_findings(findings: Iterable[Finding]) -> None:
             hint = "fixed" if finding.fixed else finding.hint
             print_result(finding.severity, finding.check, finding.message, hint, *finding.accounts)
         return
-    from rich.text import Text
-
     rows = table("", "CHECK", "FINDING")
     for finding in findings:
         hint = "fixed" if finding.fixed else finding.hint
-        text = Text(printable(finding.message))
+        parts: list[str | tuple[str, str]] = [printable(finding.message)]
         if finding.accounts:
-            text.append(f"\naccounts: {printable(_abbreviated(finding.accounts))}")
+            parts.append(f"\naccounts: {printable(_abbreviated(finding.accounts))}")
         if hint is not None:
-            text.append(f"\n→ {printable(hint)}", style="bold")
-        severity = Text(finding.severity, style=_SEVERITIES[finding.severity])
-        rows.add_row(severity, finding.check, text)
+            parts.append((f"\n→ {printable(hint)}", "bold"))
+        add_row(rows, (finding.severity, _SEVERITIES[finding.severity]), finding.check, parts)
     print_table(rows, "no findings")
 
 
@@ -147,7 +179,7 @@ def _abbreviated(names: tuple[str, ...]) -> str:
 
 def print_summary(counts: Mapping[str, int]) -> None:
     """Print the number of results by outcome, on stderr."""
-    click.echo(", ".join(f"{n} {outcome}" for outcome, n in counts.items()) or "nothing", err=True)
+    print_line(", ".join(f"{n} {outcome}" for outcome, n in counts.items()) or "nothing", err=True)
 
 
 def progress(items: Iterable[_T], label: str, total: int | None = None) -> Iterator[_T]:
@@ -175,8 +207,8 @@ def time_span(timestamp: float | None, now: float) -> str:
     return f"in {words}" if timestamp > now else f"{words} ago"
 
 
-def table(*headings: str) -> Any:
-    """Return a table without rows."""
+def table(*headings: str) -> Table:
+    """Return a table without rows (see `add_row`)."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -185,11 +217,25 @@ def table(*headings: str) -> Any:
     return table
 
 
-def print_table(table: Any, if_empty: str) -> None:
+def add_row(table: Table, *cells: _Cell) -> None:
+    """Add a row of text; markup is not interpreted, and line breaks are the caller's."""
+    table.add_row(*map(_text, cells))
+
+
+def _text(cell: _Cell) -> Text:
+    from rich.text import Text
+
+    if isinstance(cell, list):
+        return Text.assemble(*map(_text, cell))
+    shown, style = (cell, "") if isinstance(cell, str) else cell
+    return Text(printable(shown, keep="\n"), style)
+
+
+def print_table(table: Table, if_empty: str) -> None:
     """Print a table; if it has no rows, print *if_empty* on stderr instead."""
     from rich.console import Console
 
     if table.row_count:
         Console().print(table)
     else:
-        click.echo(if_empty, err=True)
+        print_line(if_empty, err=True)

@@ -181,7 +181,7 @@ def _run_rounds(
             except (InsecureStorageError, SchemaOutdatedError, SchemaTooNewError):
                 raise
             except StorageError as error:  # it may be available again in the next round
-                click.echo(f"tokenstore: {error}", err=True)
+                output.print_message(str(error))
             if tally.counts and not as_json:
                 output.print_summary(tally.counts)
     return DONE

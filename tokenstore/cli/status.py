@@ -13,6 +13,7 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, Store, login_command, pass_store, require_account
 from tokenstore.cli.options import account_argument, json_option, provider_option
+from tokenstore.messages import printable
 from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
@@ -90,8 +91,7 @@ def status(
             _print_overview(selected, selection, None if show_all else _SHOWN)
         else:
             for account in selected:
-                values = asdict(account).values()
-                click.echo("\t".join("" if v is None else output.printable(str(v)) for v in values))
+                output.print_columns(asdict(account).values())
     selection.report_unknown_provider()
     return DONE
 
@@ -126,7 +126,7 @@ class _Selection:
 
         close = difflib.get_close_matches(str(self.provider), self.providers, 1)
         hint = f"did you mean {close[0]!r}?" if close else "see: tokenstore status"
-        click.echo(f"tokenstore: no account uses provider {self.provider!r}; {hint}", err=True)
+        output.print_message(f"no account uses provider {self.provider!r}; {hint}")
 
     def _matches(self, account: Account) -> bool:
         in_state = not self.states or account.state in self.states
@@ -147,13 +147,13 @@ def _print_overview(accounts: Iterable[Account], selection: _Selection, limit: i
         return
     counts, total = selection.counts, selection.counts.total()
     states = ", ".join(f"{counts[state]} {_LABELS[state]}" for state in _STYLES if counts[state])
-    click.echo(f"\n{total} account{'s' * (total != 1)}: {states}")
+    output.print_line(f"\n{total} account{'s' * (total != 1)}: {states}")
     if total > len(shown):
-        click.echo(f"Showing the {len(shown)} most urgent; use --all to show all.")
+        output.print_line(f"Showing the {len(shown)} most urgent; use --all to show all.")
     if counts["sign_in"] and not wide:
         only_one = counts["sign_in"] == 1
         command = _login(shown[0]) if only_one else login_command("ACCOUNT")
-        click.echo(f"To sign in again: {command}")
+        output.print_line(f"To sign in again: {command}")
 
 
 def _urgency(account: Account) -> tuple[int, float, str]:
@@ -168,20 +168,19 @@ def _is_wide() -> bool:
 
 
 def _print_table(accounts: Iterable[Account], now: float, if_empty: str, *, wide: bool) -> None:
-    from rich.text import Text
-
     more = ("PROVIDER", "REFRESHED") if wide else ()
     table = output.table("ACCOUNT", "STATE", "EXPIRES", *more, "ACTION")
     for account in accounts:
         refreshed_at = account.refreshed_at
         refreshed = "-" if refreshed_at is None else output.time_span(refreshed_at, now)
         facts = (account.provider or "-", refreshed)
-        table.add_row(
-            Text(output.printable(account.name)),
-            Text(_LABELS[account.state], style=_STYLES[account.state]),
-            Text(output.time_span(account.expires_at, now)),
-            *(Text(fact) for fact in facts if wide),
-            Text("\n".join(map(output.printable, _action(account, now, wide=wide)))),
+        output.add_row(
+            table,
+            account.name,
+            (_LABELS[account.state], _STYLES[account.state]),
+            output.time_span(account.expires_at, now),
+            *(fact for fact in facts if wide),
+            "\n".join(map(printable, _action(account, now, wide=wide))),
         )
     output.print_table(table, if_empty)
 
@@ -199,7 +198,7 @@ def _action(account: Account, now: float, *, wide: bool) -> list[str]:
 
 def _login(account: Account) -> str:
     options = [] if account.provider else ["--provider=PROVIDER"]
-    return output.printable(login_command(account.name, *options))
+    return login_command(account.name, *options)
 
 
 def _advice(account: Account, now: float) -> str:

@@ -12,6 +12,7 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, FAILED, Store, pass_store
 from tokenstore.cli.options import json_option, provider_option
+from tokenstore.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,8 +136,7 @@ def _report(results: Iterator[FileResult], *, as_json: bool, dry_run: bool = Fal
     if as_json:
         names = ("account_name", "path", "outcome", "reason")
         output.print_results(
-            {name: getattr(result, name) for name in names}
-            | {"path": output.printable(str(result.path))}
+            {name: getattr(result, name) for name in names} | {"path": printable(str(result.path))}
             for result in counted()
         )
     else:
@@ -144,5 +144,5 @@ def _report(results: Iterator[FileResult], *, as_json: bool, dry_run: bool = Fal
             output.print_result(result.outcome, result.account_name, result.path, result.reason)
         output.print_summary(counts)
         if dry_run:
-            click.echo("nothing was stored", err=True)
+            output.print_line("nothing was stored", err=True)
     return FAILED if counts["failed"] else DONE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import stat
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from tokenstore.doctor.findings import Finding, counted, ok
 from tokenstore.doctor.mounts import NETWORK, file_system_of
 from tokenstore.files import has_writers, leftovers, writer_lock
+from tokenstore.messages import shell_word
 from tokenstore.trust import OTHERS, is_shared, weakness_of
 
 if TYPE_CHECKING:
@@ -235,8 +235,8 @@ def _named(paths: list[Path], verb: str, plural: str) -> str:
 def _quoted(paths: list[Path]) -> str:
     """Return *paths* as one argument for a shell."""
     if len(paths) == 1:
-        return shlex.quote(str(paths[0]))
-    return f"{shlex.quote(str(paths[0].parent))}/*"
+        return shell_word(str(paths[0]))
+    return f"{shell_word(str(paths[0].parent))}/*"
 
 
 def _restrict(path: Path, mode: int) -> bool:

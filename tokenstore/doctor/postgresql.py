@@ -11,7 +11,7 @@ from tokenstore.doctor.privileges import PrivilegeChecks
 from tokenstore.doctor.schema import compare_schema
 from tokenstore.doctor.server import ServerChecks
 from tokenstore.storage.factory import database_for
-from tokenstore.storage.location import schema_of
+from tokenstore.storage.location import quoted, schema_of
 from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.tables import REVISION, VERSION_TABLE
 
@@ -88,7 +88,10 @@ class PostgreSQLStore:
         from tokenstore.storage.postgresql.connections import driver_of
 
         with self._database.inspection() as connection:
-            yield driver_of(connection.connection)
+            driver = driver_of(connection.connection)
+            # In the schema itself, others may have created functions.
+            driver.execute("SET LOCAL search_path = pg_catalog")
+            yield driver
 
     def _rows(self, driver: psycopg.Connection[Any]) -> RowChecks:
         def read(statement: ClauseElement) -> Iterator[Row]:
@@ -100,7 +103,7 @@ class PostgreSQLStore:
         return RowChecks(read)
 
     def _revision(self, driver: psycopg.Connection[Any]) -> str | None:
-        query = f"SELECT version_num FROM {self._schema}.{VERSION_TABLE}"  # noqa: S608 - a name
+        query = f"SELECT version_num FROM {quoted(self._schema)}.{VERSION_TABLE}"  # noqa: S608 - a name
         row = driver.execute(query.encode()).fetchone()
         return None if row is None else str(row[0])
 

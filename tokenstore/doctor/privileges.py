@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+_TABLES = ("accounts", "refreshes", VERSION_TABLE)
 _REQUIRED = (
     *((table, r) for table in ("accounts", "refreshes") for r in ("SELECT", "INSERT")),
     *((table, r) for table in ("accounts", "refreshes") for r in ("UPDATE", "DELETE")),
@@ -42,6 +43,30 @@ ORDER BY 1
 """
 
 
+_CODE = """
+WITH ours AS (
+    SELECT oid, relname FROM pg_class
+    WHERE relnamespace = to_regnamespace(%(schema)s) AND relname = ANY (%(tables)s::name[])
+)
+SELECT kind || ' ' || quote_ident(name) || ' on ' || relname FROM (
+    SELECT 'trigger', tgname, tgrelid FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT 'rule', rulename, ev_class FROM pg_rewrite
+    UNION ALL SELECT 'policy', polname, polrelid FROM pg_policy
+) AS found (kind, name, relation) JOIN ours ON ours.oid = relation
+ORDER BY 1
+"""
+_CREATORS = """
+SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
+FROM pg_namespace CROSS JOIN LATERAL aclexplode(nspacl)
+WHERE
+    nspname = %(schema)s AND privilege_type = 'CREATE'
+    AND grantee NOT IN (nspowner, (SELECT oid FROM pg_roles WHERE rolname = current_user))
+    AND NOT coalesce((SELECT rolsuper FROM pg_roles WHERE oid = grantee), false)
+GROUP BY grantee
+ORDER BY 1
+"""
+
+
 class PrivilegeChecks:
     """Checks privileges in the server's catalog, which every user can read.
 
@@ -57,11 +82,13 @@ class PrivilegeChecks:
         self._schema = schema
         self._driver = driver
         self.can_read = True
+        ((self._quoted,),) = self._rows("SELECT quote_ident(%(schema)s)")
 
     def examine(self) -> Iterator[Finding]:
         """Check this user's privileges and those of others."""
         yield from self._own_privileges()
         yield from self._readers()
+        yield from self._foreign_code()
 
     def tables(self) -> set[str]:
         """Return the names of the tables in the schema; empty if there is no schema."""
@@ -81,7 +108,7 @@ class PrivilegeChecks:
                 quote_ident(current_user)
         """
         ((can_create, user),) = self._rows(query)
-        return None if can_create else f"CREATE SCHEMA {self._schema} AUTHORIZATION {user}"
+        return None if can_create else f"CREATE SCHEMA {self._quoted} AUTHORIZATION {user}"
 
     def _own_privileges(self) -> Iterator[Finding]:
         """Check that this user has the privileges that a refresh requires."""
@@ -95,9 +122,9 @@ class PrivilegeChecks:
             WHERE c.relname = 'accounts' AND c.relnamespace = to_regnamespace(%(schema)s)
         """
         ((user, can_use, is_owner, owner),) = self._rows(query)
-        grants = [] if can_use else [f"GRANT USAGE ON SCHEMA {self._schema} TO {user}"]
+        grants = [] if can_use else [f"GRANT USAGE ON SCHEMA {self._quoted} TO {user}"]
         missing = [(t, p) for t, p in _REQUIRED if not self._has_privilege(t, p)]
-        grants += [f"GRANT {p} ON {self._schema}.{t} TO {user}" for t, p in missing]
+        grants += [f"GRANT {p} ON {self._quoted}.{t} TO {user}" for t, p in missing]
         if can_use and not missing and (sequence := self._sequence()) is not None:
             grants.append(f"GRANT USAGE ON SEQUENCE {sequence} TO {user}")
         self.can_read = can_use and not any(privilege == "SELECT" for _, privilege in missing)
@@ -115,7 +142,7 @@ class PrivilegeChecks:
         readers = list(self._rows(_READERS))
         only_readers = ", ".join(name for name, writes in readers if not writes)
         if only_readers:
-            tables = f"{self._schema}.accounts, {self._schema}.refreshes"
+            tables = f"{self._quoted}.accounts, {self._quoted}.refreshes"
             yield Finding(
                 "readers",
                 "warning",
@@ -127,6 +154,27 @@ class PrivilegeChecks:
             yield Finding("readers", "info", f"can read and write like this user: {writers}")
         if not readers:
             yield ok("readers", "no other user has been granted access to the tokens")
+
+    def _foreign_code(self) -> Iterator[Finding]:
+        """Report what runs when the tables are used, and who else can create something there."""
+        code = ", ".join(name for (name,) in self._rows(_CODE))
+        if code:
+            yield Finding(
+                "foreign code",
+                "warning",
+                f"tokenstore creates no triggers, rules or policies, but the tables have: {code}",
+                "drop them unless you created them and know what they do with tokens",
+            )
+        creators = ", ".join(name for (name,) in self._rows(_CREATORS))
+        if creators:
+            yield Finding(
+                "foreign code",
+                "warning",
+                f"can create functions and tables in the schema: {creators}",
+                f"run: REVOKE CREATE ON SCHEMA {self._quoted} FROM {creators}",
+            )
+        if not code and not creators:
+            yield ok("foreign code", "the tables have no triggers, rules or policies")
 
     def _has_privilege(self, table: str, privilege: str) -> bool:
         query = """
@@ -142,10 +190,9 @@ class PrivilegeChecks:
             SELECT name, has_sequence_privilege(name, 'USAGE')
             FROM pg_get_serial_sequence(%(table)s, 'id') name
         """
-        ((name, can_use),) = self._rows(query, table=f"{self._schema}.refreshes")
+        ((name, can_use),) = self._rows(query, table=f"{self._quoted}.refreshes")
         return name if name is not None and not can_use else None
 
     def _rows(self, query: str, **parameters: str) -> list[tuple[Any, ...]]:
-        return self._driver.execute(
-            query.encode(), {"schema": self._schema, **parameters}
-        ).fetchall()
+        values = {"schema": self._schema, "tables": list(_TABLES), **parameters}
+        return self._driver.execute(query.encode(), values).fetchall()

@@ -16,6 +16,16 @@ _NEARLY_ALL = 0.9  # of the connections
 _MIN_TIMEOUT = 5000  # milliseconds; a busy server may need that long for a statement
 
 
+# Settings that log statements, and the values with which they log none that has tokens.
+_STATEMENT_LOGS = (
+    ("log_statement", {"none", "ddl"}),
+    ("log_min_duration_statement", {"-1"}),
+    ("log_min_duration_sample", {"-1", ""}),
+    ("log_transaction_sample_rate", {"0", ""}),
+)
+_NO_ERRORS = {"log", "fatal", "panic"}
+
+
 class ServerChecks:
     """Checks the server behind a connection, with queries that every user can make.
 
@@ -35,6 +45,7 @@ class ServerChecks:
         yield from self._durability()
         yield from self._timeouts()
         yield from self._connections()
+        yield from self._log()
 
     def _server(self) -> Iterator[Finding]:
         """Report the version; check that the server is writable and can store every name."""
@@ -125,6 +136,46 @@ class ServerChecks:
             yield Finding("connections", "warning", message, hint)
         else:
             yield ok("connections", message)
+
+    def _log(self) -> Iterator[Finding]:
+        """Check that the server does not write tokens, which are parameters, to its log."""
+        settings = [*self._logs_of_parameters(), *self._logs_of_extensions()]
+        if not settings:
+            yield ok("server log", "the settings of this session write no tokens to it")
+            return
+        user = self._value("quote_ident(current_user)")
+        database = self._value("quote_ident(current_database())")
+        hint = "; ".join(
+            f"ALTER ROLE {user} IN DATABASE {database} SET {remedy}"
+            for remedy in dict.fromkeys(remedy for _, remedy in settings)
+        )
+        yield Finding(
+            "server log",
+            "warning",
+            f"the server writes tokens to its log: {', '.join(what for what, _ in settings)}",
+            f"as a superuser, run: {hint}; then remove the tokens from the log",
+        )
+
+    def _logs_of_parameters(self) -> Iterator[tuple[str, str]]:
+        """Yield settings that log the parameters of statements, with what to set instead."""
+        if self._setting("log_parameter_max_length") != "0":
+            none = "log_parameter_max_length = 0"
+            for name, off in _STATEMENT_LOGS:
+                if (value := self._setting(name)) not in off:
+                    yield f"{name} = {value}", none
+        length = self._setting("log_parameter_max_length_on_error")
+        if length not in {"", "0"} and self._setting("log_min_error_statement") not in _NO_ERRORS:
+            name = "log_parameter_max_length_on_error"
+            yield f"{name} = {length}", f"{name} = 0"
+
+    def _logs_of_extensions(self) -> Iterator[tuple[str, str]]:
+        plans = self._setting("auto_explain.log_min_duration")
+        length = "auto_explain.log_parameter_max_length"
+        if plans not in {"", "-1"} and self._setting(length) != "0":
+            yield f"auto_explain.log_min_duration = {plans}", f"{length} = 0"
+        audited, parameters = self._setting("pgaudit.log"), "pgaudit.log_parameter"
+        if audited not in {"", "none"} and self._setting(parameters) == "on":
+            yield f"{parameters} = on", f"{parameters} = off"
 
     def _sslmode(self) -> str:
         options = {option.keyword: option.val for option in self._driver.pgconn.info}

@@ -143,12 +143,18 @@ def _clients(settings: Iterable[tuple[object, object]]) -> dict[object, dict[str
 
 
 def _has_table(connection: sqlite3.Connection, name: str, columns: set[str]) -> bool:
-    """Return whether there is such a table. A view is not accepted: its query might not end."""
+    """Return whether there is such a table.
+
+    A view or a virtual table, which has no pages of its own, is not accepted: its query might not
+    end.
+    """
     found = connection.execute(
-        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? AND rootpage > 0", (name,)
     ).fetchone()
+    if found is None:
+        return False
     rows = connection.execute("SELECT name FROM pragma_table_info(?)", (name,))
-    return found is not None and columns <= {column for (column,) in rows}
+    return columns <= {column for (column,) in rows}
 
 
 def _parse_or_none(text: object) -> Any:

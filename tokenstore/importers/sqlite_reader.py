@@ -22,6 +22,7 @@ DAMAGED = "is a damaged SQLite database"
 
 _SMALLEST_PAGE = 512  # bytes; the size of a database is a multiple of it
 _BUSY_TIMEOUT = 5.0  # seconds to wait while another program writes
+_LONGEST_VALUE = 64 << 20  # bytes
 
 
 class NotSQLiteError(UnreadableFileError):
@@ -60,6 +61,27 @@ def open_read_only(path: Path) -> Iterator[sqlite3.Connection]:
         raise UnreadableFileError("another program opened it during the import; try again")
 
 
+class _Budget:
+    """Ends queries that take more steps than reading a file of this size can.
+
+    A view, a computed column or a tree with a loop can make a query of a small file endless.
+
+    Args:
+        path: The file.
+    """
+
+    STEP = 10_000  # instructions of SQLite between two calls
+    _PER_BYTE = 50  # instructions; sorting the smallest of rows takes fewer
+
+    def __init__(self, path: Path) -> None:
+        size = sum(p.stat().st_size for p in (path, _sidecar(path, "-wal")) if p.exists())
+        self._left = (1 << 20) + self._PER_BYTE * size
+
+    def __call__(self) -> bool:
+        self._left -= self.STEP
+        return self._left < 0
+
+
 def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
     """Return a connection, and whether the file was opened as immutable.
 
@@ -84,6 +106,8 @@ def _open(path: Path, options: str, *pragmas: str) -> sqlite3.Connection:
     )
     try:
         connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+        connection.set_progress_handler(_Budget(path), _Budget.STEP)
         for statement in ("PRAGMA trusted_schema = OFF", *pragmas, "BEGIN"):
             connection.execute(statement)
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # opens the file
@@ -94,7 +118,11 @@ def _open(path: Path, options: str, *pragmas: str) -> sqlite3.Connection:
 
 
 def _has_sidecar(path: Path, suffix: str) -> bool:
-    return os.path.lexists(path.with_name(path.name + suffix))
+    return os.path.lexists(_sidecar(path, suffix))
+
+
+def _sidecar(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _error_for(path: Path, error: sqlite3.Error) -> UnreadableFileError:
@@ -113,6 +141,8 @@ _INTERRUPTED = (
 )
 _REASONS = (
     ("SQLITE_CORRUPT", DAMAGED),
+    ("SQLITE_INTERRUPT", "has tables that cannot be read to an end"),
+    ("SQLITE_TOOBIG", "has a value that is too long"),
     ("SQLITE_BUSY", "stayed locked by another program; try again when it is done"),
     ("SQLITE_READONLY", _INTERRUPTED),
     ("SQLITE_CANTOPEN", _INTERRUPTED),

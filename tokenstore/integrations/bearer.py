@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from requests.utils import get_environ_proxies
 
 from tokenstore.errors import InvalidTokenError
+from tokenstore.oauth.addresses import is_loopback
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
@@ -42,6 +46,43 @@ def bearer_token(account_name: str, tokens: Mapping[str, Any]) -> str:
             f"{account_name} has one with characters that HTTP headers cannot hold; sign in again",
         )
     return token
+
+
+def require_protected(url: object) -> None:
+    """Refuse a URL to which a bearer token would travel in clear text (RFC 6750 section 5.3).
+
+    Plain http is for loopback alone, and only if it is not sent through a proxy, which would take
+    it off this machine.
+
+    Args:
+        url: The URL of a request, as its library has it.
+
+    Raises:
+        InvalidTokenError: The token must not be sent there.
+    """
+    text = url.decode("utf-8", "replace") if isinstance(url, bytes) else str(url)
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+    except ValueError:
+        raise InvalidTokenError("url", "it is not a URL; no token was sent") from None
+    if parts.scheme == "https":
+        return
+    where = host or "a URL without a host"
+    # Libraries disagree on what a backslash or an @ makes of the host.
+    is_local = parts.scheme == "http" and is_loopback(host) and not set(parts.netloc) & set("\\@")
+    if not is_local:
+        raise InvalidTokenError(
+            "url",
+            f"no token was sent to {where}: a bearer token requires https, except on "
+            "loopback; use an https URL",
+        )
+    if get_environ_proxies(text):
+        raise InvalidTokenError(
+            "url",
+            f"no token was sent to {where}: the environment names a proxy for it, which "
+            "would receive the token in clear text; add the host to $no_proxy",
+        )
 
 
 def sent_token(headers: Mapping[str, str]) -> str | None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
-from tokenstore.integrations.bearer import bearer_token
+from tokenstore.integrations.bearer import bearer_token, require_protected
 from tokenstore.redaction import protect
 
 try:
@@ -98,7 +98,12 @@ class Credentials(CredentialsWithQuotaProject):
     def before_request(
         self, request: object, method: str, url: str, headers: MutableMapping[str, str]
     ) -> None:
-        """Put a valid token into *headers*; google-auth calls this before each request."""
+        """Put a valid token into *headers*; google-auth calls this before each request.
+
+        Raises:
+            InvalidTokenError: *url* has plain http, and is not on loopback.
+        """
+        require_protected(url)
         self._sent = None
         super().before_request(request, method, url, headers)  # type: ignore[no-untyped-call]
 

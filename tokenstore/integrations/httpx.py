@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenstore.aio import AsyncTokenManager
-from tokenstore.integrations.bearer import AsyncBearer, Bearer, sent_token
+from tokenstore.integrations.bearer import AsyncBearer, Bearer, require_protected, sent_token
 from tokenstore.redaction import protect
 
 try:
@@ -40,7 +40,7 @@ class TokenAuth(httpx.Auth):
 
     If no token can be obtained, the request raises the reason instead of returning the 401: a
     `TokenRefreshError`, a `StorageError`, or an `InvalidTokenError` for tokens that are not bearer
-    tokens, which are never sent.
+    tokens, or a URL with plain http, which they are never sent to (loopback excepted).
 
     Args:
         manager: The account's manager, of either kind, for either kind of client. For an
@@ -86,6 +86,7 @@ class TokenAuth(httpx.Auth):
 
 
 def _authorize(request: httpx.Request, token: str) -> httpx.Request:
+    require_protected(request.url)
     request.headers["Authorization"] = f"Bearer {token}"
     return request
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 from requests.auth import AuthBase
 
-from tokenstore.integrations.bearer import Bearer, sent_token
+from tokenstore.integrations.bearer import Bearer, require_protected, sent_token
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class TokenAuth(AuthBase):
 
     If no token can be obtained, the request raises the reason instead of returning the 401: a
     `TokenRefreshError`, a `StorageError`, or an `InvalidTokenError` for tokens that are not bearer
-    tokens, which are never sent.
+    tokens, or a URL with plain http, which they are never sent to (loopback excepted).
 
     Args:
         manager: The account's manager. Threads may share it, and this object as well.
@@ -47,6 +48,7 @@ class TokenAuth(AuthBase):
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
         """Put the token into *request*."""
+        require_protected(request.url)
         request.headers["Authorization"] = f"Bearer {self._bearer.token()}"
         request.register_hook("response", partial(self.handle_401, start=_position(request.body)))  # type: ignore[no-untyped-call]
         return request
@@ -59,6 +61,7 @@ class TokenAuth(AuthBase):
             start: Where the request's body starts, if it is a file.
             **settings: How requests sent the request.
         """
+        self._keep_from_plain_http(response)
         # The header shows what was sent: requests drops it on a redirect to another origin.
         rejected = sent_token(response.request.headers)
         if response.status_code != _UNAUTHORIZED or rejected is None:
@@ -77,6 +80,16 @@ class TokenAuth(AuthBase):
         second = response.connection.send(request, **settings)
         second.history.append(response)
         return second
+
+    def _keep_from_plain_http(self, response: Response) -> None:
+        """Drop the token before a redirect to plain http, also if the session would keep it."""
+        headers = response.request.headers
+        if not response.is_redirect or sent_token(headers) is None:
+            return
+        try:
+            require_protected(urljoin(response.url, response.headers["Location"]))
+        except ValueError:  # an InvalidTokenError is one, too
+            del headers["Authorization"]
 
 
 def _position(body: Any) -> int | None:

@@ -58,7 +58,8 @@ def fetch_metadata(
         session: The session to send the request with. Defaults to a new connection.
 
     Raises:
-        ProviderConfigurationError: The issuer has no metadata.
+        ProviderConfigurationError: The issuer has no metadata, or they lead from the internet to
+            this machine or the local network.
         TransientRefreshError: The metadata could not be fetched; try again later.
     """
     url = f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
@@ -73,6 +74,7 @@ def fetch_metadata(
             f"has an issuer without metadata: {url} returned HTTP {response.status}; "
             "set token_endpoint"
         )
+    provider.require_public(metadata, resolve=True)
     return metadata
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import logging
 import ssl
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,8 +25,8 @@ from urllib3.exceptions import (
 )
 
 from tokenstore.logs import place_of
+from tokenstore.oauth.addresses import is_loopback
 from tokenstore.oauth.deadline import Exchange, current
-from tokenstore.oauth.provider import is_loopback
 from tokenstore.version import __version__
 
 if TYPE_CHECKING:
@@ -273,25 +275,52 @@ def _tracked(pool: Any) -> Any:
 
 
 def _read(response: requests.Response) -> bytes | None:
+    """Return the body, None if it is not complete, too long, or cannot be decoded."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower() or "identity"
     body = b""
     try:
         for chunk in _chunks(response):
             body += chunk
             if len(body) > MAX_BODY:
                 return None
+        return body if encoding == "identity" else _decompressed(body, encoding)
     except (requests.RequestException, HTTPError, OSError):
         return None
-    return body
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
     """Yield the body as it arrives; `iter_content` would wait for a chunk to be full."""
-    read1 = getattr(response.raw, "read1", None)
-    if read1 is None or not isinstance(response.raw, urllib3.HTTPResponse):
+    if not isinstance(response.raw, urllib3.HTTPResponse):
         yield from response.iter_content(1)
         return
-    while chunk := read1(1 << 16, decode_content=True):
+    while chunk := response.raw.read1(1 << 16, decode_content=False):
         yield chunk
+
+
+_WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's wbits, to be tried
+
+
+def _decompressed(body: bytes, encoding: str) -> bytes | None:
+    """Return what is compressed, though nobody asked for it; None unless it is whole and once.
+
+    urllib3 would decode whatever a server stacks, which may grow a thousandfold with each layer.
+    """
+    for window in _WINDOWS.get(encoding, ()):
+        with suppress(zlib.error):
+            return _inflated(body, window)
+    return None
+
+
+def _inflated(body: bytes, window: int) -> bytes | None:
+    content = b""
+    while True:
+        decoder = zlib.decompressobj(window)
+        content += decoder.decompress(body, MAX_BODY + 1 - len(content))
+        if not decoder.eof or len(content) > MAX_BODY:
+            return None
+        body = decoder.unused_data
+        if not body.startswith(b"\x1f\x8b"):  # the next member of a gzip file
+            return content
 
 
 # What can only happen before there is a connection that a request could go over.

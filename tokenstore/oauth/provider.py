@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus, urlsplit
 
 from tokenstore.errors import ProviderConfigurationError
 from tokenstore.models.tokens import fingerprint
+from tokenstore.oauth.addresses import foreign_network, is_loopback
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
@@ -190,7 +189,8 @@ class Provider:
         """Return this provider with its missing endpoints taken from *metadata* (RFC 8414).
 
         Raises:
-            ProviderConfigurationError: The metadata is of another issuer, or lacks an endpoint.
+            ProviderConfigurationError: The metadata is of another issuer, lacks an endpoint, or
+                names one on this machine or the local network.
         """
         if metadata.get("issuer") != self.issuer:
             raise self.configuration_error(
@@ -201,6 +201,7 @@ class Provider:
             for name in _ENDPOINTS
             if getattr(self, name) is None and isinstance(metadata.get(name), str)
         }
+        self.require_public(missing, resolve=False)
         if metadata.get(_ISS_SUPPORTED) is True:
             missing[_ISS_SUPPORTED] = True
         complete = replace(self, **missing)
@@ -208,6 +209,27 @@ class Provider:
             raise self.configuration_error("has an issuer whose metadata has no token_endpoint")
         complete.require_usable()
         return complete
+
+    def require_public(self, metadata: Mapping[str, Any], *, resolve: bool) -> None:
+        """Refuse metadata that leads from the internet to this machine or the local network.
+
+        Args:
+            metadata: The metadata of the issuer.
+            resolve: Whether to look host names up.
+
+        Raises:
+            ProviderConfigurationError: An endpoint that would be used is there.
+        """
+        for name in _ENDPOINTS:
+            url = metadata.get(name)
+            if getattr(self, name) is not None or not isinstance(url, str):
+                continue
+            network = foreign_network(self.issuer or "", url, resolve=resolve)
+            if network is not None:
+                raise self.configuration_error(
+                    f"cannot be used: the metadata of its issuer name a {name} with a {network} "
+                    f"address; set {name} if that is intended"
+                )
 
     def endpoint(self, kind: str) -> str:
         """Return the URL of an endpoint to send a request to.
@@ -260,7 +282,7 @@ def _url_problem(url: str) -> str | None:
         _ = parts.port
     except ValueError:
         return "it is not a URL"
-    if not host or parts.scheme not in {"https", "http"} or re.search(r"[\x00-\x20\x7f]", url):
+    if not host or parts.scheme not in {"https", "http"} or not url.isprintable() or " " in url:
         return "it is not an https URL"
     if parts.scheme == "http" and not is_loopback(host):
         return "it is not https; http is allowed only on loopback"
@@ -279,16 +301,6 @@ def origin(url: str) -> tuple[str, str, int | None] | None:
     except ValueError:
         return None
     return (parts.scheme, parts.hostname, port) if parts.hostname else None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or IP address is this machine, without a DNS lookup."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 protect(__name__)

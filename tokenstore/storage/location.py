@@ -44,7 +44,7 @@ def display_name(database: Path | URL) -> str:
         return str(database)
     if database.drivername.startswith("sqlite"):
         return str(database.database)
-    harmless = {n: v for n, v in database.query.items() if n in {"host", "port", "schema"}}
+    harmless = {n: v for n, v in database.query.items() if n in {"host", "port", "schema", "owner"}}
     url = URL.create(
         database.drivername,
         database.username,
@@ -59,6 +59,17 @@ def display_name(database: Path | URL) -> str:
 def schema_of(url: URL) -> str:
     """Return the schema of a PostgreSQL database that holds the tables."""
     return str(url.query.get("schema", _DEFAULT_SCHEMA))
+
+
+def owner_of(url: URL) -> str | None:
+    """Return the role that may own the schema and the tables besides this one, or None."""
+    owner = url.query.get("owner")
+    return None if owner is None else str(owner)
+
+
+def quoted(schema: str) -> str:
+    """Return the name of a schema for a statement: it may be a word of SQL."""
+    return f'"{schema}"'
 
 
 def providers_file(database: Path | URL) -> tuple[Path, bool]:
@@ -95,7 +106,12 @@ def _parse(database: object) -> str | URL:
     if url.drivername in {"postgresql", "postgresql+psycopg"}:
         schema = url.query.get("schema", _DEFAULT_SCHEMA)
         if not (isinstance(schema, str) and _SCHEMA.fullmatch(schema)):
-            raise ValueError("database: schema must be a name of lower-case letters, digits and _")
+            raise ValueError(
+                "database: schema must be a name of lower-case letters, digits and _, at most 63, "
+                "and none of PostgreSQL's own"
+            )
+        if not isinstance(url.query.get("owner", ""), str):
+            raise ValueError("database: owner must be the name of one role")
         return url.set(drivername="postgresql+psycopg")
     if url.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise ValueError(
@@ -110,4 +126,4 @@ def _parse(database: object) -> str | URL:
 
 
 _DEFAULT_SCHEMA = "tokenstore"
-_SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
+_SCHEMA = re.compile(r"(?!pg_|information_schema$)[a-z_][a-z0-9_]{0,62}")

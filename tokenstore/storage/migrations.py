@@ -9,13 +9,13 @@ package inside one of its migrations. So the migrations run here without these c
 from __future__ import annotations
 
 import logging
-import shlex
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import SchemaOutdatedError, SchemaTooNewError, StorageError
+from tokenstore.messages import shell_command
 from tokenstore.storage.tables import REVISION, VERSION_TABLE, accounts, metadata
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def stamp_error(name: str, recorded: str | None, found: str | None) -> StorageEr
 
 def command(name: str, *words: str) -> str:
     """Return a command on the database for a shell."""
-    return shlex.join(["tokenstore", "--database", name, *words])
+    return shell_command("tokenstore", "--database", name, *words)
 
 
 def target_metadata() -> MetaData:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.sql import quoted_name
 from sqlalchemy.sql.compiler import SQLCompiler
 
 if TYPE_CHECKING:
@@ -85,11 +86,12 @@ def _in_order(
 @lru_cache(maxsize=1024)
 def _compile_for_postgresql(statement: CompiledStatement, schema: str) -> DialectStatement:
     from sqlalchemy.dialects import postgresql
-    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+    from tokenstore.storage.qualified import QualifyingDialect
 
     return statement._compile(  # noqa: SLF001 - of this module
-        PGDialect_psycopg(),  # type: ignore[no-untyped-call]
+        QualifyingDialect(),  # type: ignore[no-untyped-call]
         postgresql.insert,
-        schema_translate_map={None: schema},
+        schema_translate_map={None: quoted_name(schema, quote=True)},  # it may be a word of SQL
         render_schema_translate=True,
     )

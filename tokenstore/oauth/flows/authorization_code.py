@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from tokenstore.errors import TokenStoreError
+from tokenstore.oauth.addresses import is_loopback
 from tokenstore.oauth.flows import callback_page
 from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant
 from tokenstore.oauth.flows.loopback import RedirectServer
 from tokenstore.oauth.flows.prompt import Prompt
-from tokenstore.oauth.provider import is_loopback, origin
+from tokenstore.oauth.provider import origin
+from tokenstore.redaction import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -178,14 +180,10 @@ def _refusal(context: SignInContext, error: str, description: str) -> TokenStore
     """Return the error for an error response (RFC 6749 section 4.1.2.1)."""
     if error == "access_denied":
         return context.denied_error()
-    error = _one_line(error)
-    details = ": ".join(text for text in (error, _one_line(description)) if text)
-    return context.sign_in_error(f"the provider returned {details}; nothing was stored", error)
-
-
-def _one_line(text: str) -> str:
-    """Return text from a redirect as one printable line of limited length."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_MAX_QUOTED]
+    redactor = Redactor([context.provider.client_secret or ""])
+    code = redactor.redact(error, _MAX_QUOTED) or ""
+    details = ": ".join(filter(None, (code, redactor.redact(description, _MAX_QUOTED))))
+    return context.sign_in_error(f"the provider returned {details}; nothing was stored", code)
 
 
 def _redeem(

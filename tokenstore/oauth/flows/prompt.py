@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
 
+from tokenstore.messages import printable
 from tokenstore.oauth.flows.launch_page import LaunchPage
 
 
@@ -122,5 +123,6 @@ def _device_instructions(prompt: Prompt) -> str:
 
 
 def _write(text: str) -> None:
+    text = printable(text, keep="\n")  # metadata of the provider are part of it
     sys.stderr.write(text)  # in one call, so that the output of other threads cannot split it
     sys.stderr.flush()

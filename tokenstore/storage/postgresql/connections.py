@@ -60,7 +60,7 @@ class Connections(fork.ForkParticipant):
         if self._engine is None:
             parameters = {n: v for n, v in _DEFAULTS.items() if n not in self._url.query}
             self._engine = create_engine(
-                self._url.difference_update_query(["schema"]),
+                self._url.difference_update_query(["schema", "owner"]),
                 # A pooler may use another server connection for each transaction, so prepared
                 # statements and settings of an earlier one are lost.
                 connect_args={**parameters, "prepare_threshold": None, "client_encoding": "utf8"},
@@ -73,6 +73,8 @@ class Connections(fork.ForkParticipant):
                 pool_reset_on_return=None,  # see _roll_back
                 pool_use_lifo=True,  # so that rarely used connections stay idle
             )
+            # SQLAlchemy would ask for it without pg_catalog (see `qualified`).
+            vars(self._engine.dialect)["_get_default_schema_name"] = lambda _: None
             event.listen(self._engine, "reset", _roll_back)
             finalize(self, self._engine.dispose)
         return self._engine

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenstore.errors import StorageError
-from tokenstore.storage.location import display_name, schema_of
+from tokenstore.messages import shell_word
+from tokenstore.storage.location import display_name, owner_of, quoted, schema_of
 from tokenstore.storage.ownership import Owner
 from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT, Connections
 from tokenstore.storage.postgresql.errors import (
@@ -42,20 +42,25 @@ _POOL_SIZE = 5  # idle connections that a process keeps open
 _MAX_CONNECTIONS = 15  # connections of a process for reads and writes
 _PAUSES = (0.0, 0.2, 1.0)  # seconds before each retry after a transient error
 
+# No operator or function without a schema: another role may have created one in a schema of
+# search_path (see `qualified`).
+_DURABLE = """
+SELECT pg_catalog.set_config(
+    'synchronous_commit',
+    pg_catalog.replace(pg_catalog.current_setting('synchronous_commit'), 'off', 'on'),
+    true
+);
+"""
 _BEGIN = f"""
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = {BUSY_TIMEOUT * 1000:.0f};
-SELECT set_config(
-    'synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true
-);
+{_DURABLE}
 """
 
 
 _ON_LOCK = f"""
 SET LOCAL lock_timeout = {BUSY_TIMEOUT * 1000:.0f};
-SELECT set_config(
-    'synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true
-);
+{_DURABLE}
 SAVEPOINT outcome;
 """
 
@@ -91,7 +96,8 @@ class PostgreSQLDatabase:
     of them, excludes other writers, as SQLite always does.
 
     Args:
-        url: The database. ``?schema=`` names another schema than ``tokenstore``.
+        url: The database. ``?schema=`` names another schema than ``tokenstore``, ``owner=`` a role
+            that may own it.
         upgrade: Migrate an older database instead of refusing it.
     """
 
@@ -101,7 +107,7 @@ class PostgreSQLDatabase:
         self._connections = Connections(url, pool_size=_POOL_SIZE, limit=_MAX_CONNECTIONS)
         self._lock_connections = Connections(url, pool_size=_POOL_SIZE)
         self._schema_manager = SchemaManager(
-            self.name, self._schema, self._connections, upgrade=upgrade
+            self.name, self._schema, self._connections, owner=owner_of(url), upgrade=upgrade
         )
         self.locks = AdvisoryLocks(self.name, self._schema, self._lock_connections)
         self._thread = _Thread()
@@ -163,7 +169,7 @@ class PostgreSQLDatabase:
 
             def begin() -> None:
                 driver = stack.enter_context(self._transaction(None))
-                table = f"{self._schema}.accounts"
+                table = f"{quoted(self._schema)}.accounts"
                 self._run(driver, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
             if self._exists(create=False):
@@ -261,7 +267,7 @@ class PostgreSQLDatabase:
         """Refuse: PostgreSQL has its own tools for backups."""
         raise StorageError(
             f"{self.name} is not a file; restore it with: pg_restore --clean --if-exists "
-            f"--dbname=DATABASE {shlex.quote(str(source))}",
+            f"--dbname=DATABASE {shell_word(str(source))}",
             self.name,
         )
 

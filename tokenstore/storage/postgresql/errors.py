@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from psycopg import DataError, Error
 from sqlalchemy.exc import DBAPIError
@@ -122,6 +123,16 @@ def foreign_schema_error(name: str, schema: str) -> InsecureStorageError:
     return InsecureStorageError(
         f"{name}: the schema {schema} holds tables of another application; choose another schema "
         "with ?schema=NAME at the end of the URL",
+        name,
+    )
+
+
+def foreign_owner_error(name: str, schema: str, owner: str) -> InsecureStorageError:
+    """Return the error for a schema, or tables in it, that another role owns."""
+    return InsecureStorageError(
+        f"{name}: the schema {schema} or tables in it belong to the role {owner}, which can read "
+        f"and change every token; if that is intended, add owner={quote(owner)} to the URL, or "
+        "else choose another schema with schema=NAME",
         name,
     )
 

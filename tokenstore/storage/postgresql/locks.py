@@ -116,14 +116,17 @@ class AdvisoryLocks:
         try:
             if timeout <= 0:
                 driver.execute(begin.encode())
-                row = driver.execute("SELECT pg_try_advisory_xact_lock(%s)", (key,)).fetchone()
+                row = driver.execute(
+                    "SELECT pg_catalog.pg_try_advisory_xact_lock(%s)", (key,)
+                ).fetchone()
                 if row is not None and row[0]:
                     return True
                 driver.execute("ROLLBACK")
                 return False
             milliseconds = max(1, round(timeout * 1000))
-            wait = f"SET LOCAL lock_timeout = {milliseconds}; SELECT pg_advisory_xact_lock({key})"
-            driver.execute((begin + wait).encode())
+            wait = f"SELECT pg_catalog.pg_advisory_xact_lock({key})"
+            limit = f"SET LOCAL lock_timeout = {milliseconds};"
+            driver.execute((begin + limit + wait).encode())
         except ERRORS:
             if not driver.closed and driver.info.transaction_status is TransactionStatus.INERROR:
                 driver.execute("ROLLBACK")

@@ -10,6 +10,7 @@ import psycopg
 from sqlalchemy import text
 
 from tokenstore.errors import StorageError
+from tokenstore.storage.location import quoted
 from tokenstore.storage.migrations import (
     has_tables,
     outdated_error,
@@ -20,13 +21,15 @@ from tokenstore.storage.migrations import (
 from tokenstore.storage.postgresql.connections import BUSY_TIMEOUT
 from tokenstore.storage.postgresql.errors import (
     ERRORS,
+    LOCK_NOT_AVAILABLE,
+    foreign_owner_error,
     foreign_schema_error,
     postgresql_error,
     sqlstate,
     translated,
 )
 from tokenstore.storage.postgresql.locks import key_of
-from tokenstore.storage.tables import REVISION, VERSION_TABLE
+from tokenstore.storage.tables import REVISION, VERSION_TABLE, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +41,28 @@ if TYPE_CHECKING:
 _TIMEOUT = 120.0  # seconds to wait for another process that creates or migrates the database
 
 
+_IS = "OPERATOR(pg_catalog.=)"
+_TABLES = [*metadata.tables, VERSION_TABLE]
+_FOREIGN_OWNER = f"""
+    SELECT role.rolname
+    FROM pg_catalog.pg_namespace schema
+    LEFT JOIN pg_catalog.pg_class class
+        ON class.relnamespace {_IS} schema.oid
+        AND class.relname {_IS} ANY (%(tables)s::pg_catalog.name[])
+    JOIN pg_catalog.pg_roles role ON role.oid {_IS} ANY (ARRAY[schema.nspowner, class.relowner])
+    WHERE
+        schema.nspname {_IS} %(schema)s::pg_catalog.name
+        AND NOT role.rolsuper
+        AND NOT pg_catalog.pg_has_role(role.oid, 'MEMBER')
+        AND NOT role.oid {_IS} (
+            SELECT datdba FROM pg_catalog.pg_database
+            WHERE datname {_IS} pg_catalog.current_database()
+        )
+        AND NOT COALESCE(role.rolname {_IS} %(owner)s::pg_catalog.name, false)
+    LIMIT 1
+"""  # noqa: S608 - constants
+
+
 class SchemaManager:
     """Creates and migrates the tables in one schema, under a lock that excludes other processes.
 
@@ -45,18 +70,33 @@ class SchemaManager:
         name: The name of the database in messages.
         schema: The schema. Other schemas of the database may belong to other applications.
         connections: Connections to the database.
+        owner: A role that may own the schema and the tables, besides those that are trusted.
         upgrade: Migrate an older database instead of refusing it.
     """
 
-    def __init__(self, name: str, schema: str, connections: Connections, *, upgrade: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        connections: Connections,
+        *,
+        owner: str | None = None,
+        upgrade: bool,
+    ) -> None:
         self._name = name
         self._schema = schema
         self._connections = connections
         self._upgrade = upgrade
-        namespace, version_table = f"to_regnamespace('{schema}')", f"'{schema}.{VERSION_TABLE}'"
-        has_tables = f"EXISTS (SELECT FROM pg_class WHERE relnamespace = {namespace})"
-        self._identity = f"SELECT to_regclass({version_table})::oid::bigint"
-        self._is_foreign = f"SELECT {has_tables} AND to_regclass({version_table}) IS NULL"
+        self._owner = owner
+        # As everywhere, no operator or function without a schema (see `qualified`).
+        version_table = f"pg_catalog.to_regclass('{quoted(schema)}.{VERSION_TABLE}')"
+        self._identity = f"SELECT {version_table}::pg_catalog.oid::bigint"
+        self._is_foreign = f"""
+            SELECT {version_table} IS NULL AND EXISTS (
+                SELECT FROM pg_catalog.pg_class
+                WHERE relnamespace {_IS} pg_catalog.to_regnamespace('{quoted(schema)}')
+            )
+        """  # noqa: S608 - names
 
     def find(self, *, create: bool) -> bool:
         """Return whether the tables exist, at the newest revision.
@@ -67,7 +107,7 @@ class SchemaManager:
         Raises:
             SchemaOutdatedError: They are older than this code.
             SchemaTooNewError: They are newer.
-            InsecureStorageError: The schema belongs to another application.
+            InsecureStorageError: The schema belongs to another application or role.
         """
         revision = self._stored_revision()
         if revision is None:
@@ -100,8 +140,10 @@ class SchemaManager:
             self._lock(connection)
             is_new = not _exists(connection, self._schema)
             if is_new:
-                connection.exec_driver_sql(f"CREATE SCHEMA {self._schema}")
-            elif connection.exec_driver_sql(self._is_foreign).scalar():
+                connection.exec_driver_sql(f"CREATE SCHEMA {quoted(self._schema)}")
+            else:
+                self._require_trusted_owner(_driver_of(connection))
+            if connection.exec_driver_sql(self._is_foreign).scalar():
                 raise foreign_schema_error(self._name, self._schema)
             self._set_search_path(connection)
             yield connection
@@ -120,6 +162,7 @@ class SchemaManager:
         """Yield a connection in a read-only transaction."""
         with self._transaction() as (connection, transaction):
             connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            self._require_trusted_owner(_driver_of(connection))
             self._set_search_path(connection)
             yield connection
             transaction.rollback()
@@ -131,6 +174,7 @@ class SchemaManager:
             translated(self._name),
             connection.begin() as transaction,
         ):
+            connection.exec_driver_sql("SET LOCAL search_path = pg_catalog")
             yield connection, transaction
 
     def _stored_revision(self) -> str | None:
@@ -143,6 +187,7 @@ class SchemaManager:
                     "name; create a database with ENCODING 'UTF8'",
                     self._name,
                 )
+            self._require_trusted_owner(driver)
             revision = self.revision_of(driver)
             if revision is None and self._has_accounts(driver):
                 raise stamp_error(self._name, None, None)
@@ -151,7 +196,7 @@ class SchemaManager:
     def _has_accounts(self, driver: psycopg.Connection[Any]) -> bool:
         """Return whether the tables exist, whatever revision is recorded."""
         try:
-            query = f"SELECT to_regclass('{self._schema}.accounts') IS NOT NULL"
+            query = f"SELECT pg_catalog.to_regclass('{quoted(self._schema)}.accounts') IS NOT NULL"
             row = driver.execute(query.encode()).fetchone()
         except ERRORS as error:
             raise postgresql_error(self._name, error) from None
@@ -169,11 +214,25 @@ class SchemaManager:
                 if driver.execute(self._is_foreign.encode()).fetchone() == (True,):
                     raise foreign_schema_error(self._name, self._schema)
                 return None
-            query = f"SELECT version_num FROM {self._schema}.{VERSION_TABLE}"  # noqa: S608 - names
+            query = f"SELECT version_num FROM {quoted(self._schema)}.{VERSION_TABLE}"  # noqa: S608 - names
             row = driver.execute(query.encode()).fetchone()
         except ERRORS as error:
             raise postgresql_error(self._name, error) from None
         return None if row is None else str(row[0])
+
+    def _require_trusted_owner(self, driver: psycopg.Connection[Any]) -> None:
+        """Refuse a schema or tables of another role, which could read and change every token.
+
+        Trusted are this role and those that it is a member of, superusers and the owner of the
+        database, who have other ways to do so, and the role that the URL names.
+        """
+        try:
+            values = {"schema": self._schema, "tables": _TABLES, "owner": self._owner}
+            row = driver.execute(_FOREIGN_OWNER.encode(), values).fetchone()
+        except ERRORS as error:
+            raise postgresql_error(self._name, error) from None
+        if row is not None:
+            raise foreign_owner_error(self._name, self._schema, str(row[0]))
 
     def _upgrade_to_head(self) -> None:
         with self.migration() as connection:
@@ -186,8 +245,10 @@ class SchemaManager:
         milliseconds = round(_TIMEOUT * 1000)
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
         try:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({key})")
+            connection.exec_driver_sql(f"SELECT pg_catalog.pg_advisory_xact_lock({key})")
         except ERRORS as error:
+            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                raise postgresql_error(self._name, error) from None
             raise StorageError(
                 f"{self._name}: another process has been creating or migrating it for more "
                 f"than {_TIMEOUT:.0f} s; find that process and try again ({sqlstate(error)})",
@@ -197,7 +258,7 @@ class SchemaManager:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(BUSY_TIMEOUT * 1000)}")
 
     def _set_search_path(self, connection: Connection) -> None:
-        connection.exec_driver_sql(f"SET LOCAL search_path = {self._schema}")
+        connection.exec_driver_sql(f"SET LOCAL search_path = {quoted(self._schema)}")
         # SQLAlchemy looks there for tables without a schema.
         connection.dialect.default_schema_name = self._schema
 
@@ -210,5 +271,5 @@ def _driver_of(connection: Connection) -> psycopg.Connection[Any]:
 
 def _exists(connection: Connection, schema: str) -> bool:
     # Not to_regnamespace(), whose result may be older than the wait for the lock.
-    query = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :schema)")
+    query = text("SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = :schema)")
     return bool(connection.scalar(query, {"schema": schema}))
