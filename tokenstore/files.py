@@ -104,6 +104,24 @@ def leftovers(directory: Path, is_ours: Callable[[str], bool]) -> Iterator[Path]
                     yield path
 
 
+def decode_name(name: str) -> str:
+    """Return a file name, or an argument of this process, as the text of its UTF-8 bytes.
+
+    Where the locale's encoding is ASCII, Python has surrogates in their place. A name that is not
+    UTF-8 is returned as it is.
+    """
+    if name.isascii():
+        return name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(name).decode()
+        except UnicodeError:
+            pass
+    return name
+
+
 def sync_directory(directory: Path) -> None:
     """Make the file names in *directory* durable."""
     _sync(directory)

@@ -68,7 +68,7 @@ def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> 
     if as_json:
         output.print_json({"history": [asdict(e) | {"duration": e.duration} for e in entries]})
     else:
-        output.print_history(entries)
+        output.print_history(output.until_lost(entries))
     return DONE
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tokenstore.cli import streams
 from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
@@ -38,13 +39,23 @@ def is_terminal() -> bool:
     return _forced_terminal or sys.stdout.isatty()
 
 
+def until_lost(items: Iterable[_T]) -> Iterator[_T]:
+    """Yield *items* until standard output cannot be written, for a command that only reads."""
+    for item in items:
+        if streams.output_is_lost():
+            return
+        yield item
+
+
 def print_json(value: object) -> None:
     """Print *value* as JSON on stdout."""
     click.echo(_json(value, 2))
 
 
 def _json(value: object, indent: int | None) -> str:
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    ascii_only = not encoding.lower().startswith("utf")  # then the escapes are those of JSON
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, default=str)
     # A file name may contain bytes that are not valid UTF-8.
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -83,7 +83,7 @@ def status(
     with store.manager() as manager:
         for name in accounts:
             require_account(manager, name)
-        selected = selection.filter(manager.accounts(names=accounts or None))
+        selected = selection.filter(output.until_lost(manager.accounts(names=accounts or None)))
         if as_json:
             output.print_results(map(asdict, selected), key="accounts")
         elif output.is_terminal():

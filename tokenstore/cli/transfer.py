@@ -11,7 +11,7 @@ import click
 
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, FAILED, Store, pass_store
-from tokenstore.cli.options import json_option, provider_option
+from tokenstore.cli.options import NAME, json_option, provider_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     metavar="PATH...",
 )
 @provider_option("Provider to assign to the accounts.")
-@click.option("--as", "account_name", metavar="ACCOUNT", help="Name of the account in one file.")
+@click.option(
+    "--as",
+    "account_name",
+    type=NAME,
+    metavar="ACCOUNT",
+    help="Name of the account in one file.",
+)
 @click.option("--replace", is_flag=True, help="Replace accounts that are already stored.")
 @click.option("--newer", is_flag=True, help="Replace an account if the file's token expires later.")
 @click.option("--dry-run", is_flag=True, help="Report what would be imported; store nothing.")
@@ -62,6 +68,8 @@ def import_(
         raise click.UsageError("--replace and --newer cannot be combined")
     if paths.count("-") > 1:
         raise click.UsageError("standard input can be read only once")
+    if "-" in paths and sys.stdin is None:
+        raise click.UsageError("standard input is closed; give a file instead of -")
     if account_name is not None:
         _require_one_file(paths)
     if provider is not None:
