@@ -109,7 +109,10 @@ def test_a_bug_is_told_in_one_line_without_what_it_says(
 
 @needs_full_device
 @pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_an_output_that_cannot_be_written_is_no_bug(database: Path, buffered: str) -> None:
+def test_an_output_that_cannot_be_written_is_no_bug(
+    database: Path, server: AuthorizationServer, buffered: str
+) -> None:
+    save(database, server, "alice", expires_in=3600)
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(
             [*COMMAND, "--database", str(database), "status", "--json"],

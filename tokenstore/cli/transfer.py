@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.context import DONE, FAILED, Store, pass_store
+from tokenstore.cli.context import DONE, FAILED, Store, pass_store, report_missing
 from tokenstore.cli.options import NAME, json_option, provider_option
 
 if TYPE_CHECKING:
@@ -111,8 +111,10 @@ def export(store: Store, *, directory: str, prune: bool, as_json: bool) -> int:
     if not directory:
         raise click.UsageError("DIRECTORY must not be empty; use . for the current directory")
     with store.repository() as repository:
-        results = export_accounts(repository, directory, prune=prune)
-        return _report(output.progress(results, "exporting"), as_json=as_json)
+        missing = report_missing(repository)
+        results = iter(()) if missing else export_accounts(repository, directory, prune=prune)
+        code = _report(output.progress(results, "exporting"), as_json=as_json)
+    return FAILED if missing else code
 
 
 def _require_one_file(paths: tuple[str, ...]) -> None:

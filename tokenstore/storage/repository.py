@@ -205,7 +205,11 @@ class TokenRepository:
         """
         return self._database.restore(Path(os.path.abspath(source)))  # noqa: PTH100
 
-    # -- for the manager, import and export ---------------------------------------------------
+    # -- for the manager, import, export and the command ---------------------------------------
+
+    def exists(self) -> bool:
+        """Return whether the database exists; this creates nothing."""
+        return self._database.exists()
 
     def put(
         self,
