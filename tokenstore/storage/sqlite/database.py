@@ -71,7 +71,10 @@ class SQLiteDatabase:
 
     def exists(self) -> bool:
         """Return whether there is a file that is not empty (see `Database.exists`)."""
-        return self._connector.file.inspect() is not None
+        if self._connector.file.inspect() is not None:
+            return True
+        self._connector.file.reject_stale_wal()
+        return False
 
     def fetch_one(self, statement: CompiledStatement, parameters: dict[str, Any]) -> Row | None:
         """Return the first row (see `Database.fetch_one`)."""
