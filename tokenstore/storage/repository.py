@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from tokenstore.errors import InvalidTokenError, SupersededTokenError
 from tokenstore.models.tokens import TokenSet, normalize_account_name
@@ -38,6 +38,17 @@ if TYPE_CHECKING:
     from tokenstore.storage.locks import HeldLock
 
 ConflictPolicy = Literal["replace", "keep", "keep_newer"]
+
+
+def refuse_pickling(value: object) -> NoReturn:
+    """Raise the error for an object with connections, locks and threads that belong to a process.
+
+    It is the ``__reduce__`` of its class, which `pickle` and `copy` call.
+    """
+    raise TypeError(
+        f"{type(value).__name__} cannot be pickled or copied, as its connections belong to this "
+        "process; pass the path or URL of the database, and create one from it in each process"
+    )
 
 
 class TokenRepository:
@@ -78,6 +89,8 @@ class TokenRepository:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    __reduce__ = refuse_pickling
 
     def close(self) -> None:
         """Close the database. The next call opens it again."""
