@@ -7,6 +7,7 @@ writer deletes it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
+_CHECK = "check the path and its permissions"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp(-journal|-wal|-shm)?")
 
 
@@ -149,9 +151,9 @@ def make_private_directory(directory: Path) -> None:
 def file_error(error: OSError, path: Path) -> StorageError:
     """Log a file-system error about *path*, and return the `StorageError` for it."""
     _log.error("%s: %s", path, error.strerror, extra={"raised": True})
-    return StorageError(
-        f"{path}: {error.strerror}; check the path and its permissions", path, errno=error.errno
-    )
+    too_many = error.errno in {errno.EMFILE, errno.ENFILE}
+    remedy = "close some, or raise the limit (ulimit -n)" if too_many else _CHECK
+    return StorageError(f"{path}: {error.strerror}; {remedy}", path, errno=error.errno)
 
 
 def _lock(descriptor: int, operation: int) -> bool:
