@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import inspect
+import pickle
 import re
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import tokenstore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HEAVY = {"sqlalchemy", "alembic", "requests", "urllib3", "filelock", "platformdirs", "sqlite3"}
 HEAVY |= {"httpx", "google"}
@@ -144,3 +150,12 @@ def test_a_store_is_imported_without_alembic_and_requests(name: str) -> None:
 )
 def test_errors_and_providers_are_imported_without_anything_heavy(name: str) -> None:
     assert loaded_by(f"from tokenstore import {name}") & (HEAVY | CLI_ONLY) == set()
+
+
+@pytest.mark.parametrize("call", [pickle.dumps, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("name", ["AsyncTokenManager", "TokenManager", "TokenRepository"])
+def test_d21_what_belongs_to_a_process_is_not_pickled(
+    name: str, call: Callable[[object], object], tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} cannot be pickled.*; pass the path or URL"):
+        call(getattr(tokenstore, name)(tmp_path / "tokens.db"))

@@ -19,6 +19,7 @@ from tokenstore.errors import TokenStoreError
 from tokenstore.logs import LOGGER, log_operation
 from tokenstore.manager import TokenManager
 from tokenstore.redaction import protect
+from tokenstore.storage.repository import refuse_pickling
 
 if TYPE_CHECKING:
     import os
@@ -89,6 +90,8 @@ class AsyncTokenManager:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    __reduce__ = refuse_pickling
 
     async def aclose(self) -> None:
         """Wait for the running work, then close the database; a later call opens it again.

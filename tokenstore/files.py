@@ -7,6 +7,7 @@ writer deletes it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _log = logging.getLogger(__name__)
+_CHECK = "check the path and its permissions"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp")
 _BUILD = "x"  # short: SQLite limits the length of a path
 BUILD_ROOM = len("..0123456789abcdef.tmp/x")
@@ -148,6 +150,24 @@ def leftovers(directory: Path, is_ours: Callable[[str], bool]) -> Iterator[Path]
                     yield path
 
 
+def decode_name(name: str) -> str:
+    """Return a file name, or an argument of this process, as the text of its UTF-8 bytes.
+
+    Where the locale's encoding is ASCII, Python has surrogates in their place. A name that is not
+    UTF-8 is returned as it is.
+    """
+    if name.isascii():
+        return name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(name).decode()
+        except UnicodeError:
+            pass
+    return name
+
+
 def sync_directory(directory: Path) -> None:
     """Make the file names in *directory* durable."""
     _sync(directory)
@@ -178,9 +198,9 @@ def make_private_directory(directory: Path) -> None:
 def file_error(error: OSError, path: Path) -> StorageError:
     """Log a file-system error about *path*, and return the `StorageError` for it."""
     _log.error("%s: %s", path, error.strerror, extra={"raised": True})
-    return StorageError(
-        f"{path}: {error.strerror}; check the path and its permissions", path, errno=error.errno
-    )
+    too_many = error.errno in {errno.EMFILE, errno.ENFILE}
+    remedy = "close some, or raise the limit (ulimit -n)" if too_many else _CHECK
+    return StorageError(f"{path}: {error.strerror}; {remedy}", path, errno=error.errno)
 
 
 def _temporary(path: Path) -> Path:

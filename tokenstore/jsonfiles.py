@@ -18,6 +18,7 @@ from tokenstore.errors import InvalidTokenError, StorageError, SupersededTokenEr
 from tokenstore.files import (
     atomic_write,
     create_temporary,
+    decode_name,
     file_error,
     make_private_directory,
     sync_directory,
@@ -245,7 +246,7 @@ def _sources(paths: object) -> list[_Source]:
             order += found
     stems = _stems(files)
     return [
-        _Source(item, stems[item], item.name if "/" not in stems[item] else None)
+        _Source(item, stems[item], decode_name(item.name) if "/" not in stems[item] else None)
         if isinstance(item, Path)
         else _Source(Path("-"), _NO_NAME, None, item)
         for item in order
@@ -263,9 +264,9 @@ def _stems(files: list[Path]) -> dict[Path, str]:
             for path in same:
                 absolute = path.absolute()
                 if number == 0 and len(folders) < len(same):
-                    stems[path] = path.name  # "a" and "a.json" in one folder
+                    stems[path] = decode_name(path.name)  # "a" and "a.json" in one folder
                 else:
-                    parents = absolute.parent.parts[1:][-max(number, 1) :]
+                    parents = map(decode_name, absolute.parent.parts[1:][-max(number, 1) :])
                     stems[path] = "/".join((*parents, stem_of(path)))
     for same in _colliding(stems):  # names that only differ in how Unicode is composed
         for path in same:
@@ -357,7 +358,7 @@ class _Importer:
 
     def _apart(self, content: ImportedAccount, path: Path) -> ImportedAccount:
         """Return the account with a name of its own, if another file has an account so called."""
-        name, folder = content.account_name, path.absolute().parent.name
+        name, folder = content.account_name, decode_name(path.absolute().parent.name)
         if content.source not in {"content", "key"} or not folder:
             return content
         if self._seen.get(name, str(path.absolute())) == str(path.absolute()):

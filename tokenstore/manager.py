@@ -22,7 +22,7 @@ from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.redaction import protect, protected, unprotected
 from tokenstore.storage.location import providers_file
-from tokenstore.storage.repository import TokenRepository
+from tokenstore.storage.repository import TokenRepository, refuse_pickling
 
 if TYPE_CHECKING:
     import os
@@ -128,6 +128,8 @@ class TokenManager:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    __reduce__ = refuse_pickling
 
     def close(self) -> None:
         """Wait for the refreshes that are under way, then close; a later call opens again.

@@ -107,9 +107,34 @@ def test_a_bug_is_told_in_one_line_without_what_it_says(
         cli("status")
 
 
+@pytest.mark.parametrize("limit", [5, 6, 7])
+@pytest.mark.parametrize("command", ["refresh alice", "backup copy.db"])
+def test_too_many_open_files_are_no_bug(
+    database: Path, server: AuthorizationServer, command: str, limit: int
+) -> None:
+    save(database, server, "alice", expires_in=10)
+
+    ran = subprocess.run(
+        ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *COMMAND, *command.split()],
+        env={**os.environ, "TOKENSTORE_DATABASE": str(database)},
+        cwd=database.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 1
+    assert "too many" in ran.stdout.lower()
+    assert "this is a bug" not in ran.stdout
+
+
 @needs_full_device
 @pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_an_output_that_cannot_be_written_is_no_bug(database: Path, buffered: str) -> None:
+def test_an_output_that_cannot_be_written_is_no_bug(
+    database: Path, server: AuthorizationServer, buffered: str
+) -> None:
+    save(database, server, "alice", expires_in=3600)
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(
             [*COMMAND, "--database", str(database), "status", "--json"],

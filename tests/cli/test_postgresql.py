@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from subprocess import run as run_process
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.command import COMMAND
+from tests.helpers.requirements import needs_user_namespace
 from tests.helpers.stores import SOON, tokens
 from tokenstore import TokenManager
 from tokenstore.cli.app import run
@@ -27,10 +30,32 @@ def test_where_there_is_no_store_nothing_is_made_and_no_replica_blamed(
     code = run(["--database", schema, *command.split()])
 
     told = capsys.readouterr().err
-    assert code == (1 if command == "db check" else 0), told
+    assert code == (1 if command in {"db check", "export d"} else 0), told
+    assert "there is no database" in told
     assert "primary" not in told
     assert run(["--database", schema, "doctor", "--json"]) == 1
     assert "contains no store" in capsys.readouterr().out
+
+
+@needs_user_namespace
+def test_d4_a_user_without_a_home_directory_needs_no_more_than_a_url(
+    schema: str, tmp_path: Path
+) -> None:
+    unknown = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    (tmp_path / "alice.json").write_text('{"access_token": "a"}')
+
+    for command, code in (("import .", 0), ("token alice --provider google", 0), ("doctor", 1)):
+        ran = run_process(
+            [*unknown, *COMMAND, "--database", schema, *command.split()],
+            env={"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        assert "home" not in ran.stdout + ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["alice.json"]
 
 
 def test_accounts_go_through_files_from_one_server_to_another(

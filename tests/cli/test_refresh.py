@@ -181,6 +181,31 @@ def test_a_run_shows_its_progress_on_a_terminal(world: World, command: Command) 
     assert "refreshed  alice" in shown
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_f10_ctrl_c_ends_a_run_with_a_line(world: World, command: Command, again: bool) -> None:
+    for name in ("alice", "bob"):
+        world.sign_in(name)
+    hold = world.hold()
+    run = Worker(command, "--jobs", "1").process
+    assert run.stderr is not None
+    assert hold.arrived.wait(SOON)
+    run.send_signal(signal.SIGINT)
+    said = run.stderr.readline()
+    if again:
+        run.send_signal(signal.SIGINT)
+    else:
+        hold.release.set()
+
+    out, err = run.communicate(timeout=SOON)
+
+    assert said == "tokenstore: finishing 1 request; press Ctrl-C again to abandon them\n"
+    assert (run.returncode, out) == (130, "")
+    assert err.split("\n")[0] == ("tokenstore: abandoned; a login may be lost" if again else "")
+    assert world.posts == 1
+    if not again:
+        assert [*world.outcomes("alice"), *world.outcomes("bob")] == ["refreshed"]
+
+
 class Worker:
     """``tokenstore refresh --all --every …`` in a process of its own."""
 

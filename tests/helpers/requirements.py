@@ -51,6 +51,13 @@ def can_mount() -> bool:
 
 
 @cache
+def can_map_users() -> bool:
+    """Return whether a new process may have a user id that has no entry in the user database."""
+    unshare = shutil.which("unshare")
+    return unshare is not None and _succeeds([unshare, "--user", "--map-user=54321", "true"])
+
+
+@cache
 def can_trace() -> bool:
     """Return whether strace is there and may trace a process."""
     strace = shutil.which("strace")
@@ -83,7 +90,10 @@ def _succeeds(command: list[str]) -> bool:
 
 REQUIREMENTS = {
     "root": Requirement(lambda: os.geteuid() == 0, "only root can change the owner of a file"),
-    "mount": Requirement(can_mount, "mounting requires root"),
+    "mount": Requirement(can_mount, "mounting a file system requires root"),
+    "user-namespace": Requirement(
+        can_map_users, "a process without a user entry requires unshare and user namespaces"
+    ),
     "acl": Requirement(
         has_access_control_lists, "the file system of temporary files has no access control lists"
     ),
@@ -122,6 +132,7 @@ def require(name: str) -> None:
 needs_acl = pytest.mark.needs("acl")
 needs_root = pytest.mark.needs("root")
 needs_mount = pytest.mark.needs("mount")
+needs_user_namespace = pytest.mark.needs("user-namespace")
 needs_full_device = pytest.mark.needs("full-device")
 needs_pgbouncer = pytest.mark.needs("pgbouncer")
 needs_strace = pytest.mark.needs("strace")

@@ -806,7 +806,8 @@ def test_a_port_in_use_on_one_address_of_localhost_is_an_error(world: World) -> 
 @pytest.mark.parametrize("fault", [errno.EADDRINUSE, errno.EADDRNOTAVAIL], ids=errno.errorcode.get)
 def test_a_free_port_of_localhost_is_found(monkeypatch: pytest.MonkeyPatch, fault: int) -> None:
     """Also where another program has the port on ::1, or the machine has no ::1."""
-    bind, failed = TCPServer.server_bind, []
+    bind = TCPServer.server_bind
+    failed: list[TCPServer] = []
 
     def fail_once(server: TCPServer) -> None:
         if server.address_family == AF_INET6 and not failed:

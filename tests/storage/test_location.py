@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import os
+import pwd
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 from sqlalchemy.engine import URL, make_url
 
+from tests.helpers.command import COMMAND
+from tests.helpers.requirements import needs_user_namespace
+from tokenstore import TokenManager
 from tokenstore.storage.location import display_name, locate, providers_file
 
 SECRET = "pw-canary-33d8"
@@ -133,6 +140,7 @@ REFUSED = {
     "two schemas": "postgresql://host/db?schema=a&schema=b",
     "other driver": "sqlite+aiosqlite:///t.db",
     "no URL": "://t.db",
+    "half a surrogate pair": "t\ud800.db",
     "not a port": f"postgresql://user:p@ss:{SECRET}@host/db",
 }
 
@@ -160,5 +168,88 @@ def test_a_configured_providers_file_must_exist(
 
     file, required = providers_file(home / "x" / "t.db")
 
+    assert file is not None
     assert file.absolute() == home / place
     assert required
+
+
+# -- a user without a home directory ------------------------------------------------------------
+
+
+@pytest.fixture
+def homeless(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the user have no home directory; return the current directory, which is empty."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for variable in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    return home
+
+
+def test_without_a_home_the_error_says_what_to_set(homeless: Path) -> None:
+    with pytest.raises(ValueError, match=r"^database: .*; set TOKENSTORE_DATABASE \(or --database"):
+        TokenManager()
+
+    assert list(homeless.iterdir()) == []
+
+
+@pytest.mark.parametrize("directory", ["~/.local/share/tokenstore", "share/tokenstore"])
+def test_a_data_directory_that_is_not_absolute_is_none(
+    directory: str, homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # platformdirs 4.2 returns these where later versions raise an error, and for a relative HOME.
+    monkeypatch.setattr(platformdirs, "user_data_path", lambda *_, **__: Path(directory))
+
+    with pytest.raises(ValueError, match=r"^database: there is no default"):
+        locate(None)
+
+    assert list(homeless.iterdir()) == []
+
+
+def test_without_a_home_a_database_that_is_named_works(homeless: Path) -> None:
+    with TokenManager("t.db") as manager:
+        manager.save_tokens("alice", {"access_token": "a"})
+
+    assert (homeless / "t.db").exists()
+    assert providers_file(homeless / "t.db") == (homeless / "providers.toml", False)
+
+
+def test_without_a_home_postgresql_has_no_providers_file(homeless: Path) -> None:  # noqa: ARG001
+    place = locate("postgresql://user@host/db")
+
+    assert providers_file(place) == (None, False)
+
+
+@pytest.mark.parametrize("path", ["~/t.db", "~"])
+def test_without_a_home_no_directory_is_called_tilde(
+    path: str, homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"^database: ~.*: this user has no home directory"):
+        locate(path)
+    monkeypatch.setenv("TOKENSTORE_PROVIDERS", path)
+    with pytest.raises(ValueError, match=r"^TOKENSTORE_PROVIDERS: ~.*: this user has no home"):
+        providers_file(homeless / "t.db")
+
+
+@needs_user_namespace
+@pytest.mark.parametrize(
+    "command", ["status", "token alice", "refresh --all", "doctor", "export x"]
+)
+def test_a_user_without_a_passwd_entry_is_told_to_name_the_database(
+    command: str, tmp_path: Path
+) -> None:
+    ran = subprocess.run(
+        ["unshare", "--user", "--map-user=54321", "--map-group=54321", *COMMAND, *command.split()],
+        env={"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+    assert "set TOKENSTORE_DATABASE" in ran.stderr
+    assert list(tmp_path.iterdir()) == []

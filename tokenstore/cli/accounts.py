@@ -65,10 +65,12 @@ def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> 
         entries = list(islice(manager.history(account), limit))
         if account is not None and not entries:
             require_account(manager, account)
+    if not entries:
+        store.report_missing()
     if as_json:
         output.print_json({"history": [asdict(e) | {"duration": e.duration} for e in entries]})
     else:
-        output.print_history(entries)
+        output.print_history(output.until_lost(entries))
     return DONE
 
 

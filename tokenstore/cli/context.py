@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 DONE, FAILED, USAGE, SIGN_IN, TRY_LATER, NO_ACCOUNT = range(6)
+_CANDIDATES = 200  # names to compare with one that does not exist
 INTERRUPTED, TERMINATED = 130, 143  # as a shell reports a process that SIGINT or SIGTERM ended
 
 _CODES: tuple[tuple[type[TokenStoreError], int], ...] = (
@@ -58,6 +59,13 @@ class Store:
 
         return _open(locate, self.database)
 
+    @property
+    def name(self) -> str:
+        """The name of the database in messages: a path, or a URL without its password."""
+        from tokenstore.storage.location import display_name
+
+        return display_name(self.locate())
+
     @contextmanager
     def manager(self) -> Iterator[TokenManager]:
         """Yield a manager of the database.
@@ -83,6 +91,29 @@ class Store:
         from tokenstore.storage.repository import TokenRepository
 
         return _open(TokenRepository, self.database)
+
+    def report_missing(self) -> bool:
+        """Return whether there is no database, after saying so on stderr.
+
+        For a command that only reads and has found nothing.
+        """
+        with self.repository() as repository:
+            return report_missing(repository)
+
+
+def report_missing(repository: TokenRepository) -> bool:
+    """Return whether there is no database, after saying so on stderr."""
+    if repository.exists():
+        return False
+    click.echo(f"tokenstore: {_missing(repository)}", err=True)
+    return True
+
+
+def _missing(repository: TokenRepository) -> str:
+    return (
+        f"{repository.name}: there is no database; check --database and $TOKENSTORE_DATABASE, or "
+        "create it: sign in or import accounts"
+    )
 
 
 class Terminated(BaseException):
@@ -140,11 +171,31 @@ def require_account(manager: TokenManager, account: str) -> None:
     """Fail with a hint unless *account* exists."""
     if manager.load_tokens(account) is not None:
         return
+    store = click.get_current_context().find_object(Store)
+    assert store is not None  # noqa: S101 - every command has one
+    with store.repository() as repository:
+        if not repository.exists():
+            raise _NoAccountError(f"there is no account {account!r}: {_missing(repository)}")
+        close = _closest_name(repository, account)
+    hint = "; see: tokenstore status" if close is None else f"; did you mean {close!r}?"
+    raise _NoAccountError(f"there is no account {account!r}{hint}")
+
+
+def _closest_name(repository: TokenRepository, account: str) -> str | None:
+    """Return the account that is probably meant, or None.
+
+    Only the names that share the longest beginning with *account* are compared: with all names of
+    a large store, that would take seconds.
+    """
     import difflib
 
-    close = difflib.get_close_matches(account, [a.name for a in manager.accounts()], 1)
-    hint = f"; did you mean {close[0]!r}?" if close else "; see: tokenstore status"
-    raise _NoAccountError(f"there is no account {account!r}{hint}")
+    names: dict[str, None] = {}
+    for length in range(len(account), -1, -1):
+        names |= dict.fromkeys(repository.listing.names(account[:length], limit=_CANDIDATES))
+        if len(names) >= _CANDIDATES:
+            break
+    close = difflib.get_close_matches(account, names, 1)
+    return close[0] if close else None
 
 
 def _open(cls: Callable[[str | None], _T], database: str | None) -> _T:

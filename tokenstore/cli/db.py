@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.context import DONE, Store, pass_store
+from tokenstore.cli.context import DONE, FAILED, Store, pass_store
 
 
 def _require_known(
@@ -111,6 +111,7 @@ def current(store: Store) -> int:
     from tokenstore import migrate
 
     migrate.current(store.locate())
+    store.report_missing()
     return DONE
 
 
@@ -124,6 +125,7 @@ def history(store: Store) -> int:
     from tokenstore import migrate
 
     migrate.history(store.locate())
+    store.report_missing()
     return DONE
 
 
@@ -136,5 +138,7 @@ def check(store: Store) -> int:
     """
     from tokenstore import migrate
 
+    if store.report_missing():
+        return FAILED
     migrate.check(store.locate())
     return DONE

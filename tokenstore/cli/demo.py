@@ -43,7 +43,7 @@ def demo() -> int:
     output.force_terminal()
     if not sys.stdout.isatty():
         os.environ["COLUMNS"] = "120"
-    with tempfile.TemporaryDirectory() as directory, AuthorizationServer() as server:
+    with _directory() as directory, AuthorizationServer() as server:
         home = Path(directory)
         _say(f"A test authorization server listens on {server.issuer}.")
         _prepare(home, server)
@@ -53,6 +53,16 @@ def demo() -> int:
         finally:
             os.chdir("/")
     return DONE
+
+
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot create a temporary directory: {error.strerror}; set TMPDIR to a directory "
+            "that can be written"
+        ) from None
 
 
 def _run(server: AuthorizationServer) -> None:

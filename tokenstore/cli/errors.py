@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -18,8 +17,6 @@ from tokenstore.logs import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def run_command(command: click.Command, arguments: Sequence[str]) -> int:
@@ -38,10 +35,9 @@ def run_command(command: click.Command, arguments: Sequence[str]) -> int:
     except TokenStoreError as error:
         return _report(str(error), exit_code(error))
     except Exception as error:
-        message = _expected(error)
-        if message is None and os.environ.get("TOKENSTORE_TRACEBACK"):
+        if os.environ.get("TOKENSTORE_TRACEBACK"):
             raise
-        return _report(message or _bug(error), FAILED)
+        return _report(_expected(error) or _bug(error), FAILED)
     return int(code or DONE)
 
 
@@ -60,8 +56,8 @@ def _expected(error: Exception) -> str | None:
     """Return the message for an error of Python that is not a bug; None if it is one."""
     if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
         return str(error)  # it names the extra to install
-    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
-        return f"cannot write the output: {error.strerror}"  # files raise a StorageError
+    if isinstance(error, OSError) and error.strerror:  # of the system, in whatever module
+        return ": ".join(map(str, filter(None, (error.filename, error.strerror))))
     return None
 
 

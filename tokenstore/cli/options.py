@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tokenstore.errors import TokenStoreError
+from tokenstore.files import decode_name
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -36,15 +37,27 @@ def positive_duration(text: str) -> float:
     return seconds
 
 
+class _Name(click.ParamType[str]):
+    """The name of an account or a provider, in any locale."""
+
+    name = "text"
+
+    def convert(self, value: str, *_: object) -> str:
+        return decode_name(value)
+
+
+NAME = _Name()
+
+
 def account_argument(name: str, **options: Any) -> Callable[[_F], _F]:
     """Declare an argument that is the name of an account."""
-    return click.argument(name, shell_complete=_complete_account, **options)
+    return click.argument(name, type=NAME, shell_complete=_complete_account, **options)
 
 
 def provider_option(help_text: str) -> Callable[[_F], _F]:
     """Declare the option that names a provider."""
     return click.option(
-        "--provider", metavar="NAME", shell_complete=_complete_provider, help=help_text
+        "--provider", type=NAME, metavar="NAME", shell_complete=_complete_provider, help=help_text
     )
 
 

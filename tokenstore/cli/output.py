@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tokenstore.cli import streams
 from tokenstore.messages import one_line, printable
 from tokenstore.models.timestamps import NEVER
 
@@ -70,6 +71,14 @@ def print_exactly(text: str) -> None:
     click.echo(printable(text) if sys.stdout.isatty() else text)
 
 
+def until_lost(items: Iterable[_T]) -> Iterator[_T]:
+    """Yield *items* until standard output cannot be written, for a command that only reads."""
+    for item in items:
+        if streams.output_is_lost():
+            return
+        yield item
+
+
 def print_json(value: object) -> None:
     """Print *value* as JSON on stdout."""
     click.echo(_json(value, 2))
@@ -77,7 +86,9 @@ def print_json(value: object) -> None:
 
 def _json(value: object, indent: int | None) -> str:
     """Return JSON in which a character that is not printable is an escape sequence of JSON."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    ascii_only = not encoding.lower().startswith("utf")
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, default=str)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -108,7 +108,7 @@ def refresh(
             )
 
         if every is not None:
-            return _run_rounds(refresh_all, every, as_json=as_json)
+            return _run_rounds(refresh_all, every, store.report_missing, as_json=as_json)
         if bulk:
             results = refresh_all()
         else:
@@ -117,9 +117,7 @@ def refresh(
             results = (_refresh(manager, name, provider) for name in accounts)
         tally = _Tally(output.progress(results, "refreshing", len(accounts) or None))
         _report(tally, as_json=as_json)
-    if len(accounts) == 1 and tally.error is not None:
-        return exit_code(tally.error)
-    return FAILED if tally.error else DONE
+    return _exit_code(store, accounts, tally)
 
 
 class _Tally:
@@ -140,6 +138,13 @@ class _Tally:
             self.counts[result.outcome] += 1
             self.error = result.error or self.error
             yield result
+
+
+def _exit_code(store: Store, accounts: tuple[str, ...], tally: _Tally) -> int:
+    if len(accounts) == 1 and tally.error is not None:
+        return exit_code(tally.error)
+    is_missing = not tally.counts["refreshed"] and store.report_missing()
+    return FAILED if tally.error or is_missing else DONE
 
 
 def _report(results: Iterable[RefreshResult], *, as_json: bool, on_one_line: bool = False) -> None:
@@ -169,14 +174,19 @@ def _refresh(manager: TokenManager, name: str, provider: str | None) -> RefreshR
 def _run_rounds(
     refresh_all: Callable[[Callable[[], bool]], Iterator[RefreshResult]],
     every: float,
+    report_missing: Callable[[], bool],
     *,
     as_json: bool,
 ) -> int:
     """Refresh what is due in one round after the other, until SIGINT or SIGTERM."""
+    is_first = True
     with _StopSignal() as stop:
         for _ in _rounds(every, stop):
             tally = _Tally(refresh_all(lambda: stop.is_set))
             try:
+                if is_first:
+                    report_missing()
+                    is_first = False
                 _report(tally, as_json=as_json, on_one_line=True)
             except (InsecureStorageError, SchemaOutdatedError, SchemaTooNewError):
                 raise

@@ -84,14 +84,16 @@ def status(
     with store.manager() as manager:
         for name in accounts:
             require_account(manager, name)
-        selected = selection.filter(manager.accounts(names=accounts or None))
+        selected = selection.filter(output.until_lost(manager.accounts(names=accounts or None)))
         if as_json:
             output.print_results(map(asdict, selected), key="accounts")
         elif output.is_terminal():
-            _print_overview(selected, selection, None if show_all else _SHOWN)
+            _print_overview(selected, selection, store.name, None if show_all else _SHOWN)
         else:
             for account in selected:
                 output.print_columns(asdict(account).values())
+    if not selection.providers:
+        store.report_missing()
     selection.report_unknown_provider()
     return DONE
 
@@ -133,14 +135,17 @@ class _Selection:
         return in_state and self.provider in {None, account.provider}
 
 
-def _print_overview(accounts: Iterable[Account], selection: _Selection, limit: int | None) -> None:
+def _print_overview(
+    accounts: Iterable[Account], selection: _Selection, database: str, limit: int | None
+) -> None:
     shown = (
         sorted(accounts, key=_urgency)
         if limit is None
         else heapq.nsmallest(limit, accounts, key=_urgency)
     )
     no_match = "no matching accounts"
-    if_empty = no_match if selection.providers else "no accounts yet; sign in or import some"
+    none_yet = f"no accounts yet in {database}; sign in or import some"
+    if_empty = no_match if selection.providers else none_yet
     wide = _is_wide()
     _print_table(shown, time.time(), if_empty, wide=wide)
     if not shown:

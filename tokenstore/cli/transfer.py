@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokenstore.cli import output
-from tokenstore.cli.context import DONE, FAILED, Store, pass_store
-from tokenstore.cli.options import json_option, provider_option
+from tokenstore.cli.context import DONE, FAILED, Store, pass_store, report_missing
+from tokenstore.cli.options import NAME, json_option, provider_option
 from tokenstore.messages import printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     metavar="PATH...",
 )
 @provider_option("Provider to assign to the accounts.")
-@click.option("--as", "account_name", metavar="ACCOUNT", help="Name of the account in one file.")
+@click.option(
+    "--as",
+    "account_name",
+    type=NAME,
+    metavar="ACCOUNT",
+    help="Name of the account in one file.",
+)
 @click.option("--replace", is_flag=True, help="Replace accounts that are already stored.")
 @click.option("--newer", is_flag=True, help="Replace an account if the file's token expires later.")
 @click.option("--dry-run", is_flag=True, help="Report what would be imported; store nothing.")
@@ -63,6 +69,8 @@ def import_(
         raise click.UsageError("--replace and --newer cannot be combined")
     if paths.count("-") > 1:
         raise click.UsageError("standard input can be read only once")
+    if "-" in paths and sys.stdin is None:
+        raise click.UsageError("standard input is closed; give a file instead of -")
     if account_name is not None:
         _require_one_file(paths)
     if provider is not None:
@@ -104,8 +112,10 @@ def export(store: Store, *, directory: str, prune: bool, as_json: bool) -> int:
     if not directory:
         raise click.UsageError("DIRECTORY must not be empty; use . for the current directory")
     with store.repository() as repository:
-        results = export_accounts(repository, directory, prune=prune)
-        return _report(output.progress(results, "exporting"), as_json=as_json)
+        missing = report_missing(repository)
+        results = iter(()) if missing else export_accounts(repository, directory, prune=prune)
+        code = _report(output.progress(results, "exporting"), as_json=as_json)
+    return FAILED if missing else code
 
 
 def _require_one_file(paths: tuple[str, ...]) -> None:

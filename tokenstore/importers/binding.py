@@ -7,12 +7,12 @@ import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from tokenstore.errors import ProviderConfigurationError
 from tokenstore.importers.sqlite_reader import SIDECARS
 from tokenstore.models.timestamps import NEVER, clamp_to_calendar, parse_timestamp
 from tokenstore.oauth.builtin import BUILT_IN
+from tokenstore.oauth.provider import origin
 from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.storage.location import providers_file
 
@@ -57,8 +57,8 @@ class KnownProviders:
             tokens: The tokens, of which ``token_uri`` says who issued them.
         """
         found = self._find(provider)
-        endpoint = None if found is None else _origin(found.token_endpoint)
-        issuer = _origin(tokens.extra.get("token_uri")) or _msal_origin(tokens)
+        endpoint = None if found is None else origin(found.token_endpoint)
+        issuer = _token_origin(tokens)
         if endpoint is None or issuer is None or endpoint == issuer:
             return None
         if any({endpoint[1], issuer[1]} <= hosts for hosts in _ALIASES):
@@ -112,7 +112,9 @@ class DatabaseFiles:
         self._paths: list[str] = []
         if isinstance(location, Path):
             self._paths = [f"{location}{suffix}" for suffix in ("", *SIDECARS)]
-            self._paths.append(str(providers_file(location)[0]))
+            providers, _ = providers_file(location)
+            if providers is not None:
+                self._paths.append(str(providers))
 
     def include(self, path: Path) -> bool:
         """Return whether a file is one of them, under whatever name."""
@@ -132,21 +134,12 @@ def _is_at(found: os.stat_result, path: str) -> bool:
         return False
 
 
-def _origin(url: object) -> tuple[str, str, int | None] | None:
-    """Return scheme, host and port of a URL, or None if it has none."""
-    if not isinstance(url, str):
-        return None
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    except ValueError:
-        return None
-    return (parts.scheme, parts.hostname, port) if parts.hostname else None
-
-
-def _msal_origin(tokens: TokenSet) -> tuple[str, str, int | None] | None:
-    """Return the origin of the tokens in a cache of MSAL."""
+def _token_origin(tokens: TokenSet) -> tuple[str, str, int | None] | None:
+    """Return the origin that the tokens come from, as far as they tell."""
+    token_uri = tokens.extra.get("token_uri")
+    if isinstance(token_uri, str) and (found := origin(token_uri)) is not None:
+        return found
     environment = tokens.extra.get("environment")
     if "home_account_id" not in tokens.extra or not isinstance(environment, str):
         return None
-    return _origin(f"https://{environment}")
+    return origin(f"https://{environment}")

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InvalidTokenError
+from tokenstore.files import decode_name
 from tokenstore.importers import globus, msal
 from tokenstore.importers.formats import (
     ImportedAccount,
@@ -83,7 +84,7 @@ def read_accounts(
 
 def stem_of(path: Path) -> str:
     """Return the name of a file without ``.json``."""
-    return path.name.removesuffix(".json")
+    return decode_name(path.name).removesuffix(".json")
 
 
 def may_have_accounts(path: Path) -> bool:

@@ -65,6 +65,9 @@ class Database(Protocol):
     def locks(self) -> RefreshLocks:
         """The refresh locks of its accounts."""
 
+    def exists(self) -> bool:
+        """Return whether the database exists, with its tables. This creates nothing."""
+
     def fetch_one(self, statement: CompiledStatement, parameters: dict[str, Any]) -> Row | None:
         """Return the first row, or None if there is no row or no database."""
 

@@ -19,10 +19,10 @@ def locate(database: str | os.PathLike[str] | URL | None) -> Path | URL:
             ``tokens.db`` in the user's data directory.
 
     Raises:
-        ValueError: *database* is neither.
+        ValueError: *database* is neither, or the user has no home directory and it is not given.
     """
     if database is None:
-        database = os.environ.get("TOKENSTORE_DATABASE") or _data_directory() / "tokens.db"
+        database = os.environ.get("TOKENSTORE_DATABASE") or _default_database()
     if not isinstance(database, (str, os.PathLike)) or "://" in str(database):
         location = _parse(database)
         if not isinstance(location, str):
@@ -32,8 +32,7 @@ def locate(database: str | os.PathLike[str] | URL | None) -> Path | URL:
     if not isinstance(path, str) or not path or path == ":memory:" or "\0" in path:
         raise ValueError("database: expected the path of a file; tokens in memory would be lost")
     # Not resolve(): a symlink must be seen, to be refused.
-    # Not Path.expanduser(): it fails for a file name that begins with "~".
-    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111
+    return Path(os.path.abspath(_expand(path, "database")))  # noqa: PTH100
 
 
 def display_name(database: Path | URL) -> str:
@@ -72,23 +71,71 @@ def quoted(schema: str) -> str:
     return f'"{schema}"'
 
 
-def providers_file(database: Path | URL) -> tuple[Path, bool]:
+def providers_file(database: Path | URL) -> tuple[Path | None, bool]:
     """Return the path of ``providers.toml``, and whether that file must exist.
 
     It is ``$TOKENSTORE_PROVIDERS``, which must exist, or else the file next to the database. For a
-    PostgreSQL database, it is in the user's data directory.
+    PostgreSQL database, it is in the user's data directory, or None if the user has none.
+
+    Raises:
+        ValueError: ``$TOKENSTORE_PROVIDERS`` is in the home directory of a user who has none.
     """
     configured = os.environ.get("TOKENSTORE_PROVIDERS")
     if configured:
-        return Path(os.path.expanduser(configured)), True  # noqa: PTH111
+        return Path(_expand(configured, "TOKENSTORE_PROVIDERS")), True
     directory = database.parent if isinstance(database, Path) else _data_directory()
-    return directory / "providers.toml", False
+    return None if directory is None else directory / "providers.toml", False
 
 
-def _data_directory() -> Path:
+def _default_database() -> Path:
+    directory = _data_directory()
+    if directory is None:
+        raise ValueError(
+            "database: there is no default, because neither HOME nor the user database names the "
+            "home directory of this user; set TOKENSTORE_DATABASE (or --database) to a path or URL"
+        )
+    return directory / "tokens.db"
+
+
+def _data_directory() -> Path | None:
+    """Return the user's data directory, or None if the user has no home directory.
+
+    What is not absolute would be another directory for each working directory: older versions of
+    platformdirs return ``~/…`` if the home directory is unknown.
+    """
     import platformdirs
 
-    return platformdirs.user_data_path("tokenstore", appauthor=False)
+    try:
+        directory = platformdirs.user_data_path("tokenstore", appauthor=False)
+    except RuntimeError:
+        return None
+    return directory if directory.is_absolute() else None
+
+
+def _expand(path: str, name: str) -> str:
+    """Return a path with the home directory in place of ``~``.
+
+    Args:
+        path: The path.
+        name: What it is the path of, for errors.
+
+    Raises:
+        ValueError: The user has no home directory, or the file system cannot have the path.
+    """
+    # Not Path.expanduser(): it fails for a file name that begins with "~".
+    expanded = os.path.expanduser(path)  # noqa: PTH111
+    if path.split("/", maxsplit=1)[0] == "~" and not os.path.isabs(expanded):  # noqa: PTH117
+        raise ValueError(
+            f"{name}: {path}: this user has no home directory; set HOME, or use an absolute path"
+        )
+    try:
+        os.fsencode(expanded)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: {path!a}: the encoding of this locale ({error.encoding}) cannot write "
+            "the path; use a UTF-8 locale or another path"
+        ) from None
+    return expanded
 
 
 def _parse(database: object) -> str | URL:

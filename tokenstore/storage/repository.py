@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from tokenstore.errors import InvalidTokenError, SupersededTokenError
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
@@ -38,6 +38,17 @@ if TYPE_CHECKING:
     from tokenstore.storage.locks import HeldLock
 
 ConflictPolicy = Literal["replace", "keep", "keep_newer"]
+
+
+def refuse_pickling(value: object) -> NoReturn:
+    """Raise the error for an object with connections, locks and threads that belong to a process.
+
+    It is the ``__reduce__`` of its class, which `pickle` and `copy` call.
+    """
+    raise TypeError(
+        f"{type(value).__name__} cannot be pickled or copied, as its connections belong to this "
+        "process; pass the path or URL of the database, and create one from it in each process"
+    )
 
 
 class TokenRepository:
@@ -78,6 +89,8 @@ class TokenRepository:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    __reduce__ = refuse_pickling
 
     def close(self) -> None:
         """Close the database. The next call opens it again."""
@@ -205,7 +218,11 @@ class TokenRepository:
         """
         return self._database.restore(Path(os.path.abspath(source)))  # noqa: PTH100
 
-    # -- for the manager, import and export ---------------------------------------------------
+    # -- for the manager, import, export and the command ---------------------------------------
+
+    def exists(self) -> bool:
+        """Return whether the database exists; this creates nothing."""
+        return self._database.exists()
 
     def put(
         self,

@@ -226,6 +226,7 @@ def test_reading_inside_a_transaction_creates_nothing(
         assert not missing.delete("alice")
         assert missing.in_transaction()
 
+    assert not missing.exists()
     assert not [*tmp_path.iterdir()]
     if isinstance(nothing, str):
         with connect(nothing) as connection:
@@ -240,6 +241,7 @@ def test_the_first_write_creates_the_database(missing: TokenRepository) -> None:
         assert missing.load("alice") == tokens(1)
         missing.put("bob", token_set(2))
 
+    assert missing.exists()
     assert accounts(missing) == ["alice", "bob"]
 
 

@@ -154,7 +154,7 @@ def _authorization_code(context: SignInContext, params: Mapping[str, str]) -> st
     if issuer is not None and not _is_issuer(issuer, provider):
         raise context.sign_in_error(
             f"the authorization response comes from another provider than {provider.name!r} "
-            f"('iss' is {_one_line(issuer)!r}, RFC 9207); nothing was stored; if the provider's "
+            f"('iss' is {issuer!r}, RFC 9207); nothing was stored; if the provider's "
             "documentation names that issuer, set it as the provider's issuer"
         )
     if "error" in params:

@@ -123,6 +123,8 @@ def _device_instructions(prompt: Prompt) -> str:
 
 
 def _write(text: str) -> None:
+    if sys.stderr is None:  # this process has started with a closed stderr
+        return
     text = printable(text, keep="\n")  # metadata of the provider are part of it
     sys.stderr.write(text)  # in one call, so that the output of other threads cannot split it
     sys.stderr.flush()

@@ -113,6 +113,10 @@ class PostgreSQLDatabase:
         self._thread = _Thread()
         self._is_known_to_exist = False
 
+    def exists(self) -> bool:
+        """Return whether the schema has the tables (see `Database.exists`)."""
+        return self._retry(self._schema_manager.stored_revision) is not None
+
     def fetch_one(self, statement: CompiledStatement, parameters: dict[str, Any]) -> Row | None:
         """Return the first row (see `Database.fetch_one`)."""
         rows = self.fetch_all(statement, parameters)

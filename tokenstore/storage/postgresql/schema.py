@@ -109,7 +109,7 @@ class SchemaManager:
             SchemaTooNewError: They are newer.
             InsecureStorageError: The schema belongs to another application or role.
         """
-        revision = self._stored_revision()
+        revision = self.stored_revision()
         if revision is None:
             if not create:
                 return False
@@ -177,7 +177,7 @@ class SchemaManager:
             connection.exec_driver_sql("SET LOCAL search_path = pg_catalog")
             yield connection, transaction
 
-    def _stored_revision(self) -> str | None:
+    def stored_revision(self) -> str | None:
         """Return the schema revision, or None if there are no tables of ours."""
         with self._connections.connection() as driver:
             encoding = driver.info.parameter_status("server_encoding")

@@ -68,6 +68,13 @@ class SQLiteDatabase:
         finalize(self, self._connections.retire)
         self.locks = self._connector.locks
 
+    def exists(self) -> bool:
+        """Return whether there is a file that is not empty (see `Database.exists`)."""
+        if self._connector.file.inspect() is not None:
+            return True
+        self._connector.file.reject_stale_wal()
+        return False
+
     def fetch_one(self, statement: CompiledStatement, parameters: dict[str, Any]) -> Row | None:
         """Return the first row (see `Database.fetch_one`)."""
         return self._read(statement, parameters, sqlite3.Cursor.fetchone)
