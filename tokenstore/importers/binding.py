@@ -57,7 +57,7 @@ class KnownProviders:
             tokens: The tokens, of which ``token_uri`` says who issued them.
         """
         found = self._find(provider)
-        endpoint = None if found is None else origin(found.token_endpoint)
+        endpoint = None if found is None else origin(found.token_endpoint or "")
         issuer = _token_origin(tokens)
         if endpoint is None or issuer is None or endpoint == issuer:
             return None
