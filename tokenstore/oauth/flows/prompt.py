@@ -9,6 +9,7 @@ from functools import cached_property
 from urllib.parse import urlsplit
 
 from tokenstore.oauth.flows.launch_page import LaunchPage
+from tokenstore.redaction import protect
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,6 @@ def _device_instructions(prompt: Prompt) -> str:
 def _write(text: str) -> None:
     sys.stderr.write(text)  # in one call, so that the output of other threads cannot split it
     sys.stderr.flush()
+
+
+protect(__name__)
