@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -484,6 +485,70 @@ def test_the_file_that_the_reference_shows_can_be_imported() -> None:
     assert (result.outcome, result.reason) == ("imported", None)
     assert stored["access_token"] == "ya29.a0…"
     assert "tokenstore" not in stored
+
+
+# -- the checklists of the standards -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row of the checklists: a point of a standard, how it is satisfied, and the tests."""
+
+    name: str
+    how: str
+    tests: str
+
+    @property
+    def section(self) -> tuple[str, str]:
+        standard, _, rest = self.name.partition(", ")
+        return standard, rest.split()[0]
+
+    @property
+    def listed(self) -> list[tuple[str, str]]:
+        return re.findall(r"`(\w+(?:/\w+)*)::(\w+)`", self.tests)
+
+
+def points() -> list[Point]:
+    text = Page.read(DOCS / "security.md").text
+    _, _, table = text.partition("## Checklists of the standards\n")
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", table, re.MULTILINE)
+    return [Point(*row) for row in rows[2:]]
+
+
+SECTIONS = {
+    "RFC 8252": [f"8.{number}" for number in range(1, 13)],
+    "RFC 9700": [
+        *("2.1", "2.1.1", "2.1.2", "2.2.1", "2.2.2", "2.3", "2.4", "2.5", "2.6"),
+        *("4.1", "4.2", "4.3", "4.4.2.1", "4.4.2.2"),
+        *(f"4.{number}" for number in range(5, 18)),
+    ],
+    "RFC 9207": ["2", "2.3", "2.4"],
+    "RFC 7636": ["4.1", "4.2", "4.5", "7.1", "7.2", "7.3", "7.4", "7.5"],
+    "RFC 8628": [f"5.{number}" for number in range(1, 8)],
+    "OpenID Connect Core": ["3.1.3.7", "12.2"],
+}
+
+
+@pytest.mark.parametrize("point", points(), ids=lambda point: point.name)
+def test_every_point_of_a_standard_names_tests_that_exist(point: Point) -> None:
+    for module, test in point.listed:
+        tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text("utf-8"))
+        assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert point.listed or point.how.startswith(("Not applicable: ", "Not supported: "))
+    assert re.sub(r"`[^`]*`", "", point.tests).strip() in {"", "none"}  # no other text
+
+
+def test_the_checklists_have_every_section() -> None:
+    found: dict[str, list[str]] = {}
+    for point in points():
+        standard, section = point.section
+        numbers = found.setdefault(standard, [])
+        numbers += [section] * (section not in numbers)
+    assert found == SECTIONS
+
+    names = " ".join(point.name for point in points())
+    items = re.findall(r"3\.1\.3\.7 \(([\d, ]+)\)", names)
+    assert re.findall(r"\d+", ", ".join(items)) == [str(n) for n in range(1, 14)]
 
 
 # -- pictures ---------------------------------------------------------------------------------

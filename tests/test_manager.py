@@ -795,3 +795,9 @@ def test_what_is_no_name_is_an_invalid_token_error(manager: TokenManager, name: 
         with pytest.raises(InvalidTokenError) as caught:
             method(name)
         assert caught.value.field == "account_name"
+
+
+@pytest.mark.parametrize("arguments", [{"within": "1h"}, {"idle_for": "30d"}], ids=str)
+def test_a_time_that_is_not_a_number_is_named(world: World, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{min(arguments)}: expected seconds, got str"):
+        list(world.manager().refresh_all(**arguments))

@@ -326,6 +326,7 @@ NOT_OURS = {"tokenstore", "tokenstore.testing"}  # the package itself; a server 
 FAILS_NEVER = {
     "AsyncTokenManager.__aenter__",
     "Provider.auth_method",
+    "Provider.callback_uri",
     "TokenManager.__enter__",
     "TokenRepository.__enter__",
     "integrations.bearer.AsyncBearer.__init__",

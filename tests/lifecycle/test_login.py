@@ -582,6 +582,18 @@ def test_a_response_of_another_issuer_is_refused(world: World, iss: str) -> None
     assert world.posts == 0
 
 
+def test_an_error_of_another_issuer_is_not_believed(world: World) -> None:
+    """RFC 9207 section 2.4: an error response has ``iss``, too."""
+
+    def change(params: dict[str, str]) -> None:
+        del params["code"]
+        params |= {"iss": "https://other.example", "error": "access_denied"}
+
+    error = refused(world, Tampering(world, change))
+    assert "another provider" in str(error)
+    assert error.error is None
+
+
 def test_a_response_without_an_issuer_is_refused_if_the_server_always_sends_it(
     world: World,
 ) -> None:

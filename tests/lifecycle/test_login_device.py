@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -182,6 +183,22 @@ def test_a_different_user_is_refused(world: World) -> None:
     assert world.row() == row
     assert len(world.server.requests_at("/revoke")) == 2
     assert login(world, Visitor(world, "bob"), Sleeper(world), force=True)
+
+
+def test_the_user_of_another_address_is_refused(world: World) -> None:
+    """RFC 8628 section 5.4: anybody who sees the code can enter it."""
+    manager = world.manager()
+    for force in (False, True):
+        with suppress(WrongAccountError):
+            manager.login(
+                "alice@example.com",
+                "test",
+                device=True,
+                force=force,
+                prompt=Visitor(world, "bob"),
+                sleep=Sleeper(world),
+            )
+        assert (manager.load_tokens("alice@example.com") is not None) is force
 
 
 def test_the_id_token_is_checked(world: World) -> None:

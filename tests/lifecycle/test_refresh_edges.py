@@ -821,9 +821,37 @@ def test_p9_a_part_of_the_pin_does_not_replace_it(
     assert stored["id_token"] == pin
 
 
-def id_token(subject: str, iss: str | None = "https://issuer.example") -> str:
+@pytest.mark.parametrize(
+    ("claims", "is_stored"),
+    [
+        ({}, True),
+        ({"aud": ["another", "tokenstore"]}, True),
+        ({"aud": "another"}, False),
+        ({"aud": None}, False),
+        ({"nonce": "the first"}, True),
+        ({"nonce": "another"}, False),
+        ({"azp": "another"}, False),
+        ({"nonce": ["the first"]}, False),
+    ],
+    ids=str,
+)
+def test_p9_an_id_token_for_another_sign_in_does_not_replace_the_pin(
+    world: World, manager: TokenManager, claims: dict[str, Any], *, is_stored: bool
+) -> None:
+    """P9: audience, authorized party and nonce stay (OpenID Connect Core section 12.2)."""
+    pin = id_token("person-1", nonce="the first")
+    world.sign_in(id_token=pin)
+    given = id_token("person-1", **claims)
+    world.server.script(Transform(lambda body: {**body, "id_token": given}))
+    assert manager.ensure_valid_token("alice") == world.tokens()[0]
+    stored = manager.load_tokens("alice")
+    assert stored is not None
+    assert stored["id_token"] == (given if is_stored else pin)
+
+
+def id_token(subject: str, **claims: Any) -> str:
     """Return an unsigned id_token, as it is stored from a response over TLS."""
-    claims = json.dumps({"iss": iss, "sub": subject, "aud": "tokenstore"})
-    parts = ['{"alg":"none"}', claims]
+    always = {"iss": "https://issuer.example", "sub": subject, "aud": "tokenstore"}
+    parts = ['{"alg":"none"}', json.dumps(always | claims)]
     encoded = [base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts]
     return ".".join([*encoded, ""])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import ReauthorizationRequired
-from tokenstore.oauth.flows.id_token import stored_subject
+from tokenstore.oauth.flows.id_token import may_replace, stored_subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,14 +48,19 @@ def of_same_user(
     """Return a response without what hides the account's user, or the error of another user's.
 
     The stored id_token says who signed in; a refresh does not change that (OpenID Connect Core
-    section 12.2). One that cannot be read, or names no issuer, does not replace it.
+    section 12.2). One that cannot be read, names no issuer, or is for another client does not
+    replace it.
     """
     known, given = stored_subject(record.tokens.extra), stored_subject(response.fields)
     if known is None:
         return response
+    ignored = set()
     if given is None or (given.issuer is None and known.issuer is not None):
-        kept = {name: v for name, v in response.fields.items() if name not in _USER_FIELDS}
-        response = replace(response, fields=kept)
+        ignored = _USER_FIELDS
+    elif not may_replace(response.fields.get("id_token"), record.tokens.extra.get("id_token")):
+        ignored = {"id_token"}
+    kept = {name: value for name, value in response.fields.items() if name not in ignored}
+    response = replace(response, fields=kept)
     if given is not None and given.differs_from(known):
         return ReauthorizationRequired(
             f"{record.account_name}: the response of provider {provider.name!r} is for "

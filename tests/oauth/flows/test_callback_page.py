@@ -119,6 +119,7 @@ def test_the_headers_keep_the_url_private(tmp_path: Path) -> None:
     for response in responses:
         assert {**response.headers, **page.HEADERS} == response.headers
         assert response.headers["Referrer-Policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["Server"].strip() == "tokenstore"
         assert int(response.headers["Content-Length"]) == len(response.content)

@@ -97,6 +97,27 @@ def stored_subject(tokens: Mapping[str, Any]) -> Subject | None:
     return _subject(tokens if parts is None else parts[1])
 
 
+def may_replace(new: object, old: object) -> bool:
+    """Return whether an id_token from a refresh may replace the stored one (section 12.2).
+
+    Issuer and subject are compared by the caller.
+    """
+    parts, before = _decode_jwt(new), _decode_jwt(old)
+    if parts is None or before is None:
+        return parts is not None
+    claims, known = parts[1], before[1]
+    if not _audience(known) <= _audience(claims):
+        return False
+    return all(claims.get(name) in (None, known.get(name)) for name in ("azp", "nonce"))
+
+
+def _audience(claims: Mapping[str, Any]) -> set[str]:
+    value = claims.get("aud")
+    return {
+        name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str)
+    }
+
+
 def user_fields(tokens: Mapping[str, Any]) -> dict[str, Any]:
     """Return the claims of stored tokens that say whose they are, to store without an id_token."""
     parts = _decode_jwt(tokens.get("id_token"))

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from tokenstore.messages import printable
 from tokenstore.oauth.flows.launch_page import LaunchPage
+from tokenstore.redaction import protect
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,6 @@ def _write(text: str) -> None:
     text = printable(text, keep="\n")  # metadata of the provider are part of it
     sys.stderr.write(text)  # in one call, so that the output of other threads cannot split it
     sys.stderr.flush()
+
+
+protect(__name__)
