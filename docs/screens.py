@@ -60,6 +60,7 @@ def _fill(database: Path, clock: _Clock) -> None:
         os.environ["SCREENS_SECRET"] = server.provider().client_secret or ""
         providers = database.with_name("providers.toml")
         providers.write_text(_PROVIDERS.format(endpoint=server.token_endpoint), "utf-8")
+        providers.chmod(0o600)
 
         def sign_in(name: str, provider: str, ago: float) -> None:
             clock.now = _NOW - ago

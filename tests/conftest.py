@@ -32,7 +32,8 @@ RUN_DIRECTORY = pytest.StashKey[Path]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what the run writes in one directory, and let Ctrl-C reach what the tests start."""
+    """Keep what the run writes in one directory, and set what a test inherits."""
+    os.umask(0o022)  # the group must not write to a providers.toml
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # workers of xdist use the directory of their controller

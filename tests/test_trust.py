@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.refreshes import Call
 from tests.helpers.requirements import let_write, needs_acl, needs_mount, needs_root
-from tests.helpers.stores import NOBODY, command, mode
+from tests.helpers.stores import NOBODY, command, mode, python
 from tokenstore import InsecureStorageError
 from tokenstore.trust import is_mount_point, read_trusted, require_safe_directory, weakness_of
 
@@ -225,9 +225,21 @@ def test_what_belongs_to_another_user_is_not_safe(place: Path, tmp_path: Path, w
 def test_a_group_is_as_good_as_its_members(place: Path) -> None:
     """Many systems give each user a group of that name, and let it write by default."""
     place.chmod(0o775)
-    for gid, safe in ((0, True), (3_999_999, True), (NOBODY, False)):
+    for gid, safe in ((0, True), (3_999_999, False), (NOBODY, False)):
         os.chown(place, 0, gid)
         assert (weakness_of(place) is None) == safe
+
+
+@needs_root
+def test_the_group_of_a_containers_volume_is_safe(place: Path) -> None:
+    """As Kubernetes sets it up: the process is in a group that has no name."""
+    place.chmod(0o2775)
+    os.chown(place, 0, 3_999_999)
+    code = """
+from tokenstore.trust import weakness_of
+tell(weakness_of(Path(sys.argv[1])) is None)
+"""
+    assert python(code, place, extra_groups=[3_999_999]) == "True\n"
 
 
 @needs_acl

@@ -271,8 +271,8 @@ def _has_other_members(gid: int) -> bool:
         return False
     try:
         group = grp.getgrgid(gid)
-    except KeyError:  # one that a container was given, with no user but this
-        return False
+    except KeyError:  # one that a container was given for its volumes, if this process is in it
+        return gid not in {os.getegid(), *os.getgroups()}
     members = {*group.gr_mem, *(user.pw_name for user in pwd.getpwall() if user.pw_gid == gid)}
     try:
         own = pwd.getpwuid(os.geteuid())

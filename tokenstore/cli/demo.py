@@ -17,6 +17,7 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE
 from tokenstore.cli.errors import run_command
+from tokenstore.files import atomic_write
 
 if TYPE_CHECKING:
     from tokenstore.testing import AuthorizationServer
@@ -93,7 +94,8 @@ def _prepare(home: Path, server: AuthorizationServer) -> None:
     os.environ["DEMO_CLIENT_SECRET"] = provider.client_secret or ""
     os.environ["TOKENSTORE_DATABASE"] = str(home / "tokens.db")
     os.environ.pop("TOKENSTORE_PROVIDERS", None)
-    (home / "providers.toml").write_text(_PROVIDERS.format(endpoint=server.token_endpoint))
+    with atomic_write(home / "providers.toml") as file:  # not 0664, which is refused
+        file.write(_PROVIDERS.format(endpoint=server.token_endpoint).encode())
     old = home / "old"
     old.mkdir(mode=0o700)
     expiries = {"alice": 3600, "bob": -3600, "carol": 120, "dave": -60, "erin": -60}

@@ -176,6 +176,16 @@ except OSError as error:
         assert repository.load("alice") != tokens(1)
 
 
+def test_what_is_not_a_database_of_this_user_is_not_put_back(path: Path) -> None:
+    (aside := path.with_name("tokens.db-replaced")).symlink_to("elsewhere")
+
+    with TokenRepository(path) as repository, pytest.raises(InsecureStorageError) as caught:
+        repository.save("alice", tokens(1))
+
+    assert caught.value.path == str(aside)
+    assert aside.is_symlink()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_a_database_in_use_is_left_alone(path: Path, copy: Path, journal_mode: str) -> None:

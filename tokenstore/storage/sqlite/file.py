@@ -202,7 +202,7 @@ class DatabaseFile:
 
     def was_set_aside(self) -> bool:
         """Return whether there is no database because a restore was interrupted."""
-        return self.inspect() is None and self.aside.inspect() is not None
+        return self.inspect() is None and os.path.lexists(self.aside.path)
 
     def set_aside(self) -> None:
         """Give the database and its sidecars the names of `aside`, durably."""
@@ -212,6 +212,9 @@ class DatabaseFile:
         """Undo `set_aside`, even an incomplete one, unless another file has taken the place."""
         if self.was_set_aside():  # it is, until the last file is back
             aside = self.aside
+            require_own_file(
+                aside.path, aside.path.lstat(), "a restore did not create it, so remove it"
+            )
             aside._rename([*aside._all_files()[1:], aside.path], self)  # noqa: SLF001
 
     def keep_aside(self, suffix: str) -> Path | None:
