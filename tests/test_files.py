@@ -128,29 +128,43 @@ def test_content_never_goes_to_a_file_that_took_the_name(tmp_path: Path) -> None
     assert names(tmp_path) == {"file", "keep"}
 
 
-def test_a_build_that_was_replaced_is_not_published(tmp_path: Path) -> None:
-    """As long as the directory above is safe only this user can do that."""
-    path = tmp_path / "file"
+@needs_root
+def test_a_build_that_another_user_replaced_is_an_error(tmp_path: Path) -> None:
+    rename = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        os.chown(target, NOBODY, NOBODY)  # as if it were another user's
+        return done
 
     def build() -> None:
-        with private_build(path) as new:
+        with private_build(tmp_path / "file") as new, pytest.MonkeyPatch.context() as patch:
             assert (mode(new), mode(new.parent)) == (0o600, 0o700)
-            new.write_text("CANARY")
-            rename = Path.replace
-
-            def replace(self: Path, target: Path) -> Path:
-                done = rename(self, target)
-                target.unlink()
-                target.touch()
-                return done
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Path, "replace", replace)
-                publish(new, path)
+            patch.setattr(Path, "replace", replace)
+            publish(new, tmp_path / "file")
 
     with pytest.raises(InsecureStorageError, match="was replaced while it was written"):
         build()
     assert names(tmp_path) == {"file"}
+
+
+def test_another_writer_of_this_user_may_be_faster(tmp_path: Path) -> None:
+    """Two exports to one directory: the last file stays, and both have succeeded."""
+    path = tmp_path / "file"
+    rename = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        target.unlink()
+        target.write_text("other")
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with atomic_write(path) as new:
+            new.write(b"ours")
+
+    assert path.read_text() == "other"
 
 
 def test_a_build_that_is_not_published_leaves_nothing(tmp_path: Path) -> None:

@@ -209,19 +209,24 @@ def _temporary(path: Path) -> Path:
 
 
 def _rename(new: Path, path: Path, written: os.stat_result) -> None:
-    """Rename *new* to *path* if it is the file that was written, before and after."""
-    _require_same(new, written)
+    """Rename *new* to *path* if it is the file that was written.
+
+    Afterwards, another writer of this user may have replaced or removed it, but no other user.
+    """
+    if _identity(new.lstat()) != _identity(written):
+        raise _replaced_error(new)
     new.replace(path)
-    _require_same(path, written)
+    with suppress(FileNotFoundError):
+        if path.lstat().st_uid != written.st_uid:
+            raise _replaced_error(path)
 
 
-def _require_same(path: Path, written: os.stat_result) -> None:
-    if _identity(path.lstat()) != _identity(written):
-        raise InsecureStorageError(
-            f"{path} was replaced while it was written; choose a directory that other users cannot "
-            "write to",
-            path,
-        )
+def _replaced_error(path: Path) -> InsecureStorageError:
+    return InsecureStorageError(
+        f"{path} was replaced while it was written; choose a directory that other users cannot "
+        "write to",
+        path,
+    )
 
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:

@@ -147,7 +147,7 @@ def kill_backups(directory: Path, seed: int, kills: int) -> Counter[str]:
 
     def alone() -> Iterator[str]:
         left = modes(target)
-        assert set(left.values()) <= {0o600}
+        assert set(left.values()) <= {0o600, 0o700}  # copies, in directories of their own
         if left.keys() - {target.name for target in targets}:
             yield "leftovers"
 
