@@ -152,7 +152,7 @@ def test_only_one_module_spends_a_refresh_token() -> None:
 
 WRITERS = {"echo", "secho", "print", "add_row", "write", "confirm", "prompt"}
 # What the command prints, and what the library itself shows.
-MAY_WRITE = re.compile(r"cli(\.output)?|migrate|oauth\.flows\.prompt|testing\..+")
+MAY_WRITE = re.compile(r"cli(\.output|\.streams)?|migrate|oauth\.flows\.prompt|testing\..+")
 
 
 def written(source: str) -> set[str]:

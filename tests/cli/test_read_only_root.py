@@ -23,7 +23,7 @@ for directory in /tmp /var/tmp /dev/shm; do
     mount --bind "$directory" "$directory"
     mount -o remount,ro,bind "$directory"
 done
-mount -t tmpfs tmpfs "$0"
+mount -t tmpfs -o mode=0700 tmpfs "$0"
 cd /
 exec env -u TMPDIR HOME=/nonexistent "$@"
 """
@@ -38,6 +38,7 @@ except FileNotFoundError:
     pass
 os.environ["TOKENSTORE_DATABASE"] = f"{volume}/tokens.db"
 Path(volume, "providers.toml").write_text(providers)
+Path(volume, "providers.toml").chmod(0o600)
 Path(volume, "old").mkdir()
 Path(volume, "old", "alice.json").write_text(tokens)
 for line in (

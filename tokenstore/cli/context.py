@@ -105,7 +105,7 @@ def report_missing(repository: TokenRepository) -> bool:
     """Return whether there is no database, after saying so on stderr."""
     if repository.exists():
         return False
-    click.echo(f"tokenstore: {_missing(repository)}", err=True)
+    output.print_message(_missing(repository))
     return True
 
 

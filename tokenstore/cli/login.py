@@ -16,6 +16,7 @@ from tokenstore.cli.options import (
     positive_duration,
     provider_option,
 )
+from tokenstore.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +99,7 @@ def login(
             )
         except ModuleNotFoundError as error:
             raise click.ClickException(str(error)) from None
-    click.echo(_signed_in_as(tokens), err=True)
+    output.print_line(printable(_signed_in_as(tokens)), err=True)
     output.print_outcome(account, "signed_in", as_json=as_json)
     return DONE
 
