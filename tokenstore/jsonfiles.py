@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from tokenstore.errors import InvalidTokenError, StorageError, SupersededTokenError
 from tokenstore.files import (
@@ -197,21 +197,24 @@ def export_accounts(
 # -- import ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     """A file to import, or a stream.
 
     Attributes:
         path: The path of the file; ``-`` for a stream.
-        stem: The account name if the content has none; empty for a stream.
-        file_name: The name to export the file under, or None.
+        stem: The account name if the content has none.
         stream: The stream, or None.
     """
 
     path: Path
     stem: str
-    file_name: str | None
     stream: BinaryIO | None = None
+
+    @property
+    def file_name(self) -> str | None:
+        """The name to export the file under, None if there is none, or it is not the only one."""
+        is_named = self.stream is None and "/" not in self.stem
+        return decode_name(self.path.name) if is_named else None
 
     def read(self) -> list[ImportedAccount | UnreadableEntry]:
         if self.stream is None:
@@ -235,29 +238,22 @@ def _is_directory(paths: object) -> bool:
 
 
 def _sources(paths: object) -> list[_Source]:
-    files: list[Path] = []
-    order: list[Path | BinaryIO] = []
+    found: list[Path | BinaryIO] = []
     for item in _listed(paths):
-        if hasattr(item, "read"):
-            order.append(item)
-        else:
-            found = find_files(item)
-            files += found
-            order += found
-    stems = _stems(files)
+        found += [item] if hasattr(item, "read") else find_files(item)
+    stems = iter(_stems([each for each in found if isinstance(each, Path)]))
     return [
-        _Source(item, stems[item], decode_name(item.name) if "/" not in stems[item] else None)
-        if isinstance(item, Path)
-        else _Source(Path("-"), _NO_NAME, None, item)
-        for item in order
+        _Source(each, next(stems)) if isinstance(each, Path) else _Source(Path("-"), _NO_NAME, each)
+        for each in found
     ]
 
 
-def _stems(files: list[Path]) -> dict[Path, str]:
+def _stems(files: list[Path]) -> list[str]:
     """Return the account names of files: their names without ``.json``, made different."""
-    stems = {path: stem_of(path) for path in files}
-    if len({unicodedata.normalize("NFC", stem) for stem in stems.values()}) == len(stems):
-        return stems
+    found = [stem_of(path) for path in files]
+    if len({unicodedata.normalize("NFC", stem) for stem in found}) == len(found):
+        return found
+    stems = dict(zip(files, found, strict=True))
     for number in range(_DEEPEST):
         for same in _colliding(stems):
             folders = {path.absolute().parent for path in same}
@@ -271,7 +267,7 @@ def _stems(files: list[Path]) -> dict[Path, str]:
     for same in _colliding(stems):  # names that only differ in how Unicode is composed
         for path in same:
             stems[path] = stem_of(path)
-    return stems
+    return [stems[path] for path in files]
 
 
 def _colliding(stems: dict[Path, str]) -> list[list[Path]]:
@@ -309,7 +305,7 @@ class _Importer:
         self._account_name = account_name
         self._dry_run = dry_run
         self._providers = KnownProviders(repository.location)
-        self._seen: dict[str, str] = {}  # the file of each account
+        self._seen: dict[str, Path] = {}  # the file of each account
         self._planned: dict[str, TokenSet] = {}  # what a dry run would have stored
 
     def run(self, sources: Iterable[_Source]) -> Iterator[FileResult]:
@@ -345,33 +341,33 @@ class _Importer:
             return FileResult(name, path, "failed", content.reason)
         if is_nameless and content.source in {"file", "key"}:
             return FileResult(None, path, "failed", "has no name; give the account one")
-        content = self._apart(content, path)
-        name, file = content.account_name, str(path.absolute())
+        if content.source in {"content", "key"}:
+            content = self._apart(content, path)
+        name = content.account_name
         holder = self._seen.get(name)
-        if holder is not None and (self._existing != "keep_newer" or holder == file):
-            reason = f"{Path(holder).name} has the same account"
-            return FileResult(name, path, "skipped", reason)
+        if holder is not None and (self._existing != "keep_newer" or _is_same(holder, path)):
+            return FileResult(name, path, "skipped", f"{holder.name} has the same account")
         result = self._put(name, content, source)
         if result.outcome == "imported" or (result.outcome == "skipped" and not self._dry_run):
-            self._seen[name] = file
+            self._seen[name] = path
         return result
 
     def _apart(self, content: ImportedAccount, path: Path) -> ImportedAccount:
         """Return the account with a name of its own, if another file has an account so called."""
         name, folder = content.account_name, decode_name(path.absolute().parent.name)
-        if content.source not in {"content", "key"} or not folder:
-            return content
-        if self._seen.get(name, str(path.absolute())) == str(path.absolute()):
+        if not folder or _is_same(self._seen.get(name, path), path):
             return content
         return dataclasses.replace(content, account_name=f"{folder}/{name}")
 
     def _put(self, name: str, content: ImportedAccount, source: _Source) -> FileResult:
         """Store an account under a name that no other file of this import has."""
         provider = self._provider or content.provider
-        problem = self._providers.contradiction(provider, content.tokens)
-        if problem is not None:
-            return FileResult(name, source.path, "failed", problem)
-        tokens = self._providers.with_expiry(provider, _with_shape(content, source))
+        tokens = _with_shape(content, source)
+        if provider is not None:
+            problem = self._providers.contradiction(provider, tokens)
+            if problem is not None:
+                return FileResult(name, source.path, "failed", problem)
+            tokens = self._providers.with_expiry(provider, tokens)
         try:
             reason = self._reason_to_keep(name, tokens)
             if reason is None and self._dry_run:
@@ -420,12 +416,16 @@ class _Importer:
             )
 
 
+def _is_same(one: Path, other: Path) -> bool:
+    return one is other or one.absolute() == other.absolute()
+
+
 def _with_shape(content: ImportedAccount, source: _Source) -> TokenSet:
     """Return the tokens of an account with what an export needs to give its file back."""
     shape = content.shape
     if content.source in {"file", "key"} and source.file_name != f"{content.account_name}.json":
         shape = dataclasses.replace(shape, name=source.file_name)
-    return tokens_to_store(dataclasses.replace(content, shape=shape))
+    return tokens_to_store(content.tokens, shape)
 
 
 # -- export ---------------------------------------------------------------------------------------

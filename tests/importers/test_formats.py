@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import unicodedata
 from datetime import datetime, timedelta
@@ -13,9 +14,12 @@ from tests.helpers.strategies import examples, json_values
 from tokenstore.errors import InvalidTokenError
 from tokenstore.importers.formats import (
     ImportedAccount,
+    _account,
+    _usual_account,
     account_from_json,
     account_to_json,
     file_stem,
+    tokens_to_store,
 )
 from tokenstore.models.timestamps import NEVER, local_iso
 from tokenstore.models.tokens import TokenSet
@@ -219,6 +223,29 @@ def test_every_way_to_write_an_expiry_is_the_same_instant(field: str, timestamp:
 
     assert tokens.expires_at == pytest.approx(NOW, abs=0.001)
     assert tokens.extra == {}
+
+
+@pytest.mark.parametrize("timestamp", [*EXPIRIES.values(), *LOCAL.values(), 0, -5.5], ids=str)
+@pytest.mark.parametrize("more", [{}, {"expires_in": 60, "obtained_at": NOW}, {"token_type": None}])
+@pytest.mark.usefixtures("zone")
+def test_the_shortcut_for_most_files_reads_what_the_whole_way_reads(
+    timestamp: object, more: dict[str, Any]
+) -> None:
+    data = {"access_token": "a", "refresh_token": "r", "expires_at": timestamp, **more}
+
+    short = _usual_account(data, "alice")
+    whole = _account(dict(data), {}, name="alice", stem="alice")
+
+    assert short is not None
+    assert dataclasses.replace(short, shape=whole.shape) == whole
+    first, second = (
+        account_to_json("alice", None, tokens_to_store(each.tokens, each.shape))
+        for each in (short, whole)
+    )
+    first["tokenstore"].pop("file", None)
+    second["tokenstore"].pop("file", None)
+    assert json.dumps(first) == json.dumps(second)
+    assert first.items() >= data.items()
 
 
 @pytest.mark.parametrize("field", EXPIRY_FIELDS)

@@ -205,7 +205,8 @@ def test_after_a_refresh_the_program_finds_the_new_tokens(style: Style) -> None:
     account = read_account(data, stem="alice")
     response = {"access_token": "new", "refresh_token": "newer", "expires_in": 3600}
 
-    merged = tokens_to_store(account).merge(response, now=NOW + 60.0, default_expires_in=60.0)
+    tokens = tokens_to_store(account.tokens, account.shape)
+    merged = tokens.merge(response, now=NOW + 60.0, default_expires_in=60.0)
     written = json.loads(json.dumps(account_to_json("alice", None, merged)))
 
     assert (written[style.access], written[style.refresh], written["realmId"]) == (
@@ -222,11 +223,12 @@ def test_after_a_refresh_the_lifetime_counts_from_the_new_time(obtained: Any) ->
     data = {"access_token": "old", "refresh_token": "r", "expires_in": 60, "created_at": obtained}
     account = read_account(data, stem="alice")
 
-    merged = tokens_to_store(account).merge(
+    tokens = tokens_to_store(account.tokens, account.shape)
+    merged = tokens.merge(
         {"access_token": "new", "expires_in": 3600}, now=NOW + 120.0, default_expires_in=60.0
     )
     written = account_to_json("alice", None, merged)
 
     later = {NOW: NOW + 120, NOW * 1000: (NOW + 120) * 1000}
     assert written["created_at"] == later.get(obtained, utc_text(NOW + 120))
-    assert account_to_json("alice", None, tokens_to_store(account))["created_at"] == obtained
+    assert account_to_json("alice", None, tokens)["created_at"] == obtained

@@ -49,15 +49,17 @@ class KnownProviders:
         self._registry = ProviderRegistry(None, file, required=required)
         self._found: dict[str, Provider | None] = {}
 
-    def contradiction(self, provider: str | None, tokens: TokenSet) -> str | None:
+    def contradiction(self, provider: str, tokens: TokenSet) -> str | None:
         """Return why tokens cannot be bound to a provider, None if they can.
 
         Args:
-            provider: The name of the provider, or None.
+            provider: The name of the provider.
             tokens: The tokens, of which ``token_uri`` says who issued them.
         """
         found = self._find(provider)
-        endpoint = None if found is None else origin(found.token_endpoint or "")
+        if found is None:
+            return None
+        endpoint = origin(found.token_endpoint or "")
         issuer = _token_origin(tokens)
         if endpoint is None or issuer is None or endpoint == issuer:
             return None
@@ -68,7 +70,7 @@ class KnownProviders:
             f"at {endpoint[1]}; import it with its own provider"
         )
 
-    def with_expiry(self, provider: str | None, tokens: TokenSet) -> TokenSet:
+    def with_expiry(self, provider: str, tokens: TokenSet) -> TokenSet:
         """Return the tokens, with the provider's default lifetime if they have no expiry."""
         found = self._find(provider) if tokens.expires_at is None else None
         if found is None:
@@ -90,9 +92,7 @@ class KnownProviders:
         extra = {k: v for k, v in tokens.extra.items() if k != "expires_at"}
         return dataclasses.replace(tokens, expires_at=expires_at, extra=extra)
 
-    def _find(self, name: str | None) -> Provider | None:
-        if name is None:
-            return None
+    def _find(self, name: str) -> Provider | None:
         if name not in self._found:
             try:
                 self._found[name] = self._registry.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import stat
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,10 @@ from tokenstore.importers.formats import (
     ImportedAccount,
     UnreadableEntry,
     UnreadableFileError,
+    account_from_json,
     accounts_from_json,
     add_note,
     export_block,
-    has_constants,
     has_tokens,
     parse_json,
 )
@@ -162,7 +163,7 @@ def _read(path: Path, stem: str) -> list[ImportedAccount | UnreadableEntry]:
         except NotSQLiteError:
             pass
     _check_size(size, _MAX_STORAGE)
-    with path.open("rb", buffering=0) as file:  # in two thirds of the time of read_bytes()
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - half the time of read_bytes()
         content = file.readall()
     return _from_bytes(content, path, stem)
 
@@ -174,8 +175,9 @@ def _from_bytes(content: bytes, path: Path, stem: str) -> list[ImportedAccount |
     for prefix, reason in _BINARY:
         if content.startswith(prefix):
             raise UnreadableFileError(reason)
-    accounts = _from_json(parse_json(content), len(content), path, stem)
-    return add_note(accounts, _NO_NUMBER) if has_constants(content) else accounts
+    constants: list[str] = []
+    accounts = _from_json(parse_json(content, constants=constants), len(content), path, stem)
+    return add_note(accounts, _NO_NUMBER) if constants else accounts
 
 
 def _from_database(
@@ -192,7 +194,11 @@ def _from_database(
 def _from_json(
     data: object, size: int, path: Path, stem: str
 ) -> list[ImportedAccount | UnreadableEntry]:
-    if isinstance(data, dict) and not has_tokens(data):
+    if has_tokens(data):
+        if size > _MAX_ACCOUNT and export_block(data) is None:
+            _check_size(size, _MAX_ACCOUNT)
+        return [account_from_json(data, stem=stem)]
+    if isinstance(data, dict):
         if globus.recognizes_json(data):
             return globus.read_json(data, path)
         if msal.recognizes(data):
@@ -212,7 +218,7 @@ def _stat(path: Path) -> tuple[int, Path]:
     """Return the size of a file, and its path with a symlink resolved."""
     file = path
     try:
-        found = path.lstat()
+        found = os.lstat(path)  # half the time of Path.lstat
         if stat.S_ISLNK(found.st_mode):
             found, file = path.stat(), path.resolve()
     except OSError as error:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,7 @@ from tokenstore.importers.shapes import (
     OBTAINED,
     REFRESH,
     RESPONSE,
+    SECONDS,
     FileShape,
     at,
     find_token_sets,
@@ -42,7 +42,7 @@ from tokenstore.models.timestamps import (
 from tokenstore.models.tokens import TokenSet, is_token, normalize_account_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _EXPORT_KEY = "tokenstore"  # added by an export
 _WRITTEN = "written"  # in it: the expiry as the file has it
@@ -55,7 +55,16 @@ _NO_TOKENS = "neither an access token nor a refresh token"
 _UNUSUAL = {*ACCESS, *REFRESH, *EXPIRY, RESPONSE} - {"access_token", "refresh_token", "expires_at"}
 _Source = Literal["file", "key", "content", "export"]
 
-_decoder = json.JSONDecoder(parse_constant=lambda _: None)  # json.loads creates one on each call
+
+class _ConstantError(Exception):
+    """The JSON has NaN or Infinity."""
+
+
+def _refuse(_: str) -> None:
+    raise _ConstantError
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse)  # json.loads creates one on each call
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,43 +106,42 @@ class UnreadableEntry:
     account_name: str | None = None
 
 
-def parse_json(content: str | bytes) -> Any:
+def parse_json(content: str | bytes, *, constants: list[str] | None = None) -> Any:
     """Parse JSON; NaN and Infinity become null.
+
+    Args:
+        content: The JSON.
+        constants: A list to add each NaN and Infinity to.
 
     Raises:
         ValueError: It is not valid JSON, or nested too deeply.
     """
     if isinstance(content, bytes):
         content = content.decode(json.detect_encoding(content), "surrogatepass")
+    found = [] if constants is None else constants
     try:
-        return _decoder.decode(content)
+        try:
+            return _decoder.decode(content)
+        except _ConstantError:
+            return json.JSONDecoder(parse_constant=found.append).decode(content)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def has_constants(content: bytes) -> bool:
-    """Return whether valid JSON has NaN or Infinity, which JSON does not allow."""
-    if b"NaN" not in content and b"Infinity" not in content:
-        return False
-    found: list[str] = []
-    text = content.decode(json.detect_encoding(content), "surrogatepass")
-    json.JSONDecoder(parse_constant=found.append).decode(text)
-    return bool(found)
-
-
 def has_tokens(data: object) -> bool:
     """Return whether parsed JSON is an object with the tokens of one account at its top."""
-    if not isinstance(data, Mapping):
+    if not isinstance(data, dict):
         return False
-    if any(data.get(name) and not _is_container(data[name]) for name in ACCESS):
-        return True
+    for name in ACCESS:
+        if data.get(name) and not is_nested_set(data[name]):
+            return True
     if _from_token_response(data):
         return True
     return any(map(data.get, REFRESH)) and not any(is_nested_set(data.get(n)) for n in ACCESS)
 
 
 def accounts_from_json(data: object, *, stem: str) -> list[ImportedAccount | UnreadableEntry]:
-    """Read the accounts in a file: one at its top, or any number one or two levels down.
+    """Read the accounts in a file without tokens at its top: any number one or two levels down.
 
     Args:
         data: The parsed JSON.
@@ -142,7 +150,7 @@ def accounts_from_json(data: object, *, stem: str) -> list[ImportedAccount | Unr
     Raises:
         InvalidTokenError: There are no tokens, or a field of the only account is not valid.
     """
-    if not isinstance(data, Mapping) or has_tokens(data):
+    if not isinstance(data, dict):
         return [account_from_json(data, stem=stem)]
     paths = find_token_sets(data)
     if not paths and is_deeper(data):
@@ -151,8 +159,8 @@ def accounts_from_json(data: object, *, stem: str) -> list[ImportedAccount | Unr
         return [account_from_json(data, stem=stem)]
     document = dict(data)
     block = document.get(_EXPORT_KEY)
-    blocks = block.get("accounts") if isinstance(block, Mapping) else None
-    if isinstance(block, Mapping) and isinstance(blocks, list):
+    blocks = block.get("accounts") if isinstance(block, dict) else None
+    if isinstance(block, dict) and isinstance(blocks, list):
         del document[_EXPORT_KEY]
         if _OWN_FIELD in block:
             document[_EXPORT_KEY] = block[_OWN_FIELD]
@@ -171,10 +179,35 @@ def account_from_json(data: object, *, stem: str) -> ImportedAccount:
     Raises:
         InvalidTokenError: There are no tokens, or a field is not valid.
     """
-    if not isinstance(data, Mapping):
+    if not isinstance(data, dict):
         raise InvalidTokenError("file", "expected a JSON object")
+    usual = _usual_account(data, stem)
+    if usual is not None:
+        return usual
     fields = dict(data)
     return _account(fields, _pop_export(fields), name=stem, stem=stem)
+
+
+def _usual_account(data: dict[str, Any], stem: str) -> ImportedAccount | None:
+    """Read the account in a file with the usual names, as most have; None if it is another file.
+
+    It gives what `_account` gives, in half the time.
+    """
+    if not _UNUSUAL.isdisjoint(data) or _EXPORT_KEY in data:
+        return None
+    written = data.get("expires_at")
+    expires_at = parse_timestamp(written)
+    both = isinstance(data.get("access_token"), str) and isinstance(data.get("refresh_token"), str)
+    if expires_at is None or not both or not (data["access_token"] and data["refresh_token"]):
+        return None
+    if type(written) in SECONDS and written == expires_at:
+        shape = SECONDS[type(written)]
+    elif isinstance(written, str) and written == local_iso(expires_at):
+        shape = DEFAULT
+    else:
+        shape = FileShape(expiry={"expires_at": written})
+    tokens = TokenSet.from_fields(data, expires_at=expires_at, obtained_at=_obtained_at(data))
+    return ImportedAccount(normalize_account_name(stem), None, tokens, None, "file", shape)
 
 
 def _only_account(document: dict[str, Any], path: tuple[Any, ...], stem: str) -> ImportedAccount:
@@ -196,7 +229,7 @@ def _several_accounts(
     by_path = {
         tuple(block["path"]): block
         for block in blocks
-        if isinstance(block, Mapping) and _is_list_of_keys(block.get("path"))
+        if isinstance(block, dict) and _is_list_of_keys(block.get("path"))
     }
     accounts: list[ImportedAccount | UnreadableEntry] = []
     for number, path in enumerate(paths):
@@ -303,13 +336,6 @@ def _shape_of(
         expires_at: The expiry that was read.
         fields: The fields that are left.
     """
-    if (
-        _UNUSUAL.isdisjoint(data)
-        and {"access_token", "refresh_token", "expires_at"} <= data.keys()
-        and expires_at is not None
-        and data["expires_at"] == local_iso(expires_at)
-    ):
-        return DEFAULT  # most files
     names = [n for n in ACCESS if access_token is not None and data.get(n) == access_token]
     if not names:
         in_response = access_token is not None and "access_token" not in data
@@ -322,24 +348,26 @@ def _shape_of(
     }
     read = [name for name in expiry if name not in fields]  # the one that was used comes first
     expiry = {name: expiry[name] for name in (*read, *expiry)}
+    obtained = None if expiry or "expires_in" not in data else _obtained_name(data)
     if {*expiry} == {"expires_at"} and expires_at is not None:
         expiry = {} if expiry["expires_at"] == local_iso(expires_at) else expiry
     return FileShape(
         access_token=tuple(names) or ("access_token",),
         refresh_token=tuple(refresh or [n for n in REFRESH if n in data]) or ("refresh_token",),
         expiry=expiry,
-        obtained=None if expiry or "expires_in" not in data else _obtained_name(data),
+        obtained=obtained,
     )
 
 
-def tokens_to_store(account: ImportedAccount) -> TokenSet:
-    """Return the tokens of an account, with the shape of its file if it is not the default one."""
-    if account.shape is DEFAULT and MEMORY not in account.tokens.extra:
-        return account.tokens
-    extra = {k: v for k, v in account.tokens.extra.items() if k != MEMORY}
-    if (memory := account.shape.to_json()) is not None:
+def tokens_to_store(tokens: TokenSet, shape: FileShape) -> TokenSet:
+    """Return tokens with the shape of their file, if it is not the default one."""
+    if shape is DEFAULT and MEMORY not in tokens.extra:
+        return tokens
+    extra = dict(tokens.extra)
+    extra.pop(MEMORY, None)
+    if (memory := shape.to_json()) is not None:
         extra[MEMORY] = memory
-    return replace(account.tokens, extra=extra)
+    return tokens.with_extra(extra)
 
 
 def account_from_entry(
@@ -461,7 +489,7 @@ def exported_account(account_name: str, provider: str | None, tokens: TokenSet) 
         for name in names if token is not None else ():
             if name == RESPONSE:
                 response = fields.get(RESPONSE)
-                fields[RESPONSE] = {**(response if isinstance(response, Mapping) else {})}
+                fields[RESPONSE] = {**(response if isinstance(response, dict) else {})}
                 fields[RESPONSE]["access_token"] = token
             else:
                 fields[name] = token
@@ -492,19 +520,19 @@ def _write_expiry(fields: dict[str, Any], shape: FileShape, expires_at: float | 
 
 def export_block(data: object) -> Mapping[str, Any] | None:
     """Return what an export added to a file, or None if no export has written it."""
-    block = data.get(_EXPORT_KEY) if isinstance(data, Mapping) else None
-    return block if isinstance(block, Mapping) and "version" in block else None
+    block = data.get(_EXPORT_KEY) if isinstance(data, dict) else None
+    return block if isinstance(block, dict) and "version" in block else None
 
 
 def exported_accounts(data: object) -> list[tuple[str, bool]]:
     """Return the accounts in a file that an export wrote, and whether each is unchanged since."""
     block = export_block(data)
-    if block is None or not isinstance(data, Mapping):
+    if block is None or not isinstance(data, dict):
         return []
     accounts: list[tuple[str, bool]] = []
     several = block.get("accounts")
     for found in several if isinstance(several, list) else [block]:
-        if not isinstance(found, Mapping) or not is_token(found.get("account_name")):
+        if not isinstance(found, dict) or not is_token(found.get("account_name")):
             continue
         shape = FileShape.from_json(found.get("file"))
         path = tuple(found["path"]) if _is_list_of_keys(found.get("path")) else ()
@@ -520,7 +548,7 @@ def _fields_at(data: Any, path: tuple[Any, ...]) -> Mapping[str, Any]:
         fields = at(data, path)
     except (LookupError, TypeError):
         return {}
-    return fields if isinstance(fields, Mapping) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def file_stem(account_name: str, *, case_sensitive: bool = True) -> str:
@@ -575,7 +603,7 @@ _HASHED = re.compile(r"~[0-9a-f]{16}$")
 def _pop_export(document: dict[str, Any]) -> Mapping[str, Any]:
     """Remove and return what an export added; a program may have a field of the same name."""
     block = document.get(_EXPORT_KEY)
-    if not (isinstance(block, Mapping) and {"account_name", "expires_at"} <= block.keys()):
+    if not (isinstance(block, dict) and {"account_name", "expires_at"} <= block.keys()):
         return {}
     del document[_EXPORT_KEY]
     if _OWN_FIELD in block:
@@ -587,16 +615,18 @@ def _pop_named(
     fields: dict[str, Any], first: tuple[str, ...], names: tuple[str, ...]
 ) -> tuple[str, Any] | None:
     """Remove the first name that has a value; return the name and the value."""
-    for name in (*first, *names):
-        if fields.get(name) and not (name == RESPONSE or is_nested_set(fields[name])):
-            return name, fields.pop(name)
+    for name in (*first, *names) if first else names:
+        value = fields.get(name)
+        if value and name != RESPONSE and not is_nested_set(value):
+            del fields[name]
+            return name, value
     return None
 
 
 def _from_token_response(fields: Mapping[str, Any]) -> Any:
     """Return the access token in the last token response, which oauth2client keeps."""
     response = fields.get(RESPONSE)
-    return response.get("access_token") or None if isinstance(response, Mapping) else None
+    return response.get("access_token") or None if isinstance(response, dict) else None
 
 
 def _pop_expiry(fields: dict[str, Any], *, first: str | None) -> tuple[float | None, str | None]:
@@ -632,7 +662,10 @@ def _obtained_at(fields: Mapping[str, Any]) -> float | None:
 
 def _obtained_name(fields: Mapping[str, Any]) -> str | None:
     """Return the field that says when the token was obtained."""
-    return next((n for n in OBTAINED if parse_timestamp(fields.get(n)) is not None), None)
+    for name in OBTAINED:
+        if name in fields and parse_timestamp(fields[name]) is not None:
+            return name
+    return None
 
 
 def _is_unchanged(
@@ -674,10 +707,6 @@ def _valid_name(name: str) -> str | None:
 
 def _is_list_of_keys(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(key, (str, int)) for key in value)
-
-
-def _is_container(value: object) -> bool:
-    return isinstance(value, Mapping) and is_nested_set(value)
 
 
 def _empty(paths: list[tuple[Any, ...]]) -> Any:

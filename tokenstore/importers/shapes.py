@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.models.timestamps import NEVER, local_iso, parse_seconds, parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MEMORY = "tokenstore_file"
 """The field of an account that holds the shape of its file."""
@@ -45,6 +44,8 @@ _MILLISECONDS = {"expiresAt", "expiry_date"}
 _SECONDS_END = 1e11  # a larger number counts milliseconds
 _SMALL = 2048  # characters, of what is remembered with each of several accounts
 
+_ACCESS, _REFRESH = ("access_token",), ("refresh_token",)  # the names of the old format
+
 _Path = tuple[str | int, ...]
 
 
@@ -69,8 +70,8 @@ class FileShape:
     several: bool = False
     around: Any = field(default=None, repr=False)
     outer: Mapping[str, int] = field(default_factory=dict)
-    access_token: tuple[str, ...] = ("access_token",)
-    refresh_token: tuple[str, ...] = ("refresh_token",)
+    access_token: tuple[str, ...] = _ACCESS
+    refresh_token: tuple[str, ...] = _REFRESH
     expiry: Mapping[str, Any] = field(default_factory=dict)
     obtained: str | None = None
 
@@ -86,18 +87,26 @@ class FileShape:
         Args:
             inside: Leave out what the file itself shows.
         """
-        shown = {"path", "several", "around", "outer"} if inside else set()
-        found = {
-            f.name: list(value) if isinstance(value, tuple) else value
-            for f in fields(self)
-            if (value := getattr(self, f.name)) != getattr(DEFAULT, f.name) and f.name not in shown
+        found: dict[str, Any] = {
+            "name": self.name,
+            "access_token": [*self.access_token] if self.access_token != _ACCESS else None,
+            "refresh_token": [*self.refresh_token] if self.refresh_token != _REFRESH else None,
+            "expiry": self.expiry,
+            "obtained": self.obtained,
         }
-        return found or None
+        if not inside:
+            found |= {
+                "path": [*self.path],
+                "several": self.several,
+                "around": self.around,
+                "outer": self.outer,
+            }
+        return {name: value for name, value in found.items() if value} or None
 
     @classmethod
     def from_json(cls, data: object) -> FileShape:
         """Return the shape that `to_json` gave; what is not valid in it counts as the default."""
-        found = data if isinstance(data, Mapping) else {}
+        found = data if isinstance(data, dict) else {}
         path: Any = found.get("path")
         name, outer, expiry = found.get("name"), found.get("outer"), found.get("expiry")
         return cls(
@@ -132,6 +141,9 @@ class FileShape:
 DEFAULT = FileShape()
 """The shape of the old format, in a file that is called like the account."""
 
+SECONDS = {int: FileShape(expiry={"expires_at": 0}), float: FileShape(expiry={"expires_at": 0.0})}
+"""The shapes of files that count the seconds of the epoch, by the type of the number."""
+
 
 def find_token_sets(document: Mapping[str, Any]) -> list[_Path]:
     """Return where in a document token sets are, one or two levels down."""
@@ -146,7 +158,7 @@ def find_token_sets(document: Mapping[str, Any]) -> list[_Path]:
 
 def is_nested_set(value: object) -> bool:
     """Return whether *value* is an object with tokens, as it may be inside of another."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return False
     if any(_is_text(value.get(name)) for name in (*ACCESS[:2], *REFRESH)):
         return True
@@ -266,7 +278,7 @@ def _write_text(example: str, zone: tzinfo | None, expires_at: float) -> str | N
 
 
 def _items(value: object) -> list[tuple[Any, Any]]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return list(value.items())
     return list(enumerate(value)) if isinstance(value, list) else []
 
@@ -290,6 +302,6 @@ def _names(found: Mapping[str, Any], name: str, known: tuple[str, ...]) -> tuple
 
 
 def _valid(value: object, is_valid: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return {}
     return {k: v for k, v in value.items() if is_valid(k, v)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from datetime import MAXYEAR, UTC, datetime, tzinfo
+from datetime import MAXYEAR, datetime, tzinfo
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def local_iso(timestamp: float) -> str | None:
     """Return the timestamp as a naive local ISO 8601 string, or None if it is `NEVER`."""
     if timestamp > NEVER - _DAY:  # some time zone may move it past the year 9999
         return None
-    return datetime.fromtimestamp(timestamp, UTC).astimezone().replace(tzinfo=None).isoformat()
+    return datetime.fromtimestamp(timestamp).isoformat()  # noqa: DTZ006 - naive on purpose
 
 
 def expiry_of(tokens: Mapping[str, Any], *, now: float) -> float | None:

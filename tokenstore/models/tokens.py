@@ -97,6 +97,17 @@ class TokenSet:
             extra=extra,
         )
 
+    def with_extra(self, extra: Mapping[str, Any]) -> TokenSet:
+        """Return this set with other values of `extra`."""
+        return TokenSet(  # `dataclasses.replace` takes several times as long
+            access_token=self.access_token,
+            refresh_token=self.refresh_token,
+            expires_at=self.expires_at,
+            refresh_token_obtained_at=self.refresh_token_obtained_at,
+            refresh_token_expires_at=self.refresh_token_expires_at,
+            extra=extra,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as one dictionary, with ``expires_at`` in UTC epoch seconds."""
         known = {

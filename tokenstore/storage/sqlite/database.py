@@ -104,6 +104,9 @@ class SQLiteDatabase:
         lock: HeldLock | None = None,  # noqa: ARG002 - its file is not part of the database
     ) -> T:
         """Call *work* in a transaction (see `Database.run`)."""
+        thread = self._connections.current()
+        if thread.in_transaction and thread.transaction.is_joined():
+            return self._run_inside(thread, work)
         with self._transaction(expected_identity):
             return work()
 
@@ -217,8 +220,11 @@ class SQLiteDatabase:
         """
         thread = self._connections.current()
         if thread.in_transaction and thread.transaction.is_joined():
-            with self._joined(thread, always_undo=owner is not None):
+            try:
                 yield
+            except BaseException:
+                self._undo(thread)
+                raise
             return
         process = os.getpid()
         with self._connections.writing() as thread, ExitStack() as stack:
@@ -240,25 +246,26 @@ class SQLiteDatabase:
                 thread.transaction = Transaction()
                 self._scrub(thread)
 
-    @contextmanager
-    def _joined(self, thread: ThreadConnection, *, always_undo: bool) -> Iterator[None]:
-        """Work inside the current transaction; a failure undoes all of it.
-
-        Args:
-            thread: The connection of this thread.
-            always_undo: Undo it even if the work that failed has written nothing.
-        """
+    def _run_inside(self, thread: ThreadConnection, work: Callable[[], T]) -> T:
+        """Call *work* in the current transaction; if it fails after a write, all is undone."""
         transaction = thread.transaction
-        if not always_undo and not transaction.has_begun:
+        if not transaction.has_begun:
             self._begin(thread, None)
-        writes = transaction.writes
+        writes, owner = transaction.writes, transaction.owner
+        transaction.owner = None  # nothing else of this thread runs before the work ends
         try:
-            yield
+            return work()
         except BaseException:
-            if always_undo or transaction.writes != writes:
-                transaction.has_failed = True
-                thread.rollback()
+            if transaction.writes != writes:
+                self._undo(thread)
             raise
+        finally:
+            transaction.owner = owner
+
+    def _undo(self, thread: ThreadConnection) -> None:
+        """Undo the current transaction because its inner part has failed."""
+        thread.transaction.has_failed = True
+        thread.rollback()
 
     def in_transaction(self) -> bool:
         """Return whether the calling thread is inside a transaction on the same file."""
