@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from tests.helpers.command import COMMAND, Command
 from tests.helpers.refreshes import SOON, until
 from tests.helpers.requirements import needs_full_device
 from tokenstore import TokenRepository
+from tokenstore.cli import streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,14 +139,13 @@ def test_a_worker_needs_no_streams(world: World, redirected: Redirected) -> None
     hold = world.hold()
     for name in ("alice", "bob"):
         world.sign_in(name)
-
-    with redirected.start("refresh --all --every 1h --jobs 1", ALL_CLOSED) as worker:
+    worker = redirected.start("refresh --all --every 1h --jobs 1", ALL_CLOSED)
+    with worker, ExitStack() as stack:
+        stack.callback(worker.kill)  # an assertion that fails must not wait for its end
         assert hold.arrived.wait(SOON)
         if sys.platform == "linux":  # no file has the number of a stream
-            targets = [
-                str(Path(f"/proc/{worker.pid}/fd/{number}").readlink()) for number in range(3)
-            ]
-            assert targets == [os.devnull] * 3
+            targets = [Path(f"/proc/{worker.pid}/fd/{number}") for number in range(3)]
+            assert [str(stream.readlink()) for stream in targets] == [os.devnull] * 3
         hold.release.set()
         until(lambda: world.outcomes("alice") == world.outcomes("bob") == ["refreshed"])
         worker.terminate()
@@ -172,20 +174,27 @@ def test_an_import_from_a_closed_stream_is_wrong_usage(redirected: Redirected) -
     assert "standard input is closed" in err
 
 
-def test_a_descriptor_that_does_not_block_gets_all_of_the_output(redirected: Redirected) -> None:
+def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
-    with redirected.start("db history", stdout=write) as process:
-        # The pipe is full until the process waits for it.
-        filled = os.write(write, b"x" * (1 << 20))
-        os.close(write)
-        received = b""
-        while chunk := os.read(read, 1 << 16):
-            received += chunk
-        os.close(read)
+    with suppress(BlockingIOError):
+        while os.write(write, b"x" * 4096):
+            pass
+    descriptor = streams._Descriptor(write, lambda error: pytest.fail(str(error)))
+    written: list[int] = []
+    thread = threading.Thread(target=lambda: written.append(descriptor.write(b"end")), daemon=True)
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive()
 
-    assert process.returncode == 0
-    assert received[filled:].startswith(b"0004 -> 0005")
+    received = b""
+    while not received.endswith(b"end"):
+        received += os.read(read, 1 << 16)
+
+    thread.join(SOON)
+    assert written == [3]
+    os.close(read)
+    os.close(write)
 
 
 # -- names that the locale cannot write ---------------------------------------------------------
