@@ -123,10 +123,10 @@ class Terminated(BaseException):
 def _finish(manager: TokenManager, interrupt: type[BaseException]) -> None:
     """Wait for the requests that are under way, and say so; a second interrupt ends the process."""
     requests = manager._refreshes_at_work()  # noqa: SLF001 - it exists for this
-    if requests:
-        noun = "request" if requests == 1 else "requests"
-        output.print_message(f"finishing {requests} {noun}; press Ctrl-C again to abandon them")
     try:
+        if requests:
+            noun = "request" if requests == 1 else "requests"
+            output.print_message(f"finishing {requests} {noun}; press Ctrl-C again to abandon them")
         with suppress(TokenStoreError):
             manager.close()
     except (KeyboardInterrupt, Terminated):
