@@ -49,8 +49,9 @@ class Provider:
             itself in the authorization response (RFC 9207). If so, a response without ``iss`` is
             refused.
         extra_params: Additional parameters of the token request.
-        default_expires_in: Seconds to assume for a response without a usable ``expires_in``;
-            ``math.inf`` for tokens that do not expire.
+        default_expires_in: Seconds to assume for a response without a usable ``expires_in``, and
+            for tokens that are saved or imported without an expiry; ``math.inf`` for tokens that do
+            not expire.
         body_format: ``form``, as RFC 6749 requires, or ``json`` for providers that require JSON.
         basic_form_encode: Whether id and secret are form-encoded in the Basic header, as RFC 6749
             section 2.3.1 requires. Some providers do not decode them.
