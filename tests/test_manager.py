@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+import math
 import os
 import sqlite3
 import subprocess
@@ -28,6 +30,7 @@ from tokenstore import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.cache import TokenCache
+from tokenstore.models.timestamps import NEVER
 from tokenstore.storage.tables import APPLICATION_ID, VERSION_TABLE
 from tokenstore.testing import Answer
 
@@ -359,9 +362,59 @@ def test_a_short_token_that_was_saved_is_due_by_the_buffer(
 
 
 def test_a_token_of_unknown_lifetime_is_due(world: World, manager: TokenManager) -> None:
-    world.sign_in(expires_in=None)
-    assert manager.get_valid_token("alice")
+    world.sign_in(expires_in=None, provider=None)
+    assert manager.get_valid_token("alice", "test")
     assert world.posts == 1
+
+
+@pytest.mark.parametrize("how", ["by name", "itself", "bound before", "over a damaged row"])
+def test_the_default_lifetime_of_the_provider_counts_from_the_save(world: World, how: str) -> None:
+    provider = dataclasses.replace(world.server.provider(), name="slow", default_expires_in=7200.0)
+    manager = world.manager(providers={"slow": provider})
+    tokens = {"access_token": "a", "refresh_token": "r", "expires_at": None}
+    if how in {"bound before", "over a damaged row"}:
+        manager.save_tokens("alice", {**tokens, "expires_in": 1}, provider="slow")
+    if how == "over a damaged row":
+        world.sql("UPDATE accounts SET access_token = 'damaged'")
+    given = "slow" if how == "by name" else provider if how == "itself" else None
+
+    manager.save_tokens("alice", tokens, provider=given)
+
+    expires_at = None if how == "over a damaged row" else world.clock.now + 7200
+    assert (manager.load_tokens("alice") or {})["expires_at"] == expires_at
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lifetime", "expires_at"),
+    [
+        ({}, math.inf, NEVER),
+        ({"expires_at": None}, math.inf, NEVER),
+        ({"refresh_token": "r"}, math.inf, NEVER),
+        ({}, 7200.0, None),  # nothing can be done but to use it until it is rejected
+        ({"refresh_token": "r", "expires_in": 600}, math.inf, 600),
+        ({"refresh_token": "r", "expires_in": 600}, 7200.0, 600),
+    ],
+)
+def test_a_default_lifetime_counts_where_nothing_else_does(
+    world: World, tokens: dict[str, Any], lifetime: float, expires_at: float | None
+) -> None:
+    provider = dataclasses.replace(world.server.provider(), default_expires_in=lifetime)
+    manager = world.manager(providers={"test": provider})
+
+    manager.save_tokens("alice", {"access_token": "a", **tokens}, provider="test")
+
+    stored = manager.load_tokens("alice") or {}
+    if expires_at == 600:
+        expires_at += world.clock.now
+    assert stored.get("expires_at") == expires_at
+    assert manager.get_valid_token("alice") == "a"
+    assert world.posts == 0
+
+
+def test_a_provider_that_is_not_known_prevents_no_save(manager: TokenManager) -> None:
+    manager.save_tokens("alice", {"access_token": "a", "refresh_token": "r"}, provider="unknown")
+
+    assert "expires_at" not in (manager.load_tokens("alice") or {})
 
 
 # -- a stale token in place of none ---------------------------------------------------------------
@@ -733,7 +786,7 @@ assert os.waitpid(child, 0)[1] == 0
 @pytest.mark.slow
 def test_a_manager_survives_a_fork_on_both_sides(world: World) -> None:
     for account in ("alice", "bob"):
-        world.sign_in(account, expires_in=None)  # is due by any clock
+        world.sign_in(account, expires_in=None, expires_at=0)
     command = [sys.executable, "-W", "ignore", "-c", FORK, str(world.database)]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     subprocess.run(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.errors import TokenRefreshError
+from tokenstore.errors import StorageError, TokenRefreshError
 from tokenstore.lifecycle.cache import TokenCache
 from tokenstore.lifecycle.eligibility import require_binding
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
@@ -161,7 +162,8 @@ class TokenManager:
             tokens: A token response: ``access_token``; optionally ``refresh_token``,
                 ``expires_in`` (seconds from now) or ``expires_at`` (UTC epoch seconds or
                 milliseconds, ISO 8601, ``datetime``; naive means local time); and any other fields
-                that JSON can represent.
+                that JSON can represent. Without an expiry, `Provider.default_expires_in` counts
+                from now.
             provider: The provider to bind the account to. Defaults to the current one.
 
         Raises:
@@ -173,7 +175,9 @@ class TokenManager:
             name = normalize_account_name(account_name)
             # Read only if there is a hook: saving is a hot path.
             before = self._repository.record(name) if self._hooks.on_recovered else None
-            token_set = TokenSet.from_mapping(tokens, now=self._clock())
+            token_set = TokenSet.from_mapping(tokens, now=(now := self._clock()))
+            if token_set.expires_at is None:
+                token_set = self._with_default_lifetime(name, token_set, provider, now)
             self._repository.put(name, token_set, provider=provider_name(provider))
             self._cache.forget(name)
             if token_set.refresh_token is not None:
@@ -555,6 +559,19 @@ class TokenManager:
         operation.provider = record.provider or operation.provider
         operation.outcome = "refreshed" if refreshed else "shared"
         return self._access_token_of(record)
+
+    def _with_default_lifetime(
+        self, name: str, tokens: TokenSet, provider: str | Provider | None, now: float
+    ) -> TokenSet:
+        """Return tokens of unknown expiry with the provider's default lifetime, if it is known."""
+        if provider is None:
+            with suppress(StorageError):  # a damaged row, which can be replaced
+                found = self._repository.access_token(name)
+                provider = None if found is None else found[3]
+        known = None if provider is None else self._providers.find(provider)
+        if known is None:
+            return tokens
+        return tokens.with_default_lifetime(known.default_expires_in, since=now)
 
     def _refreshes_at_work(self) -> int:
         """Return how many refreshes are under way."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import click
 import pytest
 
+from tests.helpers.stores import python
 from tokenstore.cli.options import duration
 
 
@@ -33,3 +34,14 @@ def test_a_number_with_or_without_a_unit_is_a_duration(text: str, seconds: float
 def test_anything_else_is_refused_with_examples(text: str) -> None:
     with pytest.raises(click.BadParameter, match="use 90, 10m, 1h or 30d"):
         duration(text)
+
+
+def test_the_command_starts_with_a_click_whose_types_are_not_generic() -> None:
+    code = """
+import click
+def not_generic(*_):
+    raise TypeError("type 'ParamType' is not subscriptable")
+click.ParamType.__class_getitem__ = not_generic
+import tokenstore.cli.options
+"""
+    assert python(code) == ""

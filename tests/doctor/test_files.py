@@ -257,17 +257,30 @@ def test_what_somebody_writes_just_now_is_no_leftover(path: Path) -> None:
         assert writing.exists()
 
 
-def test_copies_from_before_an_upgrade_are_told_and_kept(path: Path) -> None:
+def test_what_an_upgrade_or_a_restore_has_replaced_is_told_and_kept(path: Path) -> None:
     with TokenRepository(path) as repository:
-        for day in (3, 1):
-            repository.backup(path.with_name(f"tokens.db-backup-0001-2026010{day}T000000.000000Z"))
+        repository.save("alice", tokens())
+        for name in ("0001-20260103", "replaced-20260101"):
+            repository.backup(path.with_name(f"tokens.db-backup-{name}T000000.000000Z"))
+        repository.backup(path.with_name("tokens.db-replaced"))  # of a restore that was killed
         repository.backup(path.with_name("tokens.db-backup-of-mine"))
 
     [found] = [finding for finding in look(path, fix=True) if finding.check == "backups"]
 
-    assert (found.severity, found.message[:8]) == ("info", "2 copies")
+    assert (found.severity, found.message[:8]) == ("info", "3 copies")
     assert "20260101T" in found.message
     assert len(list(path.parent.glob("*-backup-*"))) == 3
+    assert path.with_name("tokens.db-replaced").exists()
+
+
+def test_a_database_that_a_killed_restore_has_set_aside_is_found(path: Path) -> None:
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens())
+    path.rename(path.with_name("tokens.db-replaced"))
+
+    assert not [finding for finding in look(path) if finding.severity == "error"]
+
+    assert path.exists()
 
 
 @pytest.mark.parametrize(("journal_mode", "severity"), [("wal", "error"), ("delete", "warning")])

@@ -154,16 +154,18 @@ def test_loopback_through_a_proxy_is_not_loopback(
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     world.sign_in(expires_in=3600)
     wire = Wire()
+    send(world, LOCAL[0], wire)
 
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     with pytest.raises(InvalidTokenError, match="no_proxy"):
         send(world, LOCAL[0], wire)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     send(world, LOCAL[0], wire)
 
-    assert [token for _, token in wire.sent] == [stored(world)]
+    assert [token for _, token in wire.sent] == [stored(world)] * 2
 
 
 @pytest.mark.parametrize(

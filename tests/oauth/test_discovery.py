@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from tokenstore import (
     TransientRefreshError,
 )
 from tokenstore.oauth.addresses import foreign_network
-from tokenstore.oauth.discovery import fetch_metadata
+from tokenstore.oauth.discovery import _require_public, fetch_metadata
 
 URL = "https://provider.example/token"
 ISSUER = "https://issuer.example/tenant"
@@ -89,6 +91,7 @@ PRIVATE = [
         "https://100.64.0.1/t",
     ),
     *("https://[::ffff:10.0.0.1]/t", "https://[2002:a00:1::]/t", "https://224.0.0.1/t"),
+    *("https://[64:ff9b::7f00:1]/t", "https://[64:ff9b:1::a00:1]/t", "https://[::127.0.0.1]/t"),
 ]
 RESOLVED = ["https://127.1/t", "https://2130706433/t", "https://0x7f000001/t"]
 
@@ -134,6 +137,30 @@ def test_an_endpoint_that_is_configured_is_not_looked_at() -> None:
 )
 def test_an_issuer_may_name_its_own_network(issuer: str, url: str, network: str | None) -> None:
     assert foreign_network(issuer, url, resolve=True) == network
+
+
+def test_an_issuer_of_the_internet_that_names_this_machine_too_is_of_the_internet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def addresses(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        found = {"issuer.example": ["203.0.114.5", "127.0.0.1"]}.get(host, [host])
+        return [(None, None, None, None, (address, 0)) for address in found]
+
+    monkeypatch.setattr("socket.getaddrinfo", addresses)
+    for url, network in [("http://127.0.0.1/t", "loopback"), ("https://10.0.0.1/t", "private")]:
+        assert foreign_network("https://issuer.example", url, resolve=True) == network
+
+
+def test_a_lookup_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: release.wait(SOON) and [])
+    began = time.monotonic()
+    try:
+        metadata = {"issuer": ISSUER, "token_endpoint": "https://slow.example/t"}
+        _require_public(Provider("p", None, "me", issuer=ISSUER), metadata, 0.05)
+    finally:
+        release.set()
+    assert time.monotonic() - began < SOON
 
 
 def test_nothing_is_sent_to_an_endpoint_that_is_refused(world: World) -> None:

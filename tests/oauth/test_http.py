@@ -30,6 +30,7 @@ from tokenstore.testing import Answer as Scripted
 from tokenstore.testing import AuthorizationServer, Drip, Drop, Hold
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from socket import socket
 
 URL = "https://provider.example/token"
@@ -445,6 +446,56 @@ def test_a_body_is_read_whole_or_not_at_all(sent: bytes, body: bytes | None) -> 
 )
 def test_a_body_over_the_limit_is_not_read(sent: bytes) -> None:
     assert body_of(sent) is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "body"),
+    [
+        (HEAD + b"Content-Length: 36\r\n\r\n" + FORM, FORM),
+        (HEAD + b"\r\n" + FORM, FORM),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n24\r\n" + FORM + b"\r\n0\r\n\r\n", FORM),
+        (HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(FORM), FORM),
+        (HEAD + b"Content-Length: 37\r\n\r\n" + FORM, None),
+        (HEAD + b"Content-Encoding: gzip, gzip\r\n\r\n" + TWICE, None),
+        (HEAD + b"\r\n" + b"x" * (MAX_BODY + 1), None),
+    ],
+    ids=["length", "no length", "chunks", "compressed", "cut", "compressed twice", "too long"],
+)
+def test_an_older_urllib3_reads_the_same_bodies(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, body: bytes | None
+) -> None:
+    for kind in urllib3.HTTPResponse.__mro__:
+        if "read1" in vars(kind):
+            monkeypatch.delattr(kind, "read1")
+    assert body_of(sent) == body
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "secret"])
+def test_an_empty_body_is_empty_in_any_encoding(encoding: str) -> None:
+    assert body_of(HEAD + f"Content-Encoding: {encoding}\r\n\r\n".encode()) == b""
+
+
+def test_a_body_that_an_adapter_has_decoded_is_not_decoded_again() -> None:
+    class Decoded:
+        def stream(self, _: int, **__: Any) -> Iterator[bytes]:
+            yield FORM
+
+        def close(self) -> None: ...
+
+    class Decoding(BaseAdapter):
+        def send(self, *_: Any, **__: Any) -> requests.Response:
+            response = requests.Response()
+            response.status_code = 200
+            response.headers["Content-Encoding"] = "gzip"
+            response.headers["Content-Length"] = str(len(gzip.compress(FORM)))
+            response.raw = Decoded()
+            return response
+
+        def close(self) -> None: ...
+
+    with requests.Session() as session:
+        session.mount("https://", Decoding())
+        assert answered(URL, session=session).body == FORM
 
 
 def test_a_body_at_the_limit_is_read() -> None:

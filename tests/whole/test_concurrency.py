@@ -122,7 +122,7 @@ def race(world: World, journal_mode: str, rounds: int) -> None:
     with workers(world, 12, journal_mode) as processes:
         for number in range(rounds):
             account = f"account-{number}"
-            old = world.sign_in(account, expires_in=None)  # due by every clock
+            old = world.sign_in(account, expires_in=None, expires_at=0)  # due by every clock
             hold = world.hold(account)
             for process in processes:
                 process.tell(account, 16)
@@ -162,7 +162,7 @@ def test_twelve_processes_of_sixteen_threads_refresh_an_account_once(
 
 
 def test_processes_that_wait_share_the_failure_of_the_first(world: World) -> None:
-    world.sign_in(expires_in=None)
+    world.sign_in(expires_in=None, expires_at=0)
     world.server.script(*[Answer(503)] * 20)
     with workers(world, 3, "wal", "tell-of-locks") as processes:
         with world.manager()._repository.refresh_lock("alice", timeout=SOON):
@@ -176,7 +176,7 @@ def test_processes_that_wait_share_the_failure_of_the_first(world: World) -> Non
 
 
 def test_a_verdict_is_known_to_every_process(world: World) -> None:
-    world.sign_in(expires_in=None)
+    world.sign_in(expires_in=None, expires_at=0)
     world.server.script(denied())
     with pytest.raises(ReauthorizationRequired) as caught:
         world.manager().ensure_valid_token("alice")
@@ -188,7 +188,7 @@ def test_a_verdict_is_known_to_every_process(world: World) -> None:
 
 
 def test_a_killed_process_holds_up_nobody(world: World) -> None:
-    world.sign_in(expires_in=None)
+    world.sign_in(expires_in=None, expires_at=0)
     hold = world.hold()
     with workers(world, 1) as (process,):
         process.tell("alice")
@@ -204,7 +204,7 @@ def test_a_killed_process_holds_up_nobody(world: World) -> None:
 
 
 def test_a_lost_login_is_explained_by_the_process_that_was_killed(world: World) -> None:
-    world.sign_in(expires_in=None)
+    world.sign_in(expires_in=None, expires_at=0)
     hold = world.hold()
     with workers(world, 1) as (process,):
         process.tell("alice")
@@ -219,8 +219,8 @@ def test_a_lost_login_is_explained_by_the_process_that_was_killed(world: World) 
 
 
 def test_a_process_that_refreshes_one_account_does_not_hold_up_another(world: World) -> None:
-    world.sign_in("alice", expires_in=None)
-    world.sign_in("bob", expires_in=None)
+    world.sign_in("alice", expires_in=None, expires_at=0)
+    world.sign_in("bob", expires_in=None, expires_at=0)
     manager = world.manager()
     hold = world.hold("alice")
     with workers(world, 2) as (first, second):
@@ -243,7 +243,7 @@ def test_a_process_that_refreshes_one_account_does_not_hold_up_another(world: Wo
 
 
 def test_a_lost_answer_is_not_asked_for_again_by_those_who_waited(world: World) -> None:
-    world.sign_in(expires_in=None)
+    world.sign_in(expires_in=None, expires_at=0)
     world.server.script(Drop(spent=True))
     with workers(world, 2, "wal", "tell-of-locks") as processes:
         with world.manager()._repository.refresh_lock("alice", timeout=SOON):

@@ -88,6 +88,9 @@ def run(arguments: Sequence[str]) -> int:
 def _has_password(database: str) -> bool:
     if "://" not in database:
         return False
-    url = urlsplit(database)
+    try:
+        url = urlsplit(database)
+    except ValueError:
+        return False  # reported when it is opened
     names = {name.lower() for name, value in parse_qsl(url.query) if value}
     return bool(url.password) or any("password" in name or "secret" in name for name in names)

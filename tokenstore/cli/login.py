@@ -128,7 +128,8 @@ def _signed_in_as(tokens: Mapping[str, Any]) -> str:
     """Return who signed in, as a sentence for the user."""
     from tokenstore.oauth.flows.id_token import stored_subject
 
-    subject = stored_subject(tokens)
+    # Without an id_token, what is stored says who signed in before.
+    subject = stored_subject(tokens) if tokens.get("id_token") else None
     if subject is None:
         return "Signed in. The provider does not say as which user."
     return f"Signed in as {subject.name}."

@@ -10,7 +10,6 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, FAILED, SIGN_IN, Store, pass_store
 from tokenstore.cli.options import json_option
-from tokenstore.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +39,7 @@ def backup(store: Store, *, file: str, replace: bool, as_json: bool) -> int:
     with store.repository() as repository:
         path = repository.backup(file, replace=replace)
     if as_json:
-        output.print_json({"backup": {"path": printable(str(path))}})
+        output.print_json({"backup": {"path": str(path)}})
     else:
         output.print_result("backed up", path)
     return DONE
@@ -81,8 +80,8 @@ def restore(store: Store, *, file: str, as_json: bool) -> int:
 
 def _restored(done: Restored) -> dict[str, object]:
     return {
-        "path": printable(str(done.path)),
-        "moved_to": None if done.moved_to is None else printable(str(done.moved_to)),
+        "path": str(done.path),
+        "moved_to": None if done.moved_to is None else str(done.moved_to),
         "rotated": None if done.rotated is None else list(done.rotated),
     }
 

@@ -37,7 +37,7 @@ def positive_duration(text: str) -> float:
     return seconds
 
 
-class _Name(click.ParamType[str]):
+class _Name(click.ParamType):  # type: ignore[type-arg] # generic since click 8.3.1
     """The name of an account or a provider, in any locale."""
 
     name = "text"

@@ -89,9 +89,12 @@ def _json(value: object, indent: int | None) -> str:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     ascii_only = not encoding.lower().startswith("utf")
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, default=str)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    return "\n".join(
+        line
+        if line.isprintable()
+        else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+        for line in text.split("\n")
+    )
 
 
 def print_history(entries: Iterable[HistoryEntry]) -> None:

@@ -12,7 +12,6 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, FAILED, Store, pass_store, report_missing
 from tokenstore.cli.options import NAME, json_option, provider_option
-from tokenstore.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +145,7 @@ def _report(results: Iterator[FileResult], *, as_json: bool, dry_run: bool = Fal
     if as_json:
         names = ("account_name", "path", "outcome", "reason")
         output.print_results(
-            {name: getattr(result, name) for name in names} | {"path": printable(str(result.path))}
+            {name: getattr(result, name) for name in names} | {"path": str(result.path)}
             for result in counted()
         )
     else:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenstore.errors import ProviderConfigurationError
+from tokenstore.importers.formats import obtained_at_of
 from tokenstore.importers.sqlite_reader import SIDECARS
-from tokenstore.models.timestamps import NEVER, clamp_to_calendar, parse_timestamp
-from tokenstore.oauth.builtin import BUILT_IN
 from tokenstore.oauth.provider import origin
 from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.storage.location import providers_file
@@ -71,33 +67,19 @@ class KnownProviders:
         )
 
     def with_expiry(self, provider: str, tokens: TokenSet) -> TokenSet:
-        """Return the tokens, with the provider's default lifetime if they have no expiry."""
+        """Return the tokens, with the provider's default lifetime if they have no expiry.
+
+        The age of a file is unknown, unless it has the time when the token was obtained.
+        """
         found = self._find(provider) if tokens.expires_at is None else None
         if found is None:
             return tokens
-        obtained_at = next(
-            (
-                timestamp
-                for name in ("obtained_at", "created_at")
-                if (timestamp := parse_timestamp(tokens.extra.get(name))) is not None
-            ),
-            None,
-        )
-        if math.isinf(found.default_expires_in):
-            expires_at = NEVER
-        elif obtained_at is not None:
-            expires_at = clamp_to_calendar(obtained_at + found.default_expires_in)
-        else:
-            return tokens  # the age of a file is unknown
-        extra = {k: v for k, v in tokens.extra.items() if k != "expires_at"}
-        return dataclasses.replace(tokens, expires_at=expires_at, extra=extra)
+        since = obtained_at_of(tokens.extra)
+        return tokens.with_default_lifetime(found.default_expires_in, since=since)
 
     def _find(self, name: str) -> Provider | None:
         if name not in self._found:
-            try:
-                self._found[name] = self._registry.get(name)
-            except ProviderConfigurationError:  # a built-in one, that lacks a client, has its facts
-                self._found[name] = BUILT_IN[name]() if name in BUILT_IN else None
+            self._found[name] = self._registry.find(name)
         return self._found[name]
 
 

@@ -206,7 +206,7 @@ def _usual_account(data: dict[str, Any], stem: str) -> ImportedAccount | None:
         shape = DEFAULT
     else:
         shape = FileShape(expiry={"expires_at": written})
-    tokens = TokenSet.from_fields(data, expires_at=expires_at, obtained_at=_obtained_at(data))
+    tokens = TokenSet.from_fields(data, expires_at=expires_at, obtained_at=obtained_at_of(data))
     return ImportedAccount(normalize_account_name(stem), None, tokens, None, "file", shape)
 
 
@@ -303,7 +303,7 @@ def _account(
         account_name=normalize_account_name(name),
         provider=provider if is_token(provider) else None,
         tokens=TokenSet.from_fields(
-            fields, expires_at=expires_at, obtained_at=_obtained_at(fields)
+            fields, expires_at=expires_at, obtained_at=obtained_at_of(fields)
         ),
         note=note,
         source=source,
@@ -646,7 +646,7 @@ def _pop_expiry(fields: dict[str, Any], *, first: str | None) -> tuple[float | N
             return expires_at, None
         malformed = malformed or name
     lifetime = parse_seconds(fields.get("expires_in"))
-    obtained_at = _obtained_at(fields)
+    obtained_at = obtained_at_of(fields)
     if lifetime is not None and obtained_at is not None:
         return clamp_to_calendar(obtained_at + lifetime), None
     if malformed is not None:
@@ -655,7 +655,8 @@ def _pop_expiry(fields: dict[str, Any], *, first: str | None) -> tuple[float | N
     return (None if fields.get("expires_in") is None else _EXPIRED), None
 
 
-def _obtained_at(fields: Mapping[str, Any]) -> float | None:
+def obtained_at_of(fields: Mapping[str, Any]) -> float | None:
+    """Return when the token in a file was obtained, in UTC epoch seconds, or None if unknown."""
     name = _obtained_name(fields)
     return None if name is None else parse_timestamp(fields[name])
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
 
 from tokenstore.errors import InvalidTokenError
 from tokenstore.oauth.addresses import is_loopback
@@ -77,7 +77,7 @@ def require_protected(url: object) -> None:
             f"no token was sent to {where}: a bearer token requires https, except on "
             "loopback; use an https URL",
         )
-    if get_environ_proxies(text):
+    if select_proxy(text, get_environ_proxies(text)):
         raise InvalidTokenError(
             "url",
             f"no token was sent to {where}: the environment names a proxy for it, which "

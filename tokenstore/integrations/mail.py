@@ -59,7 +59,10 @@ def _is_protected(connection: object) -> bool:
         return False
     if connection.family == socket.AF_UNIX:
         return True
-    return is_loopback(connection.getpeername()[0])
+    try:
+        return is_loopback(connection.getpeername()[0])
+    except OSError:
+        raise InvalidTokenError("connection", "it is not connected; connect it first") from None
 
 
 protect(__name__)

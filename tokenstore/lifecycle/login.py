@@ -245,7 +245,10 @@ class Login:
             known = None if before is None else stored_subject(before.tokens.extra)
             if not context.force:
                 if known is not None:
-                    _require_same_user(context, subject, known)
+                    # A response may name its user without an id_token.
+                    named = stored_subject(tokens.extra)
+                    is_other = subject is None and named is not None and named.differs_from(known)
+                    _require_same_user(context, named if is_other else subject, known)
                 elif subject is not None:
                     _require_named_user(context, subject)
             if subject is None and before is not None and not context.force:
@@ -368,7 +371,7 @@ def _warn(
     elif subject is not None and is_address(name) and not is_checked and not context.force:
         _log.warning(
             "%s: signed in as %s; cannot check that this is the right user: the provider vouches "
-            "for no e-mail address; request the scope email",
+            "for no e-mail address (email_verified); request the scope email",
             name,
             subject.name,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenstore.errors import InvalidTokenError
@@ -107,6 +108,26 @@ class TokenSet:
             refresh_token_expires_at=self.refresh_token_expires_at,
             extra=extra,
         )
+
+    def with_default_lifetime(self, lifetime: float, *, since: float | None) -> TokenSet:
+        """Return this set with an expiry if it has none.
+
+        A token that expires and cannot be refreshed gets none: it is used until it is rejected.
+
+        Args:
+            lifetime: Seconds to assume; ``math.inf`` for a token that does not expire.
+            since: When the token was obtained, in UTC epoch seconds, or None if unknown.
+        """
+        if self.expires_at is not None or self.access_token is None:
+            return self
+        if math.isinf(lifetime):
+            expires_at = NEVER
+        elif since is not None and self.refresh_token is not None:
+            expires_at = clamp_to_calendar(since + lifetime)
+        else:
+            return self
+        extra = {k: v for k, v in self.extra.items() if k != "expires_at"}
+        return replace(self, expires_at=expires_at, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as one dictionary, with ``expires_at`` in UTC epoch seconds."""

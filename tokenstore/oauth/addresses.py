@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from ipaddress import IPv4Address
+_INTERNET = "internet"
+_WITH_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
 
 
 def is_loopback(host: str) -> bool:
@@ -40,15 +39,17 @@ def foreign_network(issuer: str, url: str, *, resolve: bool) -> str | None:
         return None
     if host == own:
         return None
-    networks = _networks(host, resolve=resolve)
+    networks = _networks(host, resolve=resolve) - {_INTERNET}
     if not networks:
         return None
     known = _networks(own, resolve=resolve)
+    if _INTERNET in known:  # whatever other addresses it gives itself
+        known = set()
     return None if "loopback" in known else min(networks - known, default=None)
 
 
 def _networks(host: str, *, resolve: bool) -> set[str]:
-    """Return the networks, other than the internet, on which a host has an address."""
+    """Return the networks on which a host has an address."""
     if is_loopback(host) or host.endswith(".localhost"):
         return {"loopback"}
     addresses = [host]
@@ -56,7 +57,7 @@ def _networks(host: str, *, resolve: bool) -> set[str]:
         ip_address(host)
     except ValueError:
         addresses = _resolved(host) if resolve else []
-    return {network for each in addresses if (network := _network(ip_address(each)))}
+    return {_network(ip_address(each)) for each in addresses}
 
 
 def _resolved(host: str) -> list[str]:
@@ -67,12 +68,19 @@ def _resolved(host: str) -> list[str]:
     return [str(address[0]) for *_, address in found]
 
 
-def _network(address: IPv4Address | IPv6Address) -> str | None:
-    """Return the name of the network of an address, None for the internet."""
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address.sixtofour or address
+def _network(address: IPv4Address | IPv6Address) -> str:
+    """Return the name of the network of an address."""
+    if isinstance(address, IPv6Address) and not address.is_loopback:
+        address = address.ipv4_mapped or address.sixtofour or _translated(address) or address
     if address.is_loopback or address.is_unspecified:
         return "loopback"
     if address.is_link_local:
         return "link-local"
-    return None if address.is_global and not address.is_multicast else "private"
+    return _INTERNET if address.is_global and not address.is_multicast else "private"
+
+
+def _translated(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address that a NAT64 (RFC 6052, RFC 8215) or an old form stands for."""
+    if any(address in network for network in _WITH_IPV4):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return None

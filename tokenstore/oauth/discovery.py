@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TransientRefreshError
@@ -10,7 +14,7 @@ from tokenstore.oauth.refusals import is_transient
 from tokenstore.oauth.responses import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
     import requests
 
@@ -62,6 +66,7 @@ def fetch_metadata(
             this machine or the local network.
         TransientRefreshError: The metadata could not be fetched; try again later.
     """
+    deadline = time.monotonic() + timeout
     url = f"{(provider.issuer or '').rstrip('/')}/.well-known/openid-configuration"
     response = exchange("GET", url, timeout=timeout, session=session)
     if isinstance(response, TransportFailure):
@@ -74,8 +79,24 @@ def fetch_metadata(
             f"has an issuer without metadata: {url} returned HTTP {response.status}; "
             "set token_endpoint"
         )
-    provider.require_public(metadata, resolve=True)
+    _require_public(provider, metadata, max(0.0, deadline - time.monotonic()))
     return metadata
+
+
+def _require_public(provider: Provider, metadata: Mapping[str, Any], seconds: float) -> None:
+    """Check where host names lead, too; one that takes longer to look up counts as public."""
+    outcome: Future[None] = Future()
+
+    def check() -> None:
+        try:
+            provider.require_public(metadata, resolve=True)
+            outcome.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            outcome.set_exception(error)
+
+    Thread(target=check, name="tokenstore-lookup", daemon=True).start()
+    with suppress(TimeoutError):
+        outcome.result(seconds)
 
 
 def _unavailable(provider: Provider, url: str, reason: str) -> TransientRefreshError:

@@ -276,32 +276,43 @@ def _tracked(pool: Any) -> Any:
 
 def _read(response: requests.Response) -> bytes | None:
     """Return the body, None if it is not complete, too long, or cannot be decoded."""
-    encoding = response.headers.get("Content-Encoding", "").strip().lower() or "identity"
+    is_raw = isinstance(response.raw, urllib3.HTTPResponse)  # anything else is decoded by requests
     body = b""
     try:
-        for chunk in _chunks(response):
+        for chunk in _raw_chunks(response.raw) if is_raw else response.iter_content(1):
             body += chunk
             if len(body) > MAX_BODY:
                 return None
-        return body if encoding == "identity" else _decompressed(body, encoding)
     except (requests.RequestException, HTTPError, OSError):
         return None
+    if is_raw and _is_cut(response, body):
+        return None
+    encoding = response.headers.get("Content-Encoding", "").strip().lower() or "identity"
+    return _decompressed(body, encoding) if is_raw and body and encoding != "identity" else body
 
 
-def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """Yield the body as it arrives; `iter_content` would wait for a chunk to be full."""
-    if not isinstance(response.raw, urllib3.HTTPResponse):
-        yield from response.iter_content(1)
+def _raw_chunks(raw: urllib3.HTTPResponse) -> Iterator[bytes]:
+    """Yield the body as it arrives and without decoding it."""
+    if not hasattr(raw, "read1"):  # an older urllib3: waits until each chunk is full
+        yield from raw.stream(1 << 16, decode_content=False)
         return
-    while chunk := response.raw.read1(1 << 16, decode_content=False):
+    while chunk := raw.read1(1 << 16, decode_content=False):
         yield chunk
+
+
+def _is_cut(response: requests.Response, body: bytes) -> bool:
+    """Return whether *body* is shorter than announced, which urllib3 before 2 does not report."""
+    if "Transfer-Encoding" in response.headers:
+        return False
+    length = response.headers.get("Content-Length", "")
+    return length.isdecimal() and len(body) < int(length)
 
 
 _WINDOWS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's wbits, to be tried
 
 
 def _decompressed(body: bytes, encoding: str) -> bytes | None:
-    """Return what is compressed, though nobody asked for it; None unless it is whole and once.
+    """Return a body without its compression; None if it is incomplete or compressed twice.
 
     urllib3 would decode whatever a server stacks, which may grow a thousandfold with each layer.
     """

@@ -50,8 +50,9 @@ class Provider:
             itself in the authorization response (RFC 9207). If so, a response without ``iss`` is
             refused.
         extra_params: Additional parameters of the token request.
-        default_expires_in: Seconds to assume for a response without a usable ``expires_in``;
-            ``math.inf`` for tokens that do not expire.
+        default_expires_in: Seconds to assume for a response without a usable ``expires_in``, and
+            for tokens that are saved or imported without an expiry; ``math.inf`` for tokens that do
+            not expire.
         body_format: ``form``, as RFC 6749 requires, or ``json`` for providers that require JSON.
         basic_form_encode: Whether id and secret are form-encoded in the Basic header, as RFC 6749
             section 2.3.1 requires. Some providers do not decode them.
@@ -220,10 +221,15 @@ class Provider:
         Raises:
             ProviderConfigurationError: An endpoint that would be used is there.
         """
+        seen = set()
         for name in _ENDPOINTS:
             url = metadata.get(name)
             if getattr(self, name) is not None or not isinstance(url, str):
                 continue
+            found = origin(url)
+            if found in seen:
+                continue
+            seen.add(found)
             network = foreign_network(self.issuer or "", url, resolve=resolve)
             if network is not None:
                 raise self.configuration_error(

@@ -47,6 +47,15 @@ class ProviderRegistry:
         found.require_usable()
         return found
 
+    def find(self, provider: str | Provider) -> Provider | None:
+        """Return what is known of a provider, even if it is not usable; None if nothing is."""
+        if isinstance(provider, Provider):
+            return provider
+        try:
+            return self._find(provider)
+        except ProviderConfigurationError:  # a built-in one may only lack a client
+            return BUILT_IN[provider]() if provider in BUILT_IN else None
+
     def names(self) -> list[str]:
         """Return the names of all providers, sorted."""
         return sorted({*self._given, *self.file.tables(), *BUILT_IN})

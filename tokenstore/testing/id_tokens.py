@@ -37,6 +37,7 @@ def id_token(
         "iat": int(now),
         "exp": int(now + LIFETIME),
         "email": f"{subject}@example.com",
+        "email_verified": True,
         "at_hash": _encode(hashlib.sha256(access_token.encode()).digest()[:16]),
     }
     if nonce is not None:

@@ -184,7 +184,7 @@ def driver_error(name: str) -> sqlite3.Error:
         ("SQLITE_BUSY", errno.EBUSY, StorageError, "locked by another process"),
         ("SQLITE_BUSY_SNAPSHOT", errno.EBUSY, StorageError, "locked by another process"),
         ("SQLITE_IOERR_WRITE", errno.EIO, StorageError, "the disk reported an error"),
-        ("SQLITE_ERROR", None, StorageError, "not those of its schema"),
+        ("SQLITE_ERROR", None, StorageError, "db check"),
     ],
 )
 def test_an_error_has_its_cause_and_its_path(

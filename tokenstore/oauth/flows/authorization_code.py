@@ -152,9 +152,10 @@ def _authorization_code(context: SignInContext, params: Mapping[str, str]) -> st
             "(RFC 9207); nothing was stored"
         )
     if issuer is not None and not _is_issuer(issuer, provider):
+        quoted = _redactor(provider).redact(issuer, _MAX_QUOTED)
         raise context.sign_in_error(
             f"the authorization response comes from another provider than {provider.name!r} "
-            f"('iss' is {issuer!r}, RFC 9207); nothing was stored; if the provider's "
+            f"('iss' is {quoted!r}, RFC 9207); nothing was stored; if the provider's "
             "documentation names that issuer, set it as the provider's issuer"
         )
     if "error" in params:
@@ -180,10 +181,14 @@ def _refusal(context: SignInContext, error: str, description: str) -> TokenStore
     """Return the error for an error response (RFC 6749 section 4.1.2.1)."""
     if error == "access_denied":
         return context.denied_error()
-    redactor = Redactor([context.provider.client_secret or ""])
+    redactor = _redactor(context.provider)
     code = redactor.redact(error, _MAX_QUOTED) or ""
     details = ": ".join(filter(None, (code, redactor.redact(description, _MAX_QUOTED))))
     return context.sign_in_error(f"the provider returned {details}; nothing was stored", code)
+
+
+def _redactor(provider: Provider) -> Redactor:
+    return Redactor([provider.client_secret or ""])
 
 
 def _redeem(

@@ -140,12 +140,17 @@ def _subject(claims: Mapping[str, Any]) -> Subject | None:
 
 
 def _addresses(claims: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-    is_verified = claims.get("email_verified") not in {False, "false"}
+    # Microsoft sends no email_verified; some providers send it as text.
+    is_verified = claims.get("email_verified")
+    is_vouched = is_verified is True or is_verified == "true"
     for claim in ("email", "preferred_username", "upn"):
         value = claims.get(claim)
         if isinstance(value, str) and is_address(value):
-            address = unicodedata.normalize("NFC", value).casefold()
-            yield address, is_verified or claim != "email"
+            yield _normalized(value), is_vouched and claim == "email"
+
+
+def _normalized(address: str) -> str:
+    return unicodedata.normalize("NFC", address).casefold()
 
 
 def _decode_jwt(token: object) -> tuple[dict[str, Any], dict[str, Any]] | None:

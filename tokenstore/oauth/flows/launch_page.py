@@ -1,7 +1,7 @@
 """A private file that sends a browser on to a sign-in page.
 
-A browser's arguments are visible to every user of the machine. Whoever reads the URL of a sign-in
-page there could sign in first, as themselves, and so put their login in place of the expected one.
+A browser's arguments are visible to every user of the machine. A user who reads the URL of a
+sign-in page there could sign in first, and replace the expected login with another one.
 """
 
 from __future__ import annotations
