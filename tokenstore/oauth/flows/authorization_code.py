@@ -75,7 +75,8 @@ def sign_in_by_browser(
                 response = server.wait(lambda: prompt(instructions), context.patience)
         except TimeoutError:
             raise context.sign_in_error(
-                f"no sign-in within {context.patience:.0f} s; start again"
+                f"no sign-in within {context.patience:.0f} s; start again. If the provider refused "
+                f"the redirect URI, register {context.provider.callback_uri}, or set redirect_uri"
             ) from None
         page = callback_page.INTERRUPTED
         try:
