@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -1182,3 +1183,67 @@ def test_a_file_name_cannot_forge_a_log_line(
     assert result.outcome == "failed"
     (record,) = caplog.records
     assert record.getMessage().isprintable()
+
+
+# -- files with several accounts ------------------------------------------------------------------
+
+BOTH = {"a": {"access_token": "1", "refresh_token": "ra"}, "b": {"access_token": "2"}}
+
+
+def outcomes_of(repository: TokenRepository, directory: Path) -> dict[str | None, str]:
+    return {r.account_name: r.outcome for r in export_accounts(repository, directory)}
+
+
+def test_an_export_does_not_replace_a_file_that_has_more_accounts(tmp_path: Path) -> None:
+    file = tmp_path / "creds.json"
+    file.write_text(json.dumps({**BOTH, "c": {"access_token": "3", "refresh_token": "\x00"}}))
+    before = file.read_bytes()
+    with TokenRepository(tmp_path / "tokens.db") as repository:
+        outcomes = [result.outcome for result in import_accounts(repository, file)]
+        assert sorted(outcomes) == ["failed", "imported", "imported"]
+        assert outcomes_of(repository, tmp_path) == {"creds:a": "failed", "creds:b": "failed"}
+        assert file.read_bytes() == before
+        file.unlink()
+        assert outcomes_of(repository, tmp_path) == {"creds:a": "exported", "creds:b": "exported"}
+
+
+def test_an_export_does_not_replace_a_file_with_fields_that_are_not_stored(tmp_path: Path) -> None:
+    file = tmp_path / "creds.json"
+    file.write_text(json.dumps({**BOTH, "note": "x" * 3000}))
+    with TokenRepository(tmp_path / "tokens.db") as repository:
+        list(import_accounts(repository, file))
+        repository.delete("creds:a")  # it had remembered the note
+        assert outcomes_of(repository, tmp_path) == {"creds:b": "failed"}
+        assert "note" in json.loads(file.read_text())
+
+
+def test_an_account_with_the_shape_of_another_one_gets_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "creds.json").write_text(json.dumps(BOTH))
+    with TokenRepository(tmp_path / "tokens.db") as repository:
+        list(import_accounts(repository, tmp_path / "creds.json"))
+        repository.save("alice", {**(repository.load("creds:a") or {}), "access_token": "new"})
+        assert set(outcomes_of(repository, tmp_path).values()) == {"exported"}
+    files = (path.read_text() for path in tmp_path.glob("*.json"))
+    found = [text for text in files if '"new"' in text or '"1"' in text]
+    assert sum(text.count('"new"') for text in found) == 1
+    assert sum(text.count('"1"') for text in found) == 1
+
+
+def test_a_key_of_an_export_alone_is_one_failed_file(tmp_path: Path) -> None:
+    block = {"account_name": "a", "expires_at": None, "x": {"access_token": "t"}}
+    (tmp_path / "bad.json").write_text(json.dumps({"tokenstore": block}))
+    (tmp_path / "good.json").write_text(json.dumps({"access_token": "t"}))
+    with TokenRepository(tmp_path / "tokens.db") as repository:
+        results = {r.path.name: r.outcome for r in import_accounts(repository, tmp_path)}
+    assert results == {"bad.json": "failed", "good.json": "imported"}
+
+
+def test_a_lock_of_a_stranger_on_the_directory_is_not_waited_for(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        flock(descriptor, LOCK_EX)
+        with TokenRepository(tmp_path / "tokens.db") as repository:
+            repository.save("alice", {"access_token": "t"})
+            assert repository.load("alice") == {"access_token": "t"}
+    finally:
+        os.close(descriptor)

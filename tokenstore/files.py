@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import stat
+import time
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _CHECK = "check the path and its permissions"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp")
+_CLEANING = 2.0  # seconds that deleting what killed writers have left may take
 _BUILD = "x"  # short: SQLite limits the length of a path
 BUILD_ROOM = len("..0123456789abcdef.tmp/x")
 """Bytes by which the path of a `private_build` is longer than the final one."""
@@ -115,7 +117,10 @@ def writer_lock(directory: Path, is_ours: Callable[[str], bool]) -> Iterator[Non
         if _lock(descriptor, LOCK_EX | LOCK_NB):
             for path in leftovers(directory, is_ours):
                 _remove(path)
-        _lock(descriptor, LOCK_SH)
+        # Whoever may read the directory may lock it; such a lock is not waited for.
+        deadline = time.monotonic() + _CLEANING
+        while not _lock(descriptor, LOCK_SH | LOCK_NB) and time.monotonic() < deadline:
+            time.sleep(0.01)
         yield
     finally:
         os.close(descriptor)

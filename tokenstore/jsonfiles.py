@@ -34,6 +34,7 @@ from tokenstore.importers.formats import (
     exported_account,
     exported_accounts,
     file_stem,
+    has_more,
     hashed_stem,
     is_file_name,
     shape_of_file,
@@ -255,7 +256,10 @@ def _stems(files: list[Path]) -> list[str]:
         return found
     stems = dict(zip(files, found, strict=True))
     for number in range(_DEEPEST):
-        for same in _colliding(stems):
+        collisions = _colliding(stems)
+        if not collisions:
+            break
+        for same in collisions:
             folders = {path.absolute().parent for path in same}
             for path in same:
                 absolute = path.absolute()
@@ -357,7 +361,17 @@ class _Importer:
         name, folder = content.account_name, decode_name(path.absolute().parent.name)
         if not folder or _is_same(self._seen.get(name, path), path):
             return content
+        if self._is_same_login(name, content.tokens):
+            return content  # a copy: under another name it would end this one's login
         return dataclasses.replace(content, account_name=f"{folder}/{name}")
+
+    def _is_same_login(self, name: str, tokens: TokenSet) -> bool:
+        known = self._planned.get(name)
+        if known is None:
+            record = self._repository.record(name)
+            known = None if record is None else record.tokens
+        token = tokens.refresh_token
+        return known is not None and token is not None and known.refresh_token == token
 
     def _put(self, name: str, content: ImportedAccount, source: _Source) -> FileResult:
         """Store an account under a name that no other file of this import has."""
@@ -447,6 +461,7 @@ class _Exporter:
         # A hash for each file that was written: a million names would need much more memory.
         self._written: set[int] = set()
         self._failed: set[str] = set()  # accounts that were not exported
+        self._places: set[int] = set()  # likewise, for each place in a file
         self._groups: dict[str, list[str]] = {}  # the accounts of each file with several
 
     def run(self, *, prune: bool | None) -> Iterator[tuple[FileResult, str | None]]:
@@ -457,6 +472,7 @@ class _Exporter:
             name, provider = record.account_name, record.provider
             account = exported_account(name, provider, record.tokens)
             file = self._file_of(name, account.shape)
+            self._places.add(hash((file, account.shape.path)))
             if account.shape.several and file == account.shape.name:
                 self._groups.setdefault(file, []).append(name)
                 continue
@@ -488,6 +504,12 @@ class _Exporter:
                 accounts[name] = exported_account(name, record.provider, record.tokens)
         if accounts:
             document = accounts_to_json([*accounts.values()])
+            if has_more(read_json(self._directory / file), document):
+                reason = "has more than the database knows; import it first, or move it"
+                self._failed.update(accounts)
+                for name in accounts:
+                    yield FileResult(name, self._directory / file, "failed", reason), None
+                return
             for result in self._write(file, document, [*accounts]):
                 yield result, accounts[str(result.account_name)].block["provider"]
 
@@ -495,7 +517,8 @@ class _Exporter:
         """Return the name of an account's file: the one that it had, unless another has it."""
         file = shape.name
         if file is not None and self._is_usable(file):
-            if shape.several and file in self._groups:
+            is_free = hash((file, shape.path)) not in self._places
+            if shape.several and file in self._groups and is_free:
                 return file
             if not self._is_taken(file) and not self._is_wanted(file, by_other_than=name):
                 return file

@@ -45,7 +45,7 @@ class FileChecks:
         """
         linked = self._file.hard_link_error()
         if linked is not None:
-            message, hint = str(linked).split("; ", 1)
+            message, _, hint = str(linked).partition("; ")
             yield Finding("permissions", "error", message, hint)
         private = linked is None
         for paths in self._private():

@@ -26,7 +26,7 @@ def check_providers(
     try:
         registry.names()
     except InsecureStorageError as error:
-        message, hint = str(error).split("; ", 1)
+        message, _, hint = str(error).partition("; ")
         yield Finding("providers", "error", message, hint)
         return
     except ProviderConfigurationError as error:  # in the file: reported once, not per provider

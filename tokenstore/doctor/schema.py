@@ -35,7 +35,7 @@ def compare_schema(database: Path | URL, revision: str | None) -> Iterator[Findi
         try:
             migrate.require_tables(database)
         except StorageError as error:
-            message, hint = str(error).split("; ", 1)
+            message, _, hint = str(error).partition("; ")
         yield Finding("schema", "error", message, hint)
     else:
         try:

@@ -28,7 +28,7 @@ from tokenstore.importers.shapes import (
     is_deeper,
     is_nested_set,
     put,
-    shared_rest,
+    shared_rests,
     take_out,
     without,
     write_timestamp,
@@ -165,7 +165,8 @@ def accounts_from_json(data: object, *, stem: str) -> list[ImportedAccount | Unr
         if _OWN_FIELD in block:
             document[_EXPORT_KEY] = block[_OWN_FIELD]
     elif len(paths) == 1:
-        return [_only_account(document, paths[0], stem)]
+        return [_only_account(document, stem)]
+    paths = find_token_sets(document)
     return _several_accounts(document, paths, stem, blocks if isinstance(blocks, list) else [])
 
 
@@ -210,8 +211,12 @@ def _usual_account(data: dict[str, Any], stem: str) -> ImportedAccount | None:
     return ImportedAccount(normalize_account_name(stem), None, tokens, None, "file", shape)
 
 
-def _only_account(document: dict[str, Any], path: tuple[Any, ...], stem: str) -> ImportedAccount:
+def _only_account(document: dict[str, Any], stem: str) -> ImportedAccount:
     export = _pop_export(document)
+    paths = find_token_sets(document)
+    if len(paths) != 1:
+        raise InvalidTokenError("file", f"has no tokens outside of its key {_EXPORT_KEY!r}")
+    [path] = paths
     fields, around, outer = take_out(document, path)
     place = FileShape(path=path, around=around, outer=outer)
     return _account(fields, export, name=stem, stem=stem, place=place)
@@ -232,9 +237,10 @@ def _several_accounts(
         if isinstance(block, dict) and _is_list_of_keys(block.get("path"))
     }
     accounts: list[ImportedAccount | UnreadableEntry] = []
-    for number, path in enumerate(paths):
+    rests = shared_rests(rest)
+    for path in paths:
         label = str(path[-1]) if labels[str(path[-1])] == 1 else ".".join(map(str, path))
-        place = FileShape(path=path, several=True, around=shared_rest(rest, number))
+        place = FileShape(path=path, several=True, around=next(rests))
         fields = dict(at(document, path))
         export = by_path.get(path, {})
         name = f"{stem}:{label}"
@@ -522,6 +528,14 @@ def export_block(data: object) -> Mapping[str, Any] | None:
     """Return what an export added to a file, or None if no export has written it."""
     block = data.get(_EXPORT_KEY) if isinstance(data, dict) else None
     return block if isinstance(block, dict) and "version" in block else None
+
+
+def has_more(existing: object, document: Mapping[str, Any]) -> bool:
+    """Return whether a file has tokens or fields that replacing it by *document* would lose."""
+    if not isinstance(existing, dict):
+        return False
+    is_known = existing.keys() <= {_EXPORT_KEY, *document}
+    return not (is_known and {*find_token_sets(existing)} <= {*find_token_sets(document)})
 
 
 def exported_accounts(data: object) -> list[tuple[str, bool]]:

@@ -10,12 +10,13 @@ import copy
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.models.timestamps import NEVER, local_iso, parse_seconds, parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 MEMORY = "tokenstore_file"
 """The field of an account that holds the shape of its file."""
@@ -205,9 +206,10 @@ def without(document: Mapping[str, Any], paths: Sequence[_Path]) -> Any:
     return rest
 
 
-def shared_rest(rest: Any, number: int) -> Any:
-    """Return what one of several accounts of a file remembers of the rest of the file."""
-    return rest if number == 0 or len(json.dumps(rest)) <= _SMALL else None
+def shared_rests(rest: Any) -> Iterator[Any]:
+    """Yield what each of several accounts of a file remembers of the rest of the file."""
+    yield rest
+    yield from repeat(rest if len(json.dumps(rest)) <= _SMALL else None)
 
 
 def at(document: Any, path: _Path) -> Any:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.stores import Process, mode, names, raw, tokens
+from tests.helpers.stores import (
+    Process,
+    becomes,
+    begin,
+    mode,
+    names,
+    raw,
+    token_set,
+    tokens,
+)
 from tokenstore import InsecureStorageError, SchemaTooNewError, StorageError, TokenRepository
 from tokenstore.cli.app import run
 from tokenstore.models.tokens import TokenSet
@@ -289,3 +298,32 @@ def test_the_command_names_what_needs_a_new_sign_in(
     assert restored == f"restored\t{path}"
     assert moved.startswith(f"moved\t{path}-backup-replaced-")
     assert rotated == "rotated\talice\tneeds a new sign-in"
+
+
+def test_a_refresh_that_is_under_way_is_not_cut_off(path: Path, copy: Path) -> None:
+    with TokenRepository(path) as repository:
+        refresh = begin(repository)
+    with TokenRepository(path) as other, pytest.raises(StorageError, match="is refreshing an"):
+        other.restore(copy)
+    with TokenRepository(path) as repository:
+        repository.journal.finish(refresh, becomes(token_set(9)), provider="p")
+        assert (repository.load("alice") or {})["refresh_token"] == "refresh-9"
+
+
+def test_a_token_that_is_no_text_is_left_as_it_is(path: Path, copy: Path) -> None:
+    with raw(copy) as connection:
+        connection.execute("UPDATE accounts SET refresh_token = x'00ff' WHERE account_name = 'bob'")
+    with TokenRepository(path) as repository:
+        repository.restore(copy)
+
+
+def test_a_name_without_room_is_refused_before_anything_is_moved(tmp_path: Path) -> None:
+    path, copy = tmp_path / f"{'n' * 217}.db", tmp_path / "copy.db"
+    with TokenRepository(path) as repository:
+        repository.save("alice", tokens())
+        repository.backup(copy)
+        repository.save("alice", tokens(1))
+    with TokenRepository(path) as repository:
+        with pytest.raises(StorageError, match="choose a shorter name"):
+            repository.restore(copy)
+        assert repository.load("alice") == tokens(1)

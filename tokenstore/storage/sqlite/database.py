@@ -70,7 +70,7 @@ class SQLiteDatabase:
 
     def exists(self) -> bool:
         """Return whether there is a file that is not empty (see `Database.exists`)."""
-        if self._connector.file.inspect() is not None:
+        if self._connector.schema.find() is not None:
             return True
         self._connector.file.reject_stale_wal()
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from tokenstore.models.tokens import fingerprint
 from tokenstore.storage import statements as sql
 from tokenstore.storage.base import Restored
 from tokenstore.storage.migrations import require_tables, too_new_error
+from tokenstore.storage.processes import is_running
 from tokenstore.storage.rows import is_text
 from tokenstore.storage.sqlite.backup import copying
 from tokenstore.storage.sqlite.connector import Connector
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from tokenstore.storage.sqlite.file import DatabaseFile
 
 _PROCESSES = Path("/proc")
+_LONGEST_REFRESH = 150.0  # seconds, of a process on another host
 _COLUMNS = ", ".join(column.name for column in refreshes.columns if column.name != "id")
 _UNREADABLE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR", "SQLITE_ERROR")
 
@@ -75,9 +78,11 @@ def restore_database(connector: Connector, source_path: Path) -> Restored:
     with connector.schema.lock(), source.connection() as (connection, _):
         _require_known(source_path, connection)
         file.require_own_sidecars()
-        current = None if file.inspect() is None else _examine(connector)
+        file.require_short_name(extra=len(f"{_aside()}-journal"))
         try:
             with copying(driver_of(connection), source_path, file.path) as new:
+                # After the copy was made, which takes time: what was refreshed meanwhile counts.
+                current = None if file.inspect() is None else _examine(connector)
                 rotated = _rotated(new, current)
                 if file.inspect() is None:
                     file.reject_stale_wal()
@@ -124,6 +129,7 @@ def _examine(connector: Connector) -> _Current | None:
             driver.execute("PRAGMA locking_mode = EXCLUSIVE")
             driver.execute("BEGIN EXCLUSIVE")
             connector.require_mark(driver, adopt=True)
+            _require_nothing_under_way(path, driver)
             current = _read(driver)
             driver.execute("ROLLBACK")
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -134,6 +140,18 @@ def _examine(connector: Connector) -> _Current | None:
         if not error_name(error).startswith(_UNREADABLE):
             raise sqlite_error(path, error) from None
         return None
+
+
+def _require_nothing_under_way(path: Path, driver: sqlite3.Connection) -> None:
+    """Raise a `StorageError` if a refresh has no outcome yet: it could no longer be stored."""
+    query = "SELECT host, pid, started_at FROM refreshes WHERE outcome IS NULL"
+    for host, pid, started_at in driver.execute(query):
+        if host == os.uname().nodename:
+            is_at_work = is_running(pid, since=started_at)
+        else:
+            is_at_work = abs(time.time() - started_at) < _LONGEST_REFRESH
+        if is_at_work:
+            raise _in_use_error(path, f"process {pid} on {host} is refreshing an account and")
 
 
 def _read(driver: sqlite3.Connection) -> _Current:
@@ -167,7 +185,7 @@ def _rotated(new: Path, current: _Current | None) -> tuple[str, ...]:
         driver.execute("BEGIN IMMEDIATE")
         query = "SELECT account_name, refresh_token FROM accounts ORDER BY account_name"
         for name, token in driver.execute(query).fetchall():
-            if token is None:
+            if not is_text(token):
                 continue
             sent = fingerprint(token)
             if sent in current.spent:
@@ -199,8 +217,12 @@ def _open_files(process: Path) -> set[FileId]:
 
 
 def _keep_aside(file: DatabaseFile) -> Path | None:
-    timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    return file.keep_aside(f"-backup-replaced-{timestamp}")
+    return file.keep_aside(_aside())
+
+
+def _aside() -> str:
+    """Return what is appended to the name of the database that was replaced."""
+    return datetime.now(UTC).strftime("-backup-replaced-%Y%m%dT%H%M%S.%fZ")
 
 
 def _in_use_error(path: Path, process: str) -> StorageError:

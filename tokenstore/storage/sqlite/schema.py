@@ -86,7 +86,7 @@ class SchemaManager:
             raise file_error(error, path) from None
 
     def _create(self, new: Path) -> Iterator[Connection]:
-        with translated(new), make_engine(new).connect() as connection:
+        with translated(self._file.path), make_engine(new).connect() as connection:
             with connection.begin():
                 driver_of(connection).execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 yield connection
