@@ -616,7 +616,7 @@ tell(accounts(), columns())
 """
     printed = python(HOST + inside, tmp_path)
 
-    assert printed.splitlines()[-1] == "['alice'] ['id', 'more']"
+    assert "['alice'] ['id', 'more']" in printed.splitlines()
 
 
 def test_d2_a_store_can_be_migrated_while_an_application_migrates(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ E = TypeVar("E", bound=BaseException)
 
 _SOON = 0.05  # seconds after which a caller starts work that another one was about to start
 _IDLE = 5.0  # seconds after which a thread without work ends
-_LONGEST = 86400.0  # seconds of one wait; far below what the system can count
+# Seconds of one wait: a signal that arrives just before it does not end it.
+_LONGEST = 0.5
 
 
 class NoThreadError(Exception):
