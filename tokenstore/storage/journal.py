@@ -16,7 +16,7 @@ from tokenstore.errors import StorageError
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.storage import statements as sql
-from tokenstore.storage.processes import is_running
+from tokenstore.storage.processes import may_be_at_work
 from tokenstore.storage.rows import new_version, row_size, to_columns, to_history_entry
 
 if TYPE_CHECKING:
@@ -257,11 +257,10 @@ class Journal:
             return
         if entry.host == os.uname().nodename and entry.pid == os.getpid():
             alive = (self._database.name, entry.id) in _at_work
-        elif entry.host == os.uname().nodename:
-            alive = is_running(entry.pid, since=entry.started_at)
         else:
-            # Its clock may be ahead of this one.
-            alive = abs(now - entry.started_at) < longest
+            alive = may_be_at_work(
+                entry.host, entry.pid, since=entry.started_at, now=now, longest=longest
+            )
         if alive:
             raise UnderWay(entry)
 

@@ -1,4 +1,4 @@
-"""Whether a process of this machine that an entry of the journal names is still the same one."""
+"""Whether the process that an entry of the journal names may still be at work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ from pathlib import Path
 _TOLERANCE = 2.0  # seconds by which the two clocks below may differ
 
 
-def is_running(pid: int, *, since: float) -> bool:
+def may_be_at_work(host: str, pid: int, *, since: float, now: float, longest: float) -> bool:
+    """Return whether a process may still be at a refresh that it has begun.
+
+    Args:
+        host: Its machine.
+        pid: The process.
+        since: When the refresh began, in UTC epoch seconds.
+        now: The time, in UTC epoch seconds.
+        longest: Seconds that a refresh may last at most, for a process of another machine.
+    """
+    if host == os.uname().nodename:
+        return _is_running(pid, since=since)
+    return abs(now - since) < longest  # the clock of that machine may be ahead of this one
+
+
+def _is_running(pid: int, *, since: float) -> bool:
     """Return whether a process has been running since a timestamp, as far as is known.
 
     A process id is given to another process later; that one started after the timestamp.

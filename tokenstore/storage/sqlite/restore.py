@@ -20,7 +20,7 @@ from tokenstore.models.tokens import fingerprint
 from tokenstore.storage import statements as sql
 from tokenstore.storage.base import Restored
 from tokenstore.storage.migrations import require_tables, too_new_error
-from tokenstore.storage.processes import is_running
+from tokenstore.storage.processes import may_be_at_work
 from tokenstore.storage.rows import is_text
 from tokenstore.storage.sqlite.backup import copying
 from tokenstore.storage.sqlite.connector import Connector
@@ -145,12 +145,9 @@ def _examine(connector: Connector) -> _Current | None:
 def _require_nothing_under_way(path: Path, driver: sqlite3.Connection) -> None:
     """Raise a `StorageError` if a refresh has no outcome yet: it could no longer be stored."""
     query = "SELECT host, pid, started_at FROM refreshes WHERE outcome IS NULL"
+    now = time.time()
     for host, pid, started_at in driver.execute(query):
-        if host == os.uname().nodename:
-            is_at_work = is_running(pid, since=started_at)
-        else:
-            is_at_work = abs(time.time() - started_at) < _LONGEST_REFRESH
-        if is_at_work:
+        if may_be_at_work(host, pid, since=started_at, now=now, longest=_LONGEST_REFRESH):
             raise _in_use_error(path, f"process {pid} on {host} is refreshing an account and")
 
 
