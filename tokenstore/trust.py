@@ -11,12 +11,12 @@ import logging
 import os
 import pwd
 import re
-import shlex
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenstore.errors import InsecureStorageError
+from tokenstore.messages import shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +93,7 @@ def hard_link_error(
     """Return the error for a file with several names, or None if it has only one."""
     if found.st_nlink <= 1:
         return None
-    search = f"find {shlex.quote(str(path.parent))} -xdev -samefile {shlex.quote(str(path))}"
+    search = shell_command("find", str(path.parent), "-xdev", "-samefile", str(path))
     return InsecureStorageError(
         f"{path} has {found.st_nlink} names (hard links): {danger}; remove the other names, which "
         f"this lists if they are in the same directory: {search}",
@@ -165,7 +165,7 @@ def _require_mode(path: Path, found: os.stat_result, *, private: bool) -> None:
     problem, fix = ("is accessible to", "go-rwx") if private else ("can be changed by", "go-w")
     raise InsecureStorageError(
         f"{path} {problem} other users (mode {stat.S_IMODE(found.st_mode):04o}); check its "
-        f"content, then run: chmod {fix} {shlex.quote(str(path))}",
+        f"content, then run: {shell_command('chmod', fix, str(path))}",
         path,
     )
 
@@ -211,7 +211,7 @@ def weakness_of(directory: Path) -> Weakness | None:
                 path,
                 f"lets other users remove or replace files in {directory} "
                 f"(mode {stat.S_IMODE(found.st_mode):04o})",
-                f"run: chmod go-w {shlex.quote(str(path))}, or use a directory of its own",
+                f"run: {shell_command('chmod', 'go-w', str(path))}, or use a directory of its own",
             )
     return None
 

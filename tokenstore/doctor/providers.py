@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, ok
 from tokenstore.errors import InsecureStorageError, ProviderConfigurationError
+from tokenstore.messages import shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ def check_providers(
             "providers",
             "warning",
             f"{path} contains a client secret and is accessible to other users",
-            f"run: chmod go-rwx {shlex.quote(str(path))}, or use client_secret_env",
+            f"run: {shell_command('chmod', 'go-rwx', str(path))}, or use client_secret_env",
         )
     usable = True
     for name in sorted(accounts):
