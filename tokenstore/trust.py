@@ -101,15 +101,20 @@ def hard_link_error(
     )
 
 
-def is_mount_point(path: Path) -> bool:
-    """Return whether a file is mounted by itself, as far as the system says."""
+def first_mount_point(*paths: Path) -> Path | None:
+    """Return the first of these files that is mounted by itself, as far as the system says."""
     try:
         mounts = _MOUNTS.read_bytes()
     except OSError:  # not Linux
-        return False
-    real = os.path.realpath(path.parent), path.name
-    point = re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % ord(found[0]), os.fsencode(Path(*real)))
-    return any(line.split(b" ", 5)[4] == point for line in mounts.splitlines())
+        return None
+    points = {line.split(b" ", 5)[4] for line in mounts.splitlines()}
+    return next((path for path in paths if _as_mount_point(path) in points), None)
+
+
+def _as_mount_point(path: Path) -> bytes:
+    """Return a path as the list of mount points has it."""
+    real = os.fsencode(Path(os.path.realpath(path.parent), path.name))
+    return re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % ord(found[0]), real)
 
 
 def restrict_permissions(path: Path, found: os.stat_result) -> None:

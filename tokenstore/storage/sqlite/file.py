@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tokenstore.errors import InsecureStorageError, StorageError
 from tokenstore.files import file_error, make_private_directory, sync_directory
 from tokenstore.trust import (
+    first_mount_point,
     hard_link_error,
-    is_mount_point,
     require_own_file,
     restrict_permissions,
 )
@@ -107,13 +107,13 @@ class DatabaseFile:
 
     def require_unmounted(self) -> None:
         """Raise an `InsecureStorageError` if one of the files is mounted without its directory."""
-        for path in (*self.files(), self.sidecar("-locks")):
-            if is_mount_point(path):
-                raise InsecureStorageError(
-                    f"{path} is mounted by itself, and programs outside the mount use other files "
-                    "next to it, so that saves would be lost; mount its directory instead",
-                    path,
-                )
+        path = first_mount_point(*self.files(), self.sidecar("-locks"))
+        if path is not None:
+            raise InsecureStorageError(
+                f"{path} is mounted by itself, and programs outside the mount use other files "
+                "next to it, so that saves would be lost; mount its directory instead",
+                path,
+            )
 
     def hard_link_error(self) -> InsecureStorageError | None:
         """Return the error for a database with several names, or None if it has only one.
