@@ -12,6 +12,7 @@ import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenstore.errors import InsecureStorageError, StorageError
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 _SIDECARS = ("-wal", "-shm", "-journal")
 _NAME_MAX = 255  # bytes in the name of a file
 _PATH_MAX = 511  # bytes in a path that SQLite can open
+
+
+BACKUP = "-backup-"
+"""What the names of the databases that were replaced have after the name of the database."""
+
+
+def backup_suffix(what: str) -> str:
+    """Return the suffix of a database that is replaced now, by an upgrade or a restore."""
+    return datetime.now(UTC).strftime(f"{BACKUP}{what}-%Y%m%dT%H%M%S.%fZ")
 
 
 class FileId(NamedTuple):

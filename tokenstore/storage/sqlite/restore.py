@@ -11,7 +11,6 @@ import errno
 import os
 import time
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +25,7 @@ from tokenstore.storage.sqlite.backup import copying
 from tokenstore.storage.sqlite.connector import Connector
 from tokenstore.storage.sqlite.engine import connect_to, decode_leniently, driver_of
 from tokenstore.storage.sqlite.errors import DRIVER_ERRORS, error_name, sqlite_error, translated
-from tokenstore.storage.sqlite.file import FileId
+from tokenstore.storage.sqlite.file import FileId, backup_suffix
 from tokenstore.storage.sqlite.schema import revision_of
 from tokenstore.storage.tables import REVISION, refreshes
 
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from tokenstore.storage.sqlite.file import DatabaseFile
 
 _PROCESSES = Path("/proc")
+_REPLACED = "replaced"
 _LONGEST_REFRESH = 150.0  # seconds, of a process on another host
 _COLUMNS = ", ".join(column.name for column in refreshes.columns if column.name != "id")
 _UNREADABLE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR", "SQLITE_ERROR")
@@ -78,7 +78,7 @@ def restore_database(connector: Connector, source_path: Path) -> Restored:
     with connector.schema.lock(), source.connection() as (connection, _):
         _require_known(source_path, connection)
         file.require_own_sidecars()
-        file.require_short_name(extra=len(f"{_aside()}-journal"))
+        file.require_short_name(extra=len(f"{backup_suffix(_REPLACED)}-journal"))
         try:
             with copying(driver_of(connection), source_path, file.path) as new:
                 # After the copy was made, which takes time: what was refreshed meanwhile counts.
@@ -214,12 +214,7 @@ def _open_files(process: Path) -> set[FileId]:
 
 
 def _keep_aside(file: DatabaseFile) -> Path | None:
-    return file.keep_aside(_aside())
-
-
-def _aside() -> str:
-    """Return what is appended to the name of the database that was replaced."""
-    return datetime.now(UTC).strftime("-backup-replaced-%Y%m%dT%H%M%S.%fZ")
+    return file.keep_aside(backup_suffix(_REPLACED))
 
 
 def _in_use_error(path: Path, process: str) -> StorageError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import StorageError
@@ -14,6 +13,7 @@ from tokenstore.storage.migrations import has_tables, upgrade_to_head
 from tokenstore.storage.sqlite.backup import copying
 from tokenstore.storage.sqlite.engine import driver_of, make_engine
 from tokenstore.storage.sqlite.errors import DRIVER_ERRORS, sqlite_error, translated
+from tokenstore.storage.sqlite.file import BACKUP, backup_suffix
 from tokenstore.storage.tables import APPLICATION_ID, REVISION, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -150,12 +150,10 @@ class SchemaManager:
         revision = revision_of(connection, path)
         if revision is None or revision >= REVISION:
             return
-        timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        backups = self._file.sidecar("-backup-")
-        target = backups.with_name(f"{backups.name}{revision}-{timestamp}")
+        target = self._file.sidecar(backup_suffix(revision))
 
         def is_ours(name: str) -> bool:
-            return name.startswith(backups.name)
+            return name.startswith(f"{path.name}{BACKUP}")
 
         with connection.engine.connect() as reader:
             copy = copying(driver_of(reader), path, target, is_ours=is_ours)
