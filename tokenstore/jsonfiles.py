@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import unicodedata
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tokenstore.importers.shapes import FileShape
+    from tokenstore.models.accounts import Record
     from tokenstore.models.tokens import TokenSet
     from tokenstore.storage.repository import ConflictPolicy, TokenRepository
 
@@ -366,12 +367,23 @@ class _Importer:
         return dataclasses.replace(content, account_name=f"{folder}/{name}")
 
     def _is_same_login(self, name: str, tokens: TokenSet) -> bool:
-        known = self._planned.get(name)
-        if known is None:
-            record = self._repository.record(name)
-            known = None if record is None else record.tokens
-        token = tokens.refresh_token
-        return known is not None and token is not None and known.refresh_token == token
+        with suppress(CorruptRowError):
+            stored = self._stored(name)
+            token = tokens.refresh_token
+            return stored is not None and token is not None and stored.refresh_token == token
+        return False
+
+    def _stored(self, name: str) -> TokenSet | None:
+        """Return the tokens that an account has, or would have after what a dry run has planned.
+
+        Raises:
+            CorruptRowError: They are damaged.
+        """
+        planned = self._planned.get(name)
+        if planned is not None:
+            return planned
+        record = _intact(self._repository, name)
+        return None if record is None else record.tokens
 
     def _put(self, name: str, content: ImportedAccount, source: _Source) -> FileResult:
         """Store an account under a name that no other file of this import has."""
@@ -402,15 +414,10 @@ class _Importer:
         """Return why the stored account is kept, None if it is replaced or does not exist."""
         if self._existing == "replace" or (self._existing == "keep" and not self._dry_run):
             return None  # `put` decides
-        stored = self._planned.get(name)
-        if stored is None:
-            try:
-                record = self._repository.record(name)
-            except StorageError as error:
-                if error.errno != errno.EIO:  # only this row is damaged
-                    raise
-                return "the stored tokens are damaged; they can only be replaced"
-            stored = None if record is None else record.tokens
+        try:
+            stored = self._stored(name)
+        except CorruptRowError:
+            return "the stored tokens are damaged; they can only be replaced"
         if stored is None or self._existing == "keep":
             return None if stored is None else _ALREADY
         if tokens.refresh_token is None and stored.refresh_token is not None:
@@ -428,6 +435,21 @@ class _Importer:
                 "it was exchanged for another one, so this file is an old copy",
                 spent_at=spent_at,
             )
+
+
+def _intact(repository: TokenRepository, name: str) -> Record | None:
+    """Return the record of an account, None if there is none.
+
+    Raises:
+        CorruptRowError: This row is damaged.
+        StorageError: The database cannot be read.
+    """
+    try:
+        return repository.record(name)
+    except StorageError as error:
+        if error.errno != errno.EIO:
+            raise
+    raise CorruptRowError(name)
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -494,10 +516,8 @@ class _Exporter:
         accounts: dict[str, ExportedAccount] = {}
         for name in names:
             try:
-                record = self._repository.record(name)
-            except StorageError as error:
-                if error.errno != errno.EIO:  # only this row is damaged
-                    raise
+                record = _intact(self._repository, name)
+            except CorruptRowError:
                 yield self._corrupt(name), None
                 continue
             if record is not None:  # it was not deleted meanwhile

@@ -13,6 +13,7 @@ from msal import SerializableTokenCache
 from msal_extensions import FilePersistence, PersistedTokenCache
 
 from tests.helpers.refreshes import World
+from tests.helpers.stores import raw
 from tokenstore import TokenRepository
 from tokenstore.importers.detect import read_accounts
 from tokenstore.importers.formats import ImportedAccount, UnreadableEntry, UnreadableFileError
@@ -547,3 +548,40 @@ def test_any_cache_is_read_or_reported(data: dict[str, Any]) -> None:
     assert found
     named = [account.account_name for account in found if isinstance(account, ImportedAccount)]
     assert len(named) == len(set(named))
+
+
+def in_two_folders(directory: Path, *caches: SerializableTokenCache) -> list[Path]:
+    """Write each cache to a folder of its own, under one name."""
+    paths = [directory / folder / "cache.json" for folder in ("one", "two")]
+    for path, cache in zip(paths, caches, strict=True):
+        path.parent.mkdir()
+        path.write_text(cache.serialize())
+    return paths
+
+
+def outcomes(repository: TokenRepository, paths: list[Path]) -> list[tuple[str | None, str]]:
+    return [(r.account_name, r.outcome) for r in import_accounts(repository, paths)]
+
+
+def test_a_copy_of_a_cache_is_no_second_account(
+    cache: SerializableTokenCache, tmp_path: Path
+) -> None:
+    """The first rotation of one would end the login of the other."""
+    sign_in(cache)
+    paths = in_two_folders(tmp_path, cache, cache)
+    with TokenRepository(tmp_path / "tokens.db") as repository:
+        assert outcomes(repository, paths) == [(ALICE, "imported"), (ALICE, "skipped")]
+
+
+def test_a_damaged_account_does_not_end_an_import(
+    cache: SerializableTokenCache, tmp_path: Path
+) -> None:
+    sign_in(cache)
+    other = SerializableTokenCache()
+    sign_in(other, refresh_token=f"{SECRET}-other")
+    paths = in_two_folders(tmp_path, cache, other)
+    with TokenRepository(tmp_path / "tokens.db") as repository:
+        outcomes(repository, paths[:1])
+        with raw(tmp_path / "tokens.db") as connection:
+            connection.execute("UPDATE accounts SET access_token = 'damaged'")
+        assert outcomes(repository, paths) == [(ALICE, "skipped"), (f"two/{ALICE}", "imported")]
