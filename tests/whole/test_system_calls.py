@@ -233,13 +233,17 @@ class Export(Operation):
             require_old_or_new(_tokens_of(found), as_told, *map(_tokens_of, (old, new)))
 
 
-class Backup(Operation):
+class WithCopy(Operation):
+    """One that works on a store and on an older copy of it."""
+
     def prepare(self, place: Path) -> None:
         super().prepare(place)
         with self.open(place) as repository:
             repository.backup(place / "copy.db")
             repository.save("alice", NEW)
 
+
+class Backup(WithCopy):
     def work(self, place: Path) -> None:
         with self.open(place) as repository:
             repository.backup(place / "copy.db", replace=True)
@@ -275,13 +279,7 @@ class Upgrade(Operation):
         assert found == expected["tokens"]
 
 
-class Restore(Operation):
-    def prepare(self, place: Path) -> None:
-        super().prepare(place)
-        with self.open(place) as repository:
-            repository.backup(place / "copy.db")
-            repository.save("alice", NEW)
-
+class Restore(WithCopy):
     def work(self, place: Path) -> None:
         with self.open(place) as repository:
             repository.restore(place / "copy.db")

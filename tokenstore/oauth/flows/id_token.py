@@ -146,11 +146,8 @@ def _addresses(claims: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     for claim in ("email", "preferred_username", "upn"):
         value = claims.get(claim)
         if isinstance(value, str) and is_address(value):
-            yield _normalized(value), is_vouched and claim == "email"
-
-
-def _normalized(address: str) -> str:
-    return unicodedata.normalize("NFC", address).casefold()
+            address = unicodedata.normalize("NFC", value).casefold()
+            yield address, is_vouched and claim == "email"
 
 
 def _decode_jwt(token: object) -> tuple[dict[str, Any], dict[str, Any]] | None:
