@@ -31,7 +31,7 @@ from tokenstore.version import __version__
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 MAX_BODY = 1 << 20
 """Bytes of a body that are read; a longer one counts as unreadable."""
@@ -276,19 +276,27 @@ def _tracked(pool: Any) -> Any:
 
 def _read(response: requests.Response) -> bytes | None:
     """Return the body, None if it is not complete, too long, or cannot be decoded."""
-    is_raw = isinstance(response.raw, urllib3.HTTPResponse)  # anything else is decoded by requests
-    body = b""
+    raw = response.raw
     try:
-        for chunk in _raw_chunks(response.raw) if is_raw else response.iter_content(1):
-            body += chunk
-            if len(body) > MAX_BODY:
-                return None
+        if not isinstance(raw, urllib3.HTTPResponse):  # then requests decodes it
+            return _joined(response.iter_content(1))
+        body = _joined(_raw_chunks(raw))
     except (requests.RequestException, HTTPError, OSError):
         return None
-    if is_raw and _is_cut(response, body):
+    if body is None or _is_cut(response, body):
         return None
     encoding = response.headers.get("Content-Encoding", "").strip().lower() or "identity"
-    return _decompressed(body, encoding) if is_raw and body and encoding != "identity" else body
+    return body if not body or encoding == "identity" else _decompressed(body, encoding)
+
+
+def _joined(chunks: Iterable[bytes]) -> bytes | None:
+    """Return all of a body, or None if it is too long."""
+    body = b""
+    for chunk in chunks:
+        body += chunk
+        if len(body) > MAX_BODY:
+            return None
+    return body
 
 
 def _raw_chunks(raw: urllib3.HTTPResponse) -> Iterator[bytes]:
