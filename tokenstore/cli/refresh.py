@@ -206,11 +206,16 @@ class _StopSignal:
 
     def __enter__(self) -> _StopSignal:
         self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        # The system writes to it at once. A handler of Python's runs later: not during a wait that
+        # begins just after the signal.
+        self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, self._set) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+        signal.set_wakeup_fd(self._previous_fd)
         os.close(self._read)
         os.close(self._write)
 
@@ -221,7 +226,6 @@ class _StopSignal:
     def _set(self, *_: object) -> None:
         self.is_set = True
         self._restore()
-        os.write(self._write, b"!")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

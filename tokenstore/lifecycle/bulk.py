@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import ProviderConfigurationError, TokenStoreError
 from tokenstore.lifecycle.forecast import RefreshTokenForecast
+from tokenstore.lifecycle.jobs import LONGEST_WAIT
 from tokenstore.models.expiry import clock_moved_back
 from tokenstore.redaction import clear_frames
 
@@ -89,11 +91,16 @@ class BulkRefresher:
             waiting = self._start(waiting)
             if not self._running.total():
                 break
-            account, outcome = self._results.get()
+            account, outcome = self._next_result()
             self._running[account.provider] -= 1
             yield _result(account, outcome)
         if failure is not None:
             raise failure
+
+    def _next_result(self) -> tuple[Account, Callable[[], bool]]:
+        while True:
+            with suppress(Empty):
+                return self._results.get(timeout=LONGEST_WAIT)
 
     def _start(self, waiting: list[Account]) -> list[Account]:
         """Start as many as may run now; return those that may not."""

@@ -29,8 +29,8 @@ E = TypeVar("E", bound=BaseException)
 
 _SOON = 0.05  # seconds after which a caller starts work that another one was about to start
 _IDLE = 5.0  # seconds after which a thread without work ends
-# Seconds of one wait: a signal that arrives just before it does not end it.
-_LONGEST = 0.5
+LONGEST_WAIT = 0.5
+"""Seconds of one wait: a signal that arrives just before it does not end it."""
 
 
 class NoThreadError(Exception):
@@ -121,7 +121,7 @@ class Job(Generic[T]):
                     self.start()  # the caller that was about to was interrupted
                     restart = float("inf")
                 with suppress(Empty):
-                    waiter.get(timeout=min(due_at, restart, now + _LONGEST) - now)
+                    waiter.get(timeout=min(due_at, restart, now + LONGEST_WAIT) - now)
                 now = time.monotonic()
         return self._result()
 
@@ -130,7 +130,7 @@ class Job(Generic[T]):
         with self._waiter() as waiter:
             while not self._is_done and (left := deadline - time.monotonic()) > 0:
                 with suppress(Empty):
-                    waiter.get(timeout=min(left, _LONGEST))
+                    waiter.get(timeout=min(left, LONGEST_WAIT))
 
     @contextmanager
     def _waiter(self) -> Iterator[SimpleQueue[None]]:
