@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import platform
 import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,14 +235,16 @@ class _Tracer:
         if self._is_of_proc(thread, name, info.arguments):
             return  # as many as the machine has processes
         self._run.calls.append(name)
-        if len(self._run.calls) - 1 != self._at:
-            return
+        if len(self._run.calls) - 1 == self._at:
+            self._fail(thread, name, info.arguments)
+
+    def _fail(self, thread: int, name: str, arguments: Sequence[int]) -> None:
         if isinstance(self._fault, str):
             os.kill(self._child, signal.SIGKILL)
-            return
-        self._failing[thread] = self._fault
-        if name != "close":  # which gives the descriptor back even if it fails
-            _ptrace(_POKEUSER, thread, _ORIG_RAX, 2**64 - 1)
+        elif not self._is_unlock(name, arguments):  # which does not fail; SQLite relies on it
+            self._failing[thread] = self._fault
+            if name != "close":  # which gives the descriptor back even if it fails
+                _ptrace(_POKEUSER, thread, _ORIG_RAX, 2**64 - 1)
 
     def _is_of_proc(self, thread: int, name: str, arguments: Sequence[int]) -> bool:
         """Return whether a call concerns /proc, by path or by descriptor."""
@@ -253,6 +257,13 @@ class _Tracer:
         if name == "openat":
             self._opening.add(thread)
         return True
+
+    def _is_unlock(self, name: str, arguments: Sequence[int]) -> bool:
+        if name == "flock":
+            return bool(arguments[1] & fcntl.LOCK_UN)
+        unlock = fcntl.F_UNLCK.to_bytes(2, sys.byteorder)  # the first field of struct flock
+        is_lock = name == "fcntl" and arguments[1] in {fcntl.F_SETLK, fcntl.F_SETLKW}
+        return is_lock and self._begins_with(unlock, arguments[2])
 
     def _begins_with(self, prefix: bytes, address: int) -> bool:
         with Path(f"/proc/{self._child}/mem").open("rb", buffering=0) as memory:

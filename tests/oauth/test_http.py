@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import inspect
 import ssl
@@ -749,3 +750,18 @@ tell(forked(2, work))
 )
 def test_a_url_is_shown_by_its_host(url: str | None, host: str) -> None:
     assert host_of(url) == host
+
+
+def test_an_error_while_the_connection_is_closed_costs_no_response() -> None:
+    class Failing(HTTPAdapter):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.EIO, "close")
+
+    session = requests.Session()
+    session.mount("http://", Failing())
+    with Raw(HEAD + b"Content-Length: 2\r\n\r\n{}") as server:
+        received = exchange("POST", server.url, timeout=SOON, session=session)
+
+    assert isinstance(received, HTTPResponse)
+    assert received.body == b"{}"

@@ -45,7 +45,8 @@ class Exchange:
         current.exchange = None
         self.is_done = True
         while self._sockets:
-            self._sockets.pop().close()
+            with suppress(OSError):  # what was received is not affected
+                self._sockets.pop().close()
 
     def connected(self, connection: socket.socket) -> None:
         """Remember a connection of this request."""

@@ -101,26 +101,34 @@ def exchange(
         as_json: Send it as a JSON object instead.
     """
     connect_timeout = 0.9 * timeout if connect_timeout is None else connect_timeout
-    with Exchange(timeout) as under_way, _Session(session) as own:
+    received: HTTPResponse | None = None
+    with Exchange(timeout) as under_way:
         try:
-            with own.request(
-                method,
-                url,
-                data=None if as_json else data,
-                json=data if as_json else None,
-                headers={**_HEADERS, **(headers or {})},
-                auth=_NoNetrc(),
-                allow_redirects=False,
-                stream=True,
-                timeout=(connect_timeout, timeout),
-            ) as response:
+            with (
+                _Session(session) as own,
+                own.request(
+                    method,
+                    url,
+                    data=None if as_json else data,
+                    json=data if as_json else None,
+                    headers={**_HEADERS, **(headers or {})},
+                    auth=_NoNetrc(),
+                    allow_redirects=False,
+                    stream=True,
+                    timeout=(connect_timeout, timeout),
+                ) as response,
+            ):
                 body = _read(response)
                 complete = None if under_way.is_over else body
-                return HTTPResponse(response.status_code, response.headers, complete)
+                received = HTTPResponse(response.status_code, response.headers, complete)
         except (HTTPError, OSError, ValueError) as error:  # those of requests are OSErrors
-            return TransportFailure(_may_have_sent(under_way, error), _reason(under_way, error))
+            # An error while the connection is closed changes nothing of what was received.
+            return received or TransportFailure(
+                _may_have_sent(under_way, error), _reason(under_way, error)
+            )
         except Exception as error:  # noqa: BLE001 - an adapter of the application may raise any
-            return TransportFailure(sent=True, reason=_describe_bug(error))
+            return received or TransportFailure(sent=True, reason=_describe_bug(error))
+    return received
 
 
 def host_of(url: str | None) -> str:

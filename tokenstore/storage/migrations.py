@@ -267,15 +267,16 @@ def _alembic(name: str) -> Iterator[ScriptDirectory]:
 
 
 def _load() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
     directory: Path | None = None
     try:
         directory = scripts()
         list((directory / "versions").iterdir())  # alembic ignores an error of this
-        from alembic.script import ScriptDirectory
-
         script = ScriptDirectory(str(directory))
         list(script.walk_revisions())  # this reads the files
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, CommandError) as error:
         if isinstance(error, StorageError):
             raise
         reason = getattr(error, "strerror", None) or error
