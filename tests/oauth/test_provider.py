@@ -41,6 +41,9 @@ def test_a_provider_needs_a_name_an_endpoint_and_a_client_id() -> None:
         "response_path": None,
         "replay_window": None,
         "refresh_token_rotates": None,
+        "scope_separator": " ",
+        "client_id_parameter": "client_id",
+        "token_origins": (),
         "failures": (),
     }
 

@@ -55,6 +55,9 @@ extra_params = {{ resource = "https://graph.example", "audience" = "x" }}
 response_path = "data.tokens"
 replay_window = 30
 refresh_token_rotates = true
+scope_separator = ","
+client_id_parameter = "client_key"
+token_origins = ["https://old.example"]
 failures = [{{ status = 400, contains = "gone", means = "reauthorization" }}]
 """
 
@@ -85,6 +88,9 @@ def test_the_file_can_set_everything(file: Path) -> None:
         response_path="data.tokens",
         replay_window=30,
         refresh_token_rotates=True,
+        scope_separator=",",
+        client_id_parameter="client_key",
+        token_origins=["https://old.example"],
         failures=[{"status": 400, "contains": "gone", "means": "reauthorization"}],
     )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenstore.errors import ProviderConfigurationError, ReauthorizationRequired
 from tokenstore.logs import provider_name
+from tokenstore.oauth.issuers import foreign_host
 
 if TYPE_CHECKING:
     from tokenstore.models.accounts import Record
@@ -49,6 +50,7 @@ def resolve_provider(
         error.account_name = name
         raise
     require_same_client(record, chosen)
+    _require_same_issuer(record, chosen)
     failure = record.failure
     if respect_failure and failure is not None and failure.still_applies(chosen.client, now=now):
         raise failure.to_error(account_name=name, provider=chosen.name, now=now)
@@ -93,6 +95,18 @@ def require_same_client(record: Record, provider: Provider) -> None:
         raise ProviderConfigurationError(
             f"{record.account_name}: its tokens belong to another client_id than that of provider "
             f"{provider.name!r}; configure the provider with the one that they were issued to",
+            account_name=record.account_name,
+            provider=provider.name,
+        )
+
+
+def _require_same_issuer(record: Record, provider: Provider) -> None:
+    host = foreign_host(record.tokens.extra.get("token_uri"), provider)
+    if host is not None:
+        raise ProviderConfigurationError(
+            f"{record.account_name}: its tokens are from {host}, not from provider "
+            f"{provider.name!r}, which is not sent them; bind the account to its own provider, or "
+            f"add its address to token_origins of {provider.name!r}",
             account_name=record.account_name,
             provider=provider.name,
         )

@@ -64,7 +64,7 @@ def refresh_grant(
         "refresh_token": refresh_token,
     }
     if provider.scope:
-        params["scope"] = provider.scope
+        params["scope"] = provider.joined(provider.scope)
     headers, form = authenticated_request(provider, params)
     received = exchange(
         "POST",
@@ -97,7 +97,7 @@ def authenticated_request(
     if provider.auth_method == "client_secret_basic":
         headers["Authorization"] = f"Basic {provider.basic_credentials}"
     else:
-        form["client_id"] = provider.client_id
+        form[provider.client_id_parameter] = provider.client_id
     if provider.auth_method == "client_secret_post":
         form["client_secret"] = provider.client_secret or ""
     return headers, form

@@ -9,7 +9,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TransientRefreshError
-from tokenstore.oauth.http import TransportFailure, exchange, host_of
+from tokenstore.oauth.addresses import host_of
+from tokenstore.oauth.http import TransportFailure, exchange
 from tokenstore.oauth.refusals import is_transient
 from tokenstore.oauth.responses import parse_json
 

@@ -123,14 +123,6 @@ def exchange(
             return TransportFailure(sent=True, reason=_describe_bug(error))
 
 
-def host_of(url: str | None) -> str:
-    """Return the host of *url*, for messages, without a user name or password in it."""
-    try:
-        return urlsplit(url or "").netloc.rpartition("@")[2] or "?"
-    except ValueError:
-        return "?"
-
-
 # -- the session of one request --------------------------------------------------------------------
 
 

@@ -68,6 +68,12 @@ class Provider:
             a request that got no response is then repeated once. None if it never does.
         refresh_token_rotates: Whether a refresh gives a new refresh token and ends the old one;
             None if unknown, which is treated like True.
+        scope_separator: What separates scopes in requests to this provider: a space, as RFC 6749
+            section 3.3 requires, or a comma.
+        client_id_parameter: The name of the parameter that RFC 6749 calls ``client_id``.
+        token_origins: Further origins, such as ``https://login.example.com``, under which this
+            provider issued tokens before: tokens whose ``token_uri`` has another one are not sent
+            to it.
         failures: How this provider says that a refresh failed: mappings of ``status``, ``error``
             (a code), ``contains`` (a part of any of its texts) and ``means``, which is
             ``reauthorization``, ``transient`` or ``client``. The first that matches decides;
@@ -99,6 +105,9 @@ class Provider:
     response_path: str | None = None
     replay_window: float | None = None
     refresh_token_rotates: bool | None = None
+    scope_separator: str = " "
+    client_id_parameter: str = "client_id"
+    token_origins: Sequence[str] = ()
     failures: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -122,6 +131,10 @@ class Provider:
         if self.redirect_uri is not None:
             return self.redirect_uri
         return f"http://127.0.0.1/callback/{quote(self.name, safe='')}"
+
+    def joined(self, scope: str) -> str:
+        """Return scopes, separated by spaces, as a request to this provider contains them."""
+        return self.scope_separator.join(scope.split())
 
     @property
     def client(self) -> str:

@@ -21,13 +21,14 @@ from tokenstore.errors import (
 from tokenstore.models.failures import MAX_RETRY_AFTER
 from tokenstore.models.timestamps import parse_seconds
 from tokenstore.models.tokens import is_token
-from tokenstore.oauth.http import HTTPResponse, TransportFailure, host_of
+from tokenstore.oauth.addresses import host_of
 from tokenstore.oauth.refusals import KNOWN_CODES, Refusal
 from tokenstore.redaction import MIN_SECRET, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from tokenstore.oauth.http import HTTPResponse, TransportFailure
     from tokenstore.oauth.provider import Provider
 
 
