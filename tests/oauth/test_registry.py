@@ -141,7 +141,11 @@ def test_microsoft_signs_in_with_the_tenant_of_the_environment(
         ("google", {}, "variables GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET"),
         ("google", {"GOOGLE_CLIENT_ID": "x"}, "variable GOOGLE_CLIENT_SECRET"),
         ("google", {"GOOGLE_CLIENT_SECRET": SECRET}, "variable GOOGLE_CLIENT_ID"),
-        ("google", {"GOOGLE_CLIENT_ID": "", "GOOGLE_CLIENT_SECRET": SECRET}, "variable GOOGLE_CLIENT_ID"),
+        (
+            "google",
+            {"GOOGLE_CLIENT_ID": "", "GOOGLE_CLIENT_SECRET": SECRET},
+            "variable GOOGLE_CLIENT_ID",
+        ),
         ("microsoft", {"MS_CLIENT_SECRET": SECRET}, "variable MS_CLIENT_ID"),
     ],
     ids=["none of google", "google secret", "google id", "google id empty", "microsoft id"],

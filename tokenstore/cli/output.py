@@ -37,6 +37,13 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _forced_terminal = False
 
 
+def width() -> int:
+    """Return the width of the terminal in characters."""
+    from rich.console import Console
+
+    return Console().width
+
+
 def force_terminal() -> None:
     """From now on, print as to a terminal."""
     global _forced_terminal  # noqa: PLW0603

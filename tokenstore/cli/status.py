@@ -146,7 +146,7 @@ def _print_overview(
     no_match = "no matching accounts"
     none_yet = f"no accounts yet in {database}; sign in or import some"
     if_empty = no_match if selection.providers else none_yet
-    wide = _is_wide()
+    wide = output.width() >= _WIDE
     _print_table(shown, time.time(), if_empty, wide=wide)
     if not shown:
         return
@@ -164,12 +164,6 @@ def _print_overview(
 def _urgency(account: Account) -> tuple[int, float, str]:
     end = account.refresh_token_expires_at if account.state == "valid" else account.expires_at
     return _URGENCY[account.state], end if end is not None else NEVER, account.name
-
-
-def _is_wide() -> bool:
-    from rich.console import Console
-
-    return Console().width >= _WIDE
 
 
 def _print_table(accounts: Iterable[Account], now: float, if_empty: str, *, wide: bool) -> None:

@@ -92,6 +92,10 @@ class AccountListing:
             except CorruptRowError as error:
                 yield error
 
+    def count_by_provider(self) -> dict[str | None, int]:
+        """Return the number of accounts of each provider."""
+        return dict(self._database.fetch_all(sql.COUNT_BY_PROVIDER, {}))
+
     def names(self, prefix: str, *, limit: int) -> list[str]:
         """Return the first *limit* names that begin with *prefix*, in order."""
         span = {"first": prefix, "last": prefix + "\U0010ffff", "page": limit}

@@ -86,6 +86,10 @@ PAGE_OF_ACCOUNTS = CompiledStatement(
     _listed.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
 )
 
+COUNT_BY_PROVIDER = CompiledStatement(
+    select(accounts.c.provider, func.count()).group_by(accounts.c.provider)
+)
+
 # Candidates for a refresh: a token that expires soon, one of unknown expiry, or no token at all.
 _expiry, _name = accounts.c.expires_at, accounts.c.account_name
 _after_expiry = tuple_(bindparam("after_expiry", type_=Float), bindparam("after", type_=Text))
