@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,6 @@ from tokenstore.oauth.registry import ProviderRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -56,6 +56,13 @@ response_path = "data.tokens"
 replay_window = 30
 refresh_token_rotates = true
 failures = [{{ status = 400, contains = "gone", means = "reauthorization" }}]
+private_key_file = "keys/ours.pem"
+private_key_env = ""
+key_id = "k1"
+signing_alg = "PS256"
+assertion_audience = "issuer"
+certificate_file = "/etc/ours.crt"
+certificate_key_file = "~/ours.key"
 """
 
 
@@ -86,6 +93,13 @@ def test_the_file_can_set_everything(file: Path) -> None:
         replay_window=30,
         refresh_token_rotates=True,
         failures=[{"status": 400, "contains": "gone", "means": "reauthorization"}],
+        private_key_file=str(file.parent / "keys" / "ours.pem"),
+        private_key_env="",
+        key_id="k1",
+        signing_alg="PS256",
+        assertion_audience="issuer",
+        certificate_file="/etc/ours.crt",
+        certificate_key_file=str(Path.home() / "ours.key"),
     )
 
 

@@ -246,23 +246,26 @@ class RefreshProtocol:
         return record.refresh_id or 0
 
     def _with_endpoint(self, provider: Provider) -> Provider | TokenRefreshError:
+        from tokenstore.oauth.client import require_credentials
         from tokenstore.oauth.discovery import with_endpoints
 
         timeout, session = self._context.timeout, self._context.session
         if not provider.token_endpoint:
             self._job.expect(timeout + BUSY, lambda: self._undiscovered(provider.name))
         try:
-            return with_endpoints(
+            found = with_endpoints(
                 provider,
                 timeout=timeout,
                 session=session,
                 known=self._context.metadata,
             )
+            require_credentials(found)
         except TokenRefreshError as error:
             error.account_name = self._name
             if isinstance(error, ProviderConfigurationError):
                 raise
             return error
+        return found
 
     def _undiscovered(self, provider: str) -> TransientRefreshError:
         return TransientRefreshError(

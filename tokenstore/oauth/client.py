@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
 from tokenstore.models.tokens import is_token
+from tokenstore.oauth.assertions import ASSERTION_TYPE, client_assertion
 from tokenstore.oauth.http import TransportFailure, exchange
+from tokenstore.oauth.keys import client_tls
 from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     import requests
 
+    from tokenstore.oauth.http import HTTPResponse
     from tokenstore.oauth.provider import Provider
 
 
@@ -65,18 +69,15 @@ def refresh_grant(
     }
     if provider.scope:
         params["scope"] = provider.scope
-    headers, form = authenticated_request(provider, params)
-    received = exchange(
-        "POST",
+    request = authenticated_request(provider, params)
+    received = request.send(
         provider.token_endpoint or "",
         timeout=timeout,
         connect_timeout=connect_timeout,
         session=session,
-        headers=headers,
-        data=form,
         as_json=provider.body_format == "json",
     )
-    parser = TokenResponseParser(provider, [refresh_token], account_name)
+    parser = TokenResponseParser(provider, [refresh_token, *request.secrets], account_name)
     if isinstance(received, TransportFailure):
         raise parser.error_of_failure(received)
     result = parser.parse(received, refresh_token=refresh_token)
@@ -85,19 +86,82 @@ def refresh_grant(
     return TokenResponse(result)
 
 
-def authenticated_request(
-    provider: Provider, params: Mapping[str, str]
-) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Return the headers and the form of a request with which the client authenticates.
+@dataclass(frozen=True, slots=True)
+class AuthenticatedRequest:
+    """A request in which the client authenticates.
 
-    That is RFC 6749 section 2.3.1, for the token endpoint and those that work like it.
+    Attributes:
+        headers: Its headers (secret!).
+        form: Its parameters (secret!).
+        tls: A TLS context with the client's certificate, or None.
+    """
+
+    headers: Mapping[str, str | None] = field(repr=False)
+    form: Mapping[str, str] = field(repr=False)
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def secrets(self) -> list[str]:
+        """The assertions in it; no message may repeat them."""
+        return [self.form[name] for name in ("client_assertion", "assertion") if name in self.form]
+
+    def send(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        connect_timeout: float | None = None,
+        session: requests.Session | None = None,
+        as_json: bool = False,
+    ) -> HTTPResponse | TransportFailure:
+        """Send it once, and return the response (see `exchange`)."""
+        return exchange(
+            "POST",
+            url,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            session=session,
+            headers=self.headers,
+            data=self.form,
+            as_json=as_json,
+            tls=self.tls,
+        )
+
+
+def authenticated_request(provider: Provider, params: Mapping[str, str]) -> AuthenticatedRequest:
+    """Return a request with which the client authenticates.
+
+    That is RFC 6749 section 2.3, RFC 7523 section 2.2 and RFC 8705 section 2, for the token
+    endpoint and those that work like it.
+
+    Args:
+        provider: The provider, with a token endpoint if assertions are for that.
+        params: The other parameters of the request.
+
+    Raises:
+        ProviderConfigurationError: The client's key or certificate cannot be used.
+        InsecureStorageError: Other users can read or replace it.
     """
     form = dict(params)
     headers: dict[str, str | None] = {"Authorization": None}
-    if provider.auth_method == "client_secret_basic":
+    method = provider.auth_method
+    if method == "client_secret_basic":
         headers["Authorization"] = f"Basic {provider.basic_credentials}"
     else:
         form["client_id"] = provider.client_id
-    if provider.auth_method == "client_secret_post":
+    if method == "client_secret_post":
         form["client_secret"] = provider.client_secret or ""
-    return headers, form
+    elif method in {"private_key_jwt", "client_secret_jwt"}:
+        form["client_assertion_type"] = ASSERTION_TYPE
+        form["client_assertion"] = client_assertion(provider)
+    return AuthenticatedRequest(headers, form, client_tls(provider))
+
+
+def require_credentials(provider: Provider) -> None:
+    """Raise if the client's key or certificate cannot be used, before anything is begun.
+
+    Raises:
+        ProviderConfigurationError: It cannot be used.
+        InsecureStorageError: Other users can read or replace it.
+    """
+    authenticated_request(provider, {})

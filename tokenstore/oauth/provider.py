@@ -14,9 +14,23 @@ from tokenstore.oauth.addresses import foreign_network, is_loopback
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
 
-AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
+AUTH_METHODS = (
+    "client_secret_basic",
+    "client_secret_post",
+    "none",
+    "private_key_jwt",
+    "client_secret_jwt",
+    "tls_client_auth",
+    "self_signed_tls_client_auth",
+)
+SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
+RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+KEY_ALGORITHMS = (*RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
+_WITH_SECRET = {"client_secret_basic", "client_secret_post", "client_secret_jwt"}
+_WITH_CERTIFICATE = {"tls_client_auth", "self_signed_tls_client_auth"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,9 @@ class Provider:
             the issuer's metadata.
         client_id: This application's id at the provider.
         client_secret: Its secret, or None for a public client.
-        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``.
+        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post``, ``none``;
+            ``private_key_jwt`` or ``client_secret_jwt``, a signed assertion (RFC 7523 section 2.2);
+            ``tls_client_auth`` or ``self_signed_tls_client_auth``, a certificate (RFC 8705).
             Defaults to post if there is a secret, else none.
         scope: Space-separated scopes to request when signing in and refreshing; None sends no
             ``scope`` with a refresh.
@@ -72,6 +88,19 @@ class Provider:
             (a code), ``contains`` (a part of any of its texts) and ``means``, which is
             ``reauthorization``, ``transient`` or ``client``. The first that matches decides;
             after them come general rules.
+        private_key_file: PEM file of the private key that signs assertions. Only its owner may be
+            able to read it. It is read when it is used.
+        private_key_env: Environment variable that contains that key, instead of a file.
+        key_id: The key's id at the provider (``kid``), or None.
+        signing_alg: Algorithm of the signature (RFC 7518). Defaults to RS256 for an RSA key, ES256,
+            ES384 or ES512 by an elliptic curve, EdDSA for an Ed25519 key, and HS256 for
+            ``client_secret_jwt``.
+        assertion_audience: Audience of assertions: ``issuer`` for the issuer's URL, or a URL.
+            Defaults to the token endpoint's URL.
+        certificate_file: PEM file of the client's certificate, with its chain. It is presented to
+            this provider's token, revocation and device endpoints only.
+        certificate_key_file: PEM file of the certificate's private key. Only its owner may be able
+            to read it. Defaults to `certificate_file`.
     """
 
     name: str
@@ -100,6 +129,13 @@ class Provider:
     replay_window: float | None = None
     refresh_token_rotates: bool | None = None
     failures: Sequence[Mapping[str, Any]] = ()
+    private_key_file: str | os.PathLike[str] | None = None
+    private_key_env: str | None = None
+    key_id: str | None = None
+    signing_alg: str | None = None
+    assertion_audience: str | None = None
+    certificate_file: str | os.PathLike[str] | None = None
+    certificate_key_file: str | os.PathLike[str] | None = None
 
     @property
     def auth_method(self) -> str:
@@ -135,6 +171,8 @@ class Provider:
             self.scope,
             sorted(self.extra_params.items()),
             self.body_format,
+            # Only those that are set: failures stay known when a version adds a setting.
+            *((name, str(v)) for name in _KEY_SETTINGS if (v := getattr(self, name)) is not None),
         )
         digest = fingerprint(repr(settings))[:8]
         return f"{self.client_id} {self.token_endpoint or self.issuer} {digest}"
@@ -154,8 +192,26 @@ class Provider:
         if self.auth_method not in AUTH_METHODS:
             supported = ", ".join(AUTH_METHODS)
             yield f"has an unknown token_endpoint_auth_method; use one of {supported}"
-        if self.auth_method != "none" and not self.client_secret:
+        if self.auth_method in _WITH_SECRET and not self.client_secret:
             yield f"has no client_secret, which {self.auth_method} requires"
+        if self.auth_method in _WITH_CERTIFICATE and not self.certificate_file:
+            yield f"has no certificate_file, which {self.auth_method} requires"
+        yield from self._key_problems()
+
+    def _key_problems(self) -> Iterator[str]:
+        keys = [name for name in ("private_key_file", "private_key_env") if getattr(self, name)]
+        if len(keys) > 1:
+            yield f"has both {' and '.join(keys)}; set one of them"
+        if self.auth_method == "private_key_jwt" and not keys:
+            yield "has no private_key_file or private_key_env, which private_key_jwt requires"
+        if self.certificate_key_file and not self.certificate_file:
+            yield "has a certificate_key_file without a certificate_file"
+        usable = KEY_ALGORITHMS if keys else ()
+        if self.auth_method == "client_secret_jwt":
+            usable = (*usable, *SECRET_ALGORITHMS)
+        if self.signing_alg is not None and self.signing_alg not in usable:
+            known = ", ".join(usable) or "none: nothing is signed"
+            yield f"has an unknown signing_alg; use one of {known}"
 
     def _endpoint_problems(self) -> Iterator[str]:
         if not self.token_endpoint and not self.issuer:
@@ -164,6 +220,8 @@ class Provider:
             url = getattr(self, kind)
             if url and (problem := _url_problem(url)):
                 yield f"has an invalid {kind}: {problem}"
+        if self.assertion_audience == "issuer" and not self.issuer:
+            yield "has no issuer, which its assertion_audience names"
 
     def _value_problems(self) -> Iterator[str]:
         if self.body_format not in {"form", "json"}:
@@ -197,6 +255,8 @@ class Provider:
             raise self.configuration_error(
                 "cannot be used: metadata issuer does not match the configured issuer"
             )
+        if self.certificate_file and isinstance(metadata.get(_MTLS_ALIASES), Mapping):
+            metadata = {**metadata, **metadata[_MTLS_ALIASES]}  # RFC 8705 section 5
         missing: dict[str, Any] = {
             name: metadata[name]
             for name in _ENDPOINTS
@@ -258,6 +318,11 @@ class Provider:
         return ProviderConfigurationError(f"provider {self.name!r} {problem}", provider=self.name)
 
 
+_KEY_SETTINGS = (
+    *("private_key_file", "private_key_env", "key_id", "signing_alg", "assertion_audience"),
+    *("certificate_file", "certificate_key_file"),
+)
+_MTLS_ALIASES = "mtls_endpoint_aliases"
 _ISS_SUPPORTED = "authorization_response_iss_parameter_supported"
 _ENDPOINTS = tuple(f.name for f in fields(Provider) if f.name.endswith("_endpoint"))
 

@@ -41,6 +41,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_concurrency": ("a whole number", lambda value: type(value) is int),
 }
 del _KEYS["name"]
+_FILES = {"private_key_file", "certificate_file", "certificate_key_file"}
 
 
 class ProvidersFile:
@@ -124,6 +125,8 @@ def provider_from_table(
         ProviderConfigurationError: The table is invalid; the error names the key.
     """
     settings = _checked(name, table, path)
+    for key in _FILES & settings.keys():
+        settings[key] = _beside(path, settings[key])
     variable = settings.pop("client_secret_env", None)
     if variable is not None:
         settings["client_secret"] = os.environ.get(variable)
@@ -137,6 +140,12 @@ def provider_from_table(
     return Provider(
         name, settings.pop("token_endpoint", None), settings.pop("client_id", ""), **settings
     )
+
+
+def _beside(path: Path | None, file: str) -> str:
+    """Return the path of a file that a table names, relative to the directory of this one."""
+    given = os.path.expanduser(file)  # noqa: PTH111 - as it is, if there is no such user
+    return os.path.join("" if path is None else path.parent, given) if file else file  # noqa: PTH118
 
 
 def _checked(name: str, table: Any, path: Path | None) -> dict[str, Any]:

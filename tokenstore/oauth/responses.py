@@ -65,6 +65,12 @@ class TokenResponseParser:
 
     def error_of_failure(self, failure: TransportFailure) -> TokenRefreshError:
         """Return the error of a request without a response."""
+        if failure.refuses_client:
+            return ClientRejectedError(
+                f"{self._subject()} at {self._host}: {failure.reason}; check certificate_file, and "
+                "which certificate is registered with the provider",
+                **self._details(None, None, None),
+            )
         after = self._unsure if failure.sent else "try again later"
         return TransientRefreshError(
             f"{self._subject()} at {self._host}: {failure.reason}; {after}",
