@@ -33,9 +33,13 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 
 
-@cache
-def private_key(kind: str = "P-256", number: int = 0) -> Any:  # noqa: ARG001
+def private_key(kind: str = "P-256", number: int = 0) -> Any:
     """Return a private key; another one for another number."""
+    return _made(kind, number)
+
+
+@cache
+def _made(kind: str, _: int) -> Any:
     return KINDS[kind]()
 
 
@@ -74,8 +78,8 @@ class Certificate(NamedTuple):
         return self.certificate.read_text()
 
 
-def certificate(directory: Path, name: str, number: int = 0) -> Certificate:
-    """Make a certificate for 127.0.0.1, or for a client."""
+def certificate(directory: Path, name: str) -> Certificate:
+    """Make a certificate for a server at 127.0.0.1, or for a client."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -84,7 +88,7 @@ def certificate(directory: Path, name: str, number: int = 0) -> Certificate:
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
-        .serial_number(1 + number)
+        .serial_number(1)
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -93,7 +97,7 @@ def certificate(directory: Path, name: str, number: int = 0) -> Certificate:
         )
         .sign(key, hashes.SHA256())
     )
-    files = Certificate(directory / f"{name}-{number}.crt", directory / f"{name}-{number}.key")
+    files = Certificate(directory / f"{name}.crt", directory / f"{name}.key")
     files.certificate.write_bytes(made.public_bytes(Encoding.PEM))
     files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     files.key.chmod(0o600)

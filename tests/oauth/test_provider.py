@@ -49,6 +49,10 @@ def test_a_provider_needs_a_name_an_endpoint_and_a_client_id() -> None:
         "assertion_audience": None,
         "certificate_file": None,
         "certificate_key_file": None,
+        "grant_type": "refresh_token",
+        "assertion_subject": None,
+        "assertion_claims": {},
+        "service_account_file": None,
     }
 
 
@@ -108,10 +112,14 @@ def test_a_failure_applies_to_one_client_at_one_endpoint_with_these_settings() -
             {"assertion_audience": "issuer"},
             {"certificate_file": "c.pem"},
             {"certificate_key_file": "d.pem"},
+            {"grant_type": "client_credentials"},
+            {"assertion_subject": "bob"},
+            {"assertion_claims": {"a": 1}},
+            {"service_account_file": "e.json"},
         )
     }
 
-    assert len(clients) == 17
+    assert len(clients) == 21
     assert provider(refresh_token_lifetime=5.0).client == provider().client
     assert SECRET not in provider(client_secret=SECRET).client
 

@@ -63,6 +63,10 @@ signing_alg = "PS256"
 assertion_audience = "issuer"
 certificate_file = "/etc/ours.crt"
 certificate_key_file = "~/ours.key"
+grant_type = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+assertion_subject = "bob@example.com"
+assertion_claims = {{ box_sub_type = "enterprise", level = 5 }}
+service_account_file = ""
 """
 
 
@@ -100,6 +104,10 @@ def test_the_file_can_set_everything(file: Path) -> None:
         assertion_audience="issuer",
         certificate_file="/etc/ours.crt",
         certificate_key_file=str(Path.home() / "ours.key"),
+        grant_type="urn:ietf:params:oauth:grant-type:jwt-bearer",
+        assertion_subject="bob@example.com",
+        assertion_claims={"box_sub_type": "enterprise", "level": 5},
+        service_account_file="",
     )
 
 

@@ -38,6 +38,30 @@ def client_assertion(provider: Provider) -> str:
     return _signed(provider, claims, provider.client_secret, algorithm or "HS256", None)
 
 
+def grant_assertion(provider: Provider, account_name: str) -> str:
+    """Return the assertion that is exchanged for an access token (secret!): RFC 7523 section 2.1.
+
+    Google expects the scope in it.
+
+    Args:
+        provider: The provider, completed by `with_service_account`.
+        account_name: The account, which is the subject unless another one is configured.
+
+    Raises:
+        ProviderConfigurationError: It cannot be signed.
+        InsecureStorageError: Other users can read or replace the key.
+    """
+    subject = provider.assertion_subject
+    claims = {
+        "iss": provider.client_id,
+        "sub": account_name if subject is None else subject,
+        "aud": _audience(provider),
+        "scope": provider.scope if provider.service_account_file else None,
+        **provider.assertion_claims,
+    }
+    return _signed_with_key(provider, {k: v for k, v in claims.items() if v not in (None, "")})
+
+
 def _signed_with_key(provider: Provider, claims: Mapping[str, Any]) -> str:
     key, fitting = signing_key(provider)
     algorithm = provider.signing_alg
@@ -63,7 +87,12 @@ def _signed(
     """
     now = int(time.time())
     times = {"iat": now, "exp": now + LIFETIME, "jti": secrets.token_urlsafe()}
-    payload = json.dumps({**claims, **times}).encode()
+    try:
+        payload = json.dumps({**claims, **times}).encode()
+    except (TypeError, ValueError):
+        raise provider.configuration_error(
+            "has invalid assertion_claims: JSON cannot represent them"
+        ) from None
     headers = {"kid": key_id} if key_id else None
     try:
         signed: str = _signer().encode(payload, key, algorithm, headers=headers)

@@ -1,4 +1,4 @@
-"""The client's side of the token endpoint: authentication, and the refresh grant. No storage."""
+"""The client's side of the token endpoint: authentication, and the grants. No storage."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
 from tokenstore.models.tokens import is_token
-from tokenstore.oauth.assertions import ASSERTION_TYPE, client_assertion
+from tokenstore.oauth.assertions import ASSERTION_TYPE, client_assertion, grant_assertion
 from tokenstore.oauth.http import TransportFailure, exchange
 from tokenstore.oauth.keys import client_tls
+from tokenstore.oauth.provider import JWT_BEARER
 from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
@@ -62,14 +63,73 @@ def refresh_grant(
         TransientRefreshError: There was no usable response; try again later.
         ClientRejectedError: The provider refuses the client or the request.
     """
-    params = {
-        **provider.extra_params,
-        "grant_type": "refresh_token",
-        "refresh_token": refresh_token,
-    }
+    params = {"grant_type": "refresh_token", "refresh_token": refresh_token}
     if provider.scope:
         params["scope"] = provider.scope
-    request = authenticated_request(provider, params)
+    return _exchanged(
+        provider,
+        params,
+        refresh_token=refresh_token,
+        account_name=account_name,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+        session=session,
+    )
+
+
+def unattended_grant(
+    provider: Provider,
+    *,
+    account_name: str,
+    timeout: float,
+    connect_timeout: float | None = None,
+    session: requests.Session | None = None,
+) -> TokenResponse:
+    """Obtain an access token without a user (RFC 6749 section 4.4, RFC 7523 section 2.1).
+
+    A refresh token in the response is dropped: the grant takes its place (RFC 6749 section 4.4.3).
+
+    Args:
+        provider: The provider, with a token endpoint; its ``grant_type`` says how.
+        account_name: The account, for errors, and as the subject of an assertion.
+        timeout: Seconds to the last byte of the response; then the connection is closed.
+        connect_timeout: Seconds to establish the connection.
+        session: A session whose network settings are used, or None.
+
+    Raises:
+        TransientRefreshError: There was no usable response; try again later.
+        ClientRejectedError: The provider refuses the client, the assertion or the request.
+        ProviderConfigurationError: The client's key or certificate cannot be used.
+        InsecureStorageError: Other users can read or replace it.
+    """
+    params = {"grant_type": provider.grant_type}
+    if provider.grant_type == JWT_BEARER:
+        params["assertion"] = grant_assertion(provider, account_name)
+    if provider.scope and not provider.service_account_file:  # there the assertion has it
+        params["scope"] = provider.scope
+    response = _exchanged(
+        provider,
+        params,
+        account_name=account_name,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+        session=session,
+    )
+    response.fields.pop("refresh_token", None)
+    return response
+
+
+def _exchanged(
+    provider: Provider,
+    params: Mapping[str, str],
+    *,
+    refresh_token: str = "",
+    account_name: str,
+    timeout: float,
+    connect_timeout: float | None,
+    session: requests.Session | None,
+) -> TokenResponse:
+    request = authenticated_request(provider, {**provider.extra_params, **params})
     received = request.send(
         provider.token_endpoint or "",
         timeout=timeout,
@@ -147,8 +207,8 @@ def authenticated_request(provider: Provider, params: Mapping[str, str]) -> Auth
     method = provider.auth_method
     if method == "client_secret_basic":
         headers["Authorization"] = f"Basic {provider.basic_credentials}"
-    else:
-        form["client_id"] = provider.client_id
+    elif not provider.service_account_file:  # there the assertion names the client
+        form["client_id"] = provider.client_id or ""
     if method == "client_secret_post":
         form["client_secret"] = provider.client_secret or ""
     elif method in {"private_key_jwt", "client_secret_jwt"}:
@@ -165,3 +225,5 @@ def require_credentials(provider: Provider) -> None:
         InsecureStorageError: Other users can read or replace it.
     """
     authenticated_request(provider, {})
+    if provider.grant_type == JWT_BEARER:
+        grant_assertion(provider, provider.name)

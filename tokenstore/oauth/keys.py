@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,29 +38,17 @@ def signing_key(provider: Provider) -> SigningKey:
         ProviderConfigurationError: There is no such key, or it cannot be used.
         InsecureStorageError: Other users can read or replace its file.
     """
-    source = "private_key_file" if provider.private_key_file else "private_key_env"
-    if provider.private_key_file:
-        pem = read_key_file(provider, source)
+    if provider.service_account_file:
+        source, pem = "service_account_file", _key_file(provider)["private_key"].encode()
+    elif provider.private_key_file:
+        source, pem = "private_key_file", read_key_file(provider, "private_key_file")
     else:
+        source = "private_key_env"
         pem = os.environ.get(provider.private_key_env or "", "").encode()
-        if not pem:
-            raise provider.configuration_error(
-                f"requires the environment variable {provider.private_key_env}"
-            )
-    return parse_key(provider, pem, source)
-
-
-def parse_key(provider: Provider, pem: bytes, source: str) -> SigningKey:
-    """Return the private key in a PEM text.
-
-    Args:
-        provider: The provider, for errors.
-        pem: The text.
-        source: The setting that it comes from, for errors.
-
-    Raises:
-        ProviderConfigurationError: It is not a key that can sign.
-    """
+    if not pem and source == "private_key_env":
+        raise provider.configuration_error(
+            f"requires the environment variable {provider.private_key_env}"
+        )
     found: SigningKey | str
     try:
         found = _parsed(pem)
@@ -67,6 +57,48 @@ def parse_key(provider: Provider, pem: bytes, source: str) -> SigningKey:
     if isinstance(found, str):
         raise provider.configuration_error(f"cannot use the key of its {source}: {found}")
     return found
+
+
+def with_service_account(provider: Provider) -> Provider:
+    """Return the provider with what the key file of its service account supplies, if it has one.
+
+    What is configured takes precedence.
+
+    Raises:
+        ProviderConfigurationError: The file cannot be used.
+        InsecureStorageError: Other users can read or replace it.
+    """
+    if not provider.service_account_file:
+        return provider
+    fields = _key_file(provider)
+    complete = replace(
+        provider,
+        client_id=provider.client_id or fields["client_email"],
+        token_endpoint=provider.token_endpoint or fields["token_uri"],
+        key_id=provider.key_id or fields["private_key_id"],
+    )
+    complete.require_usable()
+    return complete
+
+
+def _key_file(provider: Provider) -> dict[str, str]:
+    """Return what is needed of the key file of a Google service account (secret!)."""
+    content = read_key_file(provider, "service_account_file")
+    try:
+        stored = json.loads(content)
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict) or stored.get("type") != "service_account":
+        raise provider.configuration_error(
+            "cannot use its service_account_file: it is not the JSON key file of a service account"
+        )
+    names = ("client_email", "private_key", "private_key_id", "token_uri")
+    fields = {name: stored[name] for name in names if isinstance(stored.get(name), str)}
+    if missing := [name for name in names if not fields.get(name)]:
+        raise provider.configuration_error(
+            f"cannot use its service_account_file: it has no {missing[0]}; download the key again"
+        )
+    return fields
 
 
 def missing_library(provider: Provider) -> Exception:

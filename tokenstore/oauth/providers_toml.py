@@ -38,10 +38,11 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "replay_window": _NUMBER,
     "refresh_token_rotates": _BOOLEAN,
     "failures": ("a list of tables", lambda value: isinstance(value, list)),
+    "assertion_claims": ("a table", lambda value: isinstance(value, dict)),
     "max_concurrency": ("a whole number", lambda value: type(value) is int),
 }
 del _KEYS["name"]
-_FILES = {"private_key_file", "certificate_file", "certificate_key_file"}
+_FILES = {"private_key_file", "certificate_file", "certificate_key_file", "service_account_file"}
 
 
 class ProvidersFile:
