@@ -184,6 +184,13 @@ class Login:
                 "or provider=…)"
             )
         chosen = self._providers.get(wanted)
+        if chosen.is_unattended:
+            raise ProviderConfigurationError(
+                f"{account_name}: provider {chosen.name!r} needs no sign-in: its client obtains "
+                f"tokens by itself ({chosen.grant_type}); use the account, and it gets one",
+                account_name=account_name,
+                provider=chosen.name,
+            )
         if bound not in {None, chosen.name} and not force:
             raise ProviderConfigurationError(
                 f"{account_name} is bound to provider {bound!r}, not {chosen.name!r}; to sign it "
