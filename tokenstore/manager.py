@@ -16,6 +16,7 @@ from tokenstore.lifecycle.hooks import Hooks
 from tokenstore.lifecycle.refresher import Refresher
 from tokenstore.lifecycle.request import RefreshRequest
 from tokenstore.lifecycle.shared import warn_of_shared_token
+from tokenstore.lifecycle.unattended import is_unattended
 from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.timestamps import expiry_of
@@ -338,7 +339,10 @@ class TokenManager:
         forecast = RefreshTokenForecast(self._providers)
         with Operation("accounts", None) as operation:
             for account in self._repository.accounts(
-                expiry_buffer=self._freshness.buffer, client_of=forecast.client_of, names=names
+                expiry_buffer=self._freshness.buffer,
+                client_of=forecast.client_of,
+                is_unattended=forecast.is_unattended,
+                names=names,
             ):
                 yield forecast.apply(account)
             operation.outcome = "listed"
@@ -580,6 +584,10 @@ class TokenManager:
     def _cached(self, account_name: str, provider: str | Provider | None) -> str | None:
         """Return the token that is in memory, without any I/O."""
         return self._cache.get(account_name, provider)
+
+    def _is_unattended(self, provider: str | None) -> bool:
+        """Return whether a provider's accounts need no sign-in, and may not be stored yet."""
+        return is_unattended(self._providers, provider)
 
     def _is_permanent(self, name: str) -> bool:
         record = self._repository.record(name)

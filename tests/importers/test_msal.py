@@ -368,7 +368,7 @@ def test_aliases_of_an_authority_are_one_environment(
 def test_an_imported_account_is_refreshed_and_exported(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         tokens = world.server.sign_in("alice")
-        client = world.server.provider().client_id
+        client = str(world.server.provider().client_id)
         path = tmp_path / "cache.bin"
         persisted = PersistedTokenCache(FilePersistence(str(path)))
         sign_in(persisted, client=client, now=int(world.clock.now) - 7200, **tokens)

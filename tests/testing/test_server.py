@@ -301,7 +301,7 @@ def test_a_missing_parameter_is_refused(server: AuthorizationServer, name: str) 
 
 
 def test_other_grants_are_unsupported(server: AuthorizationServer) -> None:
-    response = refresh(server, "x", grant_type="client_credentials")
+    response = refresh(server, "x", grant_type="password")
     assert refused(response, 400, "unsupported_grant_type")
 
 
@@ -440,16 +440,16 @@ def test_the_metadata_lists_the_endpoints(server: AuthorizationServer, name: str
     assert metadata["issuer"] == server.issuer
     assert metadata["token_endpoint"] == server.token_endpoint == f"{server.issuer}/token"
     assert metadata["authorization_endpoint"].startswith(server.issuer)
-    assert metadata["token_endpoint_auth_methods_supported"] == [
-        "client_secret_basic",
-        "client_secret_post",
-        "none",
-    ]
-    assert metadata["grant_types_supported"] == [
-        "authorization_code",
-        "refresh_token",
+    assert set(metadata["token_endpoint_auth_methods_supported"]) == {
+        *("client_secret_basic", "client_secret_post", "none"),
+        *("client_secret_jwt", "private_key_jwt"),
+        *("tls_client_auth", "self_signed_tls_client_auth"),
+    }
+    assert set(metadata["grant_types_supported"]) == {
+        *("authorization_code", "refresh_token", "client_credentials"),
         "urn:ietf:params:oauth:grant-type:device_code",
-    ]
+        "urn:ietf:params:oauth:grant-type:jwt-bearer",
+    }
     assert server.requests == []
 
 

@@ -122,7 +122,7 @@ def print_history(entries: Iterable[HistoryEntry]) -> None:
             (outcome, "green" if entry.outcome == "refreshed" else "yellow"),
             took,
             f"{entry.host} {entry.pid}",
-            f"{entry.sent[:6]} → {(entry.received or '?')[:6]}",
+            f"{entry.sent[:6]} → {(entry.received or '?')[:6]}" if entry.sent else "-",
         )
     print_table(rows, "no refreshes yet")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import ProviderConfigurationError, ReauthorizationRequired
+from tokenstore.lifecycle.unattended import is_unattended
 from tokenstore.logs import provider_name
 from tokenstore.oauth.issuers import foreign_host
 
@@ -38,7 +39,9 @@ def resolve_provider(
         TransientRefreshError: The provider must not be contacted yet.
     """
     name = record.account_name
-    if record.tokens.refresh_token is None:
+    if record.tokens.refresh_token is None and not is_unattended(
+        providers, provider or record.provider
+    ):
         raise ReauthorizationRequired(
             f"{name}: there is no refresh token; sign in again",
             account_name=name,
@@ -49,8 +52,9 @@ def resolve_provider(
     except ProviderConfigurationError as error:
         error.account_name = name
         raise
-    require_same_client(record, chosen)
-    _require_same_issuer(record, chosen)
+    if not chosen.is_unattended:
+        require_same_client(record, chosen)
+        _require_same_issuer(record, chosen)
     failure = record.failure
     if respect_failure and failure is not None and failure.still_applies(chosen.client, now=now):
         raise failure.to_error(account_name=name, provider=chosen.name, now=now)

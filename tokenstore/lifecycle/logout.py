@@ -86,7 +86,8 @@ class Logout:
             timeout=self._timeout,
             session=self._session,
         )
-        require_same_client(record, provider)
+        if not provider.is_unattended:
+            require_same_client(record, provider)
         if provider.revocation_endpoint is None:
             _log.warning(
                 "%s: provider %r cannot revoke tokens; the account is only removed from the "

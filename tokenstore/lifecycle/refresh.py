@@ -45,6 +45,7 @@ from tokenstore.lifecycle.request import (
     iso,
     longest_hold,
 )
+from tokenstore.lifecycle.unattended import is_unattended, store_if_new, unstored_record
 from tokenstore.logs import place_of
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import lifetime_of
@@ -102,6 +103,7 @@ class RefreshProtocol:
         self._job = job
         self._previous: Failure | None = None
         self._client = ""
+        self._unattended = False
         self.requested_at: float | None = None
         self.news: list[Callable[[], None]] = []
 
@@ -110,7 +112,9 @@ class RefreshProtocol:
         record = self._read()
         if self._request.satisfied_by(record):
             return Outcome(record)
-        if record.is_permanent and self._request.rejected == record.tokens.access_token:
+        is_lost = record.is_permanent and self._request.rejected == record.tokens.access_token
+        provider = self._provider or record.provider
+        if is_lost and not is_unattended(self._context.providers, provider):
             self._end_permanent(record)
         # Checked before the lock as well, so that a hopeless account costs no lock and no file.
         self._resolve(record)
@@ -172,6 +176,7 @@ class RefreshProtocol:
         if self._request.satisfied_by(record):
             return Outcome(record)
         provider = self._resolve(record)
+        self._unattended = provider.is_unattended
         self._client = provider.client  # as a recorded failure is compared with: not discovered
         found = self._with_endpoint(provider)
         if self._is_lost_cause(record):
@@ -199,7 +204,9 @@ class RefreshProtocol:
     # -- steps 2 to 4 -------------------------------------------------------------------------
 
     def _read(self) -> Record:
-        record = self._repository.record(self._name)
+        record = self._repository.record(self._name) or unstored_record(
+            self._name, self._context.providers, self._provider
+        )
         if record is None:
             raise ReauthorizationRequired(
                 f"{self._name}: no tokens are stored; sign in first", account_name=self._name
@@ -246,23 +253,26 @@ class RefreshProtocol:
         return record.refresh_id or 0
 
     def _with_endpoint(self, provider: Provider) -> Provider | TokenRefreshError:
+        from tokenstore.oauth.client import require_credentials
         from tokenstore.oauth.discovery import with_endpoints
 
         timeout, session = self._context.timeout, self._context.session
         if not provider.token_endpoint:
             self._job.expect(timeout + BUSY, lambda: self._undiscovered(provider.name))
         try:
-            return with_endpoints(
+            found = with_endpoints(
                 provider,
                 timeout=timeout,
                 session=session,
                 known=self._context.metadata,
             )
+            require_credentials(found)
         except TokenRefreshError as error:
             error.account_name = self._name
             if isinstance(error, ProviderConfigurationError):
                 raise
             return error
+        return found
 
     def _undiscovered(self, provider: str) -> TransientRefreshError:
         return TransientRefreshError(
@@ -288,12 +298,17 @@ class RefreshProtocol:
 
     def _begin(self, record: Record, provider: Provider) -> Refresh:
         self._require_time()
+        found = store_if_new(record, self._repository)
+        if found is None:
+            raise _Retry(self._changed_meanwhile())
+        record = found
         try:
             return self._journal.begin(
                 record,
                 provider=provider.name,
                 reason=self._request.reason,
                 longest=longest_hold(self._context.timeout),
+                spends=not provider.is_unattended,
             )
         except AccountChanged:
             raise _Retry(self._changed_meanwhile()) from None
@@ -333,15 +348,17 @@ class RefreshProtocol:
     def _send(
         self, refresh: Refresh, provider: Provider, ends_after: float
     ) -> TokenResponse | TokenRefreshError:
-        from tokenstore.oauth.client import refresh_grant
+        from tokenstore.oauth.client import refresh_grant, unattended_grant
 
         record, timeout = refresh.record, self._context.timeout
         self.requested_at = self.requested_at or time.monotonic()
         self._job.expect(timeout, lambda: self._unanswered(provider.name))
+        grant: Callable[..., TokenResponse] = partial(unattended_grant, provider)
+        if not provider.is_unattended:
+            refresh_token = record.tokens.refresh_token or ""
+            grant = partial(refresh_grant, without_other_scope(provider, record), refresh_token)
         try:
-            return refresh_grant(
-                without_other_scope(provider, record),
-                record.tokens.refresh_token or "",
+            return grant(
                 account_name=self._name,
                 timeout=ends_after,
                 connect_timeout=0.9 * min(timeout, ends_after),
@@ -356,22 +373,24 @@ class RefreshProtocol:
         kind, place = type(error).__name__, place_of(error)
         _log.error("%s: unexpected %s in %s during a refresh", self._name, kind, place)
         return TransientRefreshError(
-            f"{self._name}: unexpected {kind} in {place}; the refresh token may have been spent; "
-            "please report this",
+            f"{self._name}: unexpected {kind} in {place}; {self._unsure()}please report this",
             account_name=self._name,
             provider=provider.name,
-            maybe_spent=True,
+            maybe_spent=not self._unattended,
         )
 
     def _unanswered(self, provider: str) -> TransientRefreshError:
         timeout = self._context.timeout
         return TransientRefreshError(
             f"{self._name}: no complete response from provider {provider!r} within {timeout:g} s; "
-            "the refresh token may have been spent, and a late response is still stored",
+            f"{self._unsure()}a late response is still stored",
             account_name=self._name,
             provider=provider,
-            maybe_spent=True,
+            maybe_spent=not self._unattended,
         )
+
+    def _unsure(self) -> str:
+        return "" if self._unattended else "the refresh token may have been spent; "
 
     def _failed(self, refresh: Refresh, provider: Provider, error: TokenRefreshError) -> Outcome:
         if isinstance(error, ReauthorizationRequired):
@@ -514,6 +533,8 @@ class RefreshProtocol:
 
     def _superseded(self, stored: Record | None, error: TokenRefreshError | None) -> Outcome:
         """Return what another process, or a caller, has stored meanwhile, if that will do."""
+        if stored is None and self._unattended:
+            raise self._changed_meanwhile()
         if stored is None:
             raise ReauthorizationRequired(
                 f"{self._name} was deleted while it was being refreshed", account_name=self._name

@@ -42,8 +42,8 @@ class Account:
         refresh_token_expires_at: When the refresh token expires because of its age or of disuse,
             in UTC epoch seconds, according to the provider's response or its configuration; None
             if unknown.
-        refreshable: Whether a refresh may be tried: there is a refresh token, the provider has not
-            refused it, and no wait is in force.
+        refreshable: Whether a refresh may be tried: there is a refresh token, or the account
+            belongs to no user; the provider has not refused it, and no wait is in force.
     """
 
     name: str
@@ -109,12 +109,13 @@ class HistoryEntry:
         host: The machine that ran the refresh.
         pid: The process that ran it.
         started_at: When it began, in UTC epoch seconds.
-        sent: Fingerprint of the refresh token that was sent.
+        sent: Fingerprint of the refresh token that was sent; empty if the account belongs to no
+            user, so that none was.
         finished_at: When it ended, in UTC epoch seconds, or None if it has not.
         outcome: ``refreshed``, ``reauthorization``, ``transient`` or ``client_rejected``;
             ``superseded`` if the account was changed in the meantime; ``interrupted`` if the
             process died; None while it runs.
-        received: Fingerprint of the refresh token that was stored afterwards.
+        received: Fingerprint of the refresh token that was stored afterwards; empty likewise.
         status_code: The HTTP status of a response that reported a failure.
         error: The error code of that response.
         maybe_spent: Whether the refresh token may have been used although no response arrived.

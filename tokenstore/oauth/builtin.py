@@ -19,6 +19,9 @@ from tokenstore.oauth.provider import Provider
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_INSTEAD_OF_SECRET = (
+    *("service_account_file", "private_key_file", "private_key_env", "certificate_file"),
+)
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -62,15 +65,15 @@ class BuiltIn:
             key: _inserted(value, values) if isinstance(value, str) else value
             for key, value in self.settings.items()
         }
-        settings["client_id"] = _environ(self.variable(name, "client_id"))
-        secret = _environ(self.variable(name, "client_secret"))
-        if secret or self.secret_required:
-            settings["client_secret"] = secret
+        for key in ("client_id", "client_secret"):
+            value = _environ(self.variable(name, key))
+            if value and not given.get("service_account_file"):  # which names the client
+                settings[key] = value
         settings |= given
         if settings.get("client_secret") is None and "token_endpoint_auth_method" not in given:
             settings.pop("token_endpoint_auth_method", None)  # that of a client with a secret
         endpoint = settings.pop("token_endpoint", None)
-        return Provider(name, endpoint, settings.pop("client_id"), **settings)
+        return Provider(name, endpoint, settings.pop("client_id", None), **settings)
 
     def missing(self, name: str, given: Mapping[str, Any]) -> list[str]:
         """Return the keys that are neither given nor set in the environment.
@@ -79,9 +82,11 @@ class BuiltIn:
             name: The provider's name.
             given: What is set elsewhere.
         """
-        needed = ["client_id", *(v for v, default in self.variables.items() if not default)]
-        if self.secret_required:
-            needed.insert(1, "client_secret")
+        needed = [v for v, default in self.variables.items() if not default]
+        if self.secret_required and not any(map(given.get, _INSTEAD_OF_SECRET)):
+            needed.insert(0, "client_secret")
+        if not given.get("service_account_file"):
+            needed.insert(0, "client_id")
         return [k for k in needed if not (given.get(k) or _environ(self.variable(name, k)))]
 
     def variable(self, name: str, key: str) -> str:

@@ -46,9 +46,11 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
     ),
     "failures": ("a list of tables", lambda value: isinstance(value, list)),
+    "assertion_claims": ("a table", lambda value: isinstance(value, dict)),
     "max_concurrency": ("a whole number", lambda value: type(value) is int),
 }
 del _KEYS["name"]
+_FILES = {"private_key_file", "certificate_file", "certificate_key_file", "service_account_file"}
 
 
 class ProvidersFile:
@@ -132,6 +134,8 @@ def provider_from_table(
         ProviderConfigurationError: The table is invalid; the error names the key.
     """
     settings = _checked(name, table, path, base)
+    for key in _FILES & settings.keys():
+        settings[key] = _beside(path, settings[key])
     variable = settings.pop("client_secret_env", None)
     if variable is not None:
         settings["client_secret"] = os.environ.get(variable)
@@ -152,6 +156,12 @@ def provider_from_table(
             provider=name,
         )
     return base.provider(name, settings)
+
+
+def _beside(path: Path | None, file: str) -> str:
+    """Return the path of a file that a table names, relative to the directory of this one."""
+    given = os.path.expanduser(file)  # noqa: PTH111 - as it is, if there is no such user
+    return os.path.join("" if path is None else path.parent, given) if file else file  # noqa: PTH118
 
 
 def _checked(name: str, table: Any, path: Path | None, base: BuiltIn | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokenstore.errors import ReauthorizationRequired
 from tokenstore.oauth.client import authenticated_request
-from tokenstore.oauth.http import TransportFailure, exchange
+from tokenstore.oauth.http import TransportFailure
 from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ def revoke(
         token: str | None = getattr(tokens, hint)
         if token is None:
             continue
-        headers, form = authenticated_request(provider, {"token": token, "token_type_hint": hint})
-        response = exchange(
-            "POST", url, timeout=timeout, session=session, headers=headers, data=form
-        )
+        request = authenticated_request(provider, {"token": token, "token_type_hint": hint})
+        response = request.send(url, timeout=timeout, session=session)
         parser = TokenResponseParser(
-            provider, [token], account_name, endpoint=_ENDPOINT, unsure="try again later"
+            provider,
+            [token, *request.secrets],
+            account_name,
+            endpoint=_ENDPOINT,
+            unsure="try again later",
         )
         if isinstance(response, TransportFailure):
             raise parser.error_of_failure(response)

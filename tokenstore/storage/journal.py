@@ -41,6 +41,7 @@ class Refresh:
         started_at: When it began, in UTC epoch seconds.
         record: What was stored when it began; its refresh token is the one that is sent.
         identity: The database in which it is recorded (`Database.identity`).
+        sent: Fingerprint of the refresh token that is sent; empty if none is.
         lock_lost: Whether another process could refresh the account at the same time.
     """
 
@@ -48,6 +49,7 @@ class Refresh:
     started_at: float
     record: Record
     identity: object
+    sent: str
     lock_lost: bool = False
 
 
@@ -132,12 +134,14 @@ class Journal:
 
     def unanswered(self, refresh: Refresh) -> Unanswered | None:
         """Return the last earlier use of the same refresh token whose outcome is unknown."""
+        if not refresh.sent:
+            return None
         row = self._database.fetch_one(
             sql.UNANSWERED,
             {
                 "account_name": refresh.record.account_name,
                 "before": refresh.id,
-                "sent": _fingerprint(refresh.record.tokens),
+                "sent": refresh.sent,
             },
         )
         if row is None:
@@ -167,7 +171,15 @@ class Journal:
             yield from map(to_history_entry, rows)
             before = rows[-1][0]
 
-    def begin(self, record: Record, *, provider: str, reason: Reason, longest: float) -> Refresh:
+    def begin(
+        self,
+        record: Record,
+        *,
+        provider: str,
+        reason: Reason,
+        longest: float,
+        spends: bool = True,
+    ) -> Refresh:
         """Record that a refresh begins. The caller holds the account's lock.
 
         It touches the account's own row, and requires room for the outcome: so it proves that the
@@ -178,6 +190,7 @@ class Journal:
             provider: The provider that the request goes to.
             reason: Why the account is refreshed.
             longest: Seconds that a refresh may last at most, in any process.
+            spends: Whether the stored refresh token is sent; not so for an account of no user.
 
         Raises:
             AccountChanged: The account has changed since *record* was read.
@@ -185,7 +198,7 @@ class Journal:
             SpentToken: The stored refresh token must not be sent again.
             StorageError: The outcome could not be stored.
         """
-        now = self._clock()
+        now, sent = self._clock(), _fingerprint(record.tokens) if spends else ""
         account = {"account_name": record.account_name}
         begun = {
             "provider": provider,
@@ -193,7 +206,7 @@ class Journal:
             "host": os.uname().nodename,
             "pid": os.getpid(),
             "started_at": now,
-            "sent": _fingerprint(record.tokens),
+            "sent": sent,
         }
         unchanged = {"name": record.account_name, "read_version": record.version}
 
@@ -203,12 +216,12 @@ class Journal:
             if not self._database.execute(sql.TOUCH, unchanged):
                 raise AccountChanged
             self._require_ended(record.account_name, now, longest)
-            spent_at = self.spent_at(record.tokens.refresh_token or "")
+            spent_at = self.spent_at(record.tokens.refresh_token or "") if spends else None
             if spent_at is not None:
                 raise SpentToken(spent_at)
             self._close_interrupted(record.account_name, now)
             ((number,),) = self._database.fetch_all(sql.BEGIN_REFRESH, account | begun)
-            return Refresh(int(number), now, record, self._database.identity())
+            return Refresh(int(number), now, record, self._database.identity(), sent)
 
         self._database.require_room(row_size(record.tokens))
         try:
@@ -361,10 +374,10 @@ class Journal:
                 "id_": refresh.id,
                 "finished_at": now,
                 "outcome": result if applied else "superseded",
-                "received": _fingerprint(received),
+                "received": _fingerprint(received) if refresh.sent else "",
                 "status_code": failure and failure.status_code,
                 "error": _error_of(failure, refresh),
-                "maybe_spent": bool(failure and _maybe_spent(failure)),
+                "maybe_spent": bool(refresh.sent and failure and _maybe_spent(failure)),
             },
         )
         self._database.execute(sql.PRUNE_REFRESHES, {"account_name": refresh.record.account_name})

@@ -153,6 +153,7 @@ class TokenRepository:
         *,
         expiry_buffer: float = 300.0,
         client_of: Callable[[str | None], str | None] = lambda _: None,
+        is_unattended: Callable[[str | None], bool] = lambda _: False,
         names: Iterable[str] | None = None,
     ) -> Iterator[Account]:
         """Yield accounts in the order of their names, without secrets, read page by page.
@@ -161,10 +162,15 @@ class TokenRepository:
             expiry_buffer: Seconds before its expiry at which a token counts as due.
             client_of: Returns, for the name of a provider, the `Provider.client` in its current
                 configuration, or None. A recorded failure of another client is ignored.
+            is_unattended: Returns, for the name of a provider, whether its accounts need no sign-in
+                (`Provider.is_unattended`).
             names: Yield only the accounts with these names. Defaults to all accounts.
         """
         yield from self.listing.accounts(
-            expiry_buffer=expiry_buffer, client_of=client_of, names=names
+            expiry_buffer=expiry_buffer,
+            client_of=client_of,
+            is_unattended=is_unattended,
+            names=names,
         )
 
     def in_transaction(self) -> bool:

@@ -15,7 +15,9 @@ from tokenstore.testing.script import Answer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
+_SECRET_METHODS = ("client_secret_basic", "client_secret_post", "client_secret_jwt")
+CERTIFICATE_METHODS = ("tls_client_auth", "self_signed_tls_client_auth")
+AUTH_METHODS = (*_SECRET_METHODS, "private_key_jwt", *CERTIFICATE_METHODS, "none")
 REDIRECT_URIS = ("http://127.0.0.1/callback", "http://127.0.0.1/callback/test")
 ANY_CALLBACK = "http://127.0.0.1/callback/*"  # the only pattern: the callback of any provider
 NO_STORE = {"Cache-Control": "no-store"}
@@ -35,13 +37,14 @@ class OAuthError(Exception):
 
 
 class HTTPRequest(NamedTuple):
-    """A request as it was read from the socket, unchecked."""
+    """A request as it was read from the socket, unchecked; with the client's certificate (DER)."""
 
     method: str
     path: str
     query: str
     headers: dict[str, str]
     form: list[tuple[str, str]] | None
+    certificate: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Client:
     secret: str | None = field(repr=False)
     method: str
     redirect_uris: tuple[str, ...] = field(default=(), compare=False)
+    public_key: str | None = field(default=None, compare=False)
+    certificate: str | None = field(default=None, compare=False)
 
     @classmethod
     def register(
@@ -60,14 +65,21 @@ class Client:
         secret: str | None,
         method: str | None,
         redirect_uris: Iterable[str] = REDIRECT_URIS,
+        *,
+        public_key: str | None = None,
+        certificate: str | None = None,
     ) -> Client:
         """Return a registered client (RFC 7591)."""
         method = method or ("none" if secret is None else "client_secret_post")
         if method not in AUTH_METHODS:
             raise ValueError(f"token_endpoint_auth_method must be one of {', '.join(AUTH_METHODS)}")
-        if (secret is None) != (method == "none") or secret == "":
-            raise ValueError("client_secret is required, except with the method 'none'")
-        return cls(client_id, secret, method, tuple(redirect_uris))
+        if (secret is None) == (method in _SECRET_METHODS) or secret == "":
+            raise ValueError(f"client_secret is required with {', '.join(_SECRET_METHODS)} only")
+        if method == "private_key_jwt" and public_key is None:
+            raise ValueError("public_key is required with private_key_jwt")
+        if method in CERTIFICATE_METHODS and certificate is None:
+            raise ValueError(f"certificate is required with {method}")
+        return cls(client_id, secret, method, tuple(redirect_uris), public_key, certificate)
 
     @classmethod
     def from_request(cls, authorization: str | None, params: dict[str, str]) -> Client:

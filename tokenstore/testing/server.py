@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from ssl import CERT_OPTIONAL, CERT_REQUIRED, PROTOCOL_TLS_SERVER, SSLContext
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from tokenstore.testing.steps import StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from os import PathLike
 
     from tokenstore.oauth.provider import Provider
 
@@ -58,14 +60,23 @@ class AuthorizationServer:
         clock: Returns UTC epoch seconds, for every expiry.
         client_id: The default client.
         client_secret: Its secret, or None for a public client.
-        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``.
-            Defaults to ``client_secret_post`` with a secret and ``none`` without.
+        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post``, ``none``,
+            ``client_secret_jwt``, ``private_key_jwt``, ``tls_client_auth`` or
+            ``self_signed_tls_client_auth``. Defaults to ``client_secret_post`` with a secret and
+            ``none`` without.
         users: Passwords by user names, for the sign-in pages.
         offline_access: Whether a sign-in on a page returns a refresh token only with the scope
             ``offline_access``.
         iss_parameter: Whether redirects have the parameter ``iss`` (RFC 9207).
         device_expires_in: Lifetime of a device code in seconds.
         device_interval: Minimum seconds between two polls of a device.
+        public_key: The default client's public key in PEM format. It verifies the assertions with
+            which the client authenticates, and those of the grant ``jwt-bearer``, which the client
+            may issue for each of the users and for itself.
+        certificate: The default client's certificate in PEM format. The server accepts no
+            connection without a registered certificate then; it requires *tls*.
+        tls: The server's own certificate and its key, as PEM files. With it the server speaks
+            https. Defaults to plain HTTP.
 
     Attributes:
         issuer: The URL of the server, which is its issuer identifier (RFC 8414).
@@ -90,22 +101,30 @@ class AuthorizationServer:
         iss_parameter: bool = True,
         device_expires_in: float = 600,
         device_interval: float = 5,
+        public_key: str | None = None,
+        certificate: str | None = None,
+        tls: tuple[str | PathLike[str], str | PathLike[str]] | None = None,
     ) -> None:
         client = Client.register(
             client_id,
             client_secret,
             token_endpoint_auth_method,
             (*REDIRECT_URIS, ANY_CALLBACK),
+            public_key=public_key,
+            certificate=certificate,
         )
+        self._tls = _tls_context(tls, requires_certificate=certificate is not None)
+        self._accept(certificate)
         self._default = client
         self._clients = {client_id: client}
         self._tokens = TokenRegistry(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
         self._clock = clock
         self._lock = Lock()  # guards clients and tokens; not held while waiting
-        self._http = LoopbackHTTPServer(self._respond)
+        self._http = LoopbackHTTPServer(self._respond, self._tls)
         self._runner = StepRunner(self._handle, self._http.closing)
         self._script = self._runner.steps
-        self.issuer = f"http://127.0.0.1:{self._http.server_address[1]}"
+        scheme = "http" if self._tls is None else "https"
+        self.issuer = f"{scheme}://127.0.0.1:{self._http.server_address[1]}"
         self.token_endpoint = f"{self.issuer}{TOKEN}"
         self._users = dict(users)
         self._metadata = metadata(self.issuer, iss_parameter=iss_parameter)
@@ -121,6 +140,7 @@ class AuthorizationServer:
             self._tokens,
             codes,
             devices,
+            self._users,
             offline_access=offline_access,
         )
 
@@ -140,6 +160,9 @@ class AuthorizationServer:
         client_secret: str | None = None,
         token_endpoint_auth_method: str | None = None,
         redirect_uris: Iterable[str] = REDIRECT_URIS,
+        *,
+        public_key: str | None = None,
+        certificate: str | None = None,
     ) -> None:
         """Register a client, or replace the one with that id.
 
@@ -149,15 +172,30 @@ class AuthorizationServer:
             token_endpoint_auth_method: As for the constructor.
             redirect_uris: Its redirect URIs. They must match exactly, except that a loopback URI
                 without a port matches any port (RFC 8252 section 7.3).
+            public_key: As for the constructor.
+            certificate: As for the constructor.
 
         Raises:
             ValueError: The authentication method is unknown or does not match the secret.
         """
         client = Client.register(
-            client_id, client_secret, token_endpoint_auth_method, redirect_uris
+            client_id,
+            client_secret,
+            token_endpoint_auth_method,
+            redirect_uris,
+            public_key=public_key,
+            certificate=certificate,
         )
+        self._accept(certificate)
         with self._lock:
             self._clients[client_id] = client
+
+    def _accept(self, certificate: str | None) -> None:
+        """Accept connections with a client's certificate, which is compared with each request."""
+        if certificate is not None:
+            if self._tls is None:
+                raise ValueError("a client's certificate requires a server with tls")
+            self._tls.load_verify_locations(cadata=certificate)
 
     def provider(self, name: str = "test", **changes: Any) -> Provider:
         """Return a provider for the default client.
@@ -319,3 +357,14 @@ class AuthorizationServer:
                 dict(request.form or ()).get("refresh_token", "")
             )
             return token.family.subject if token else None
+
+
+def _tls_context(
+    files: tuple[str | PathLike[str], str | PathLike[str]] | None, *, requires_certificate: bool
+) -> SSLContext | None:
+    if files is None:
+        return None
+    context = SSLContext(PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    context.verify_mode = CERT_REQUIRED if requires_certificate else CERT_OPTIONAL
+    return context

@@ -127,7 +127,7 @@ def _authorization_url(
     if "@" in context.account_name:
         params.setdefault("login_hint", context.account_name)
     if provider.client_id_parameter != "client_id":
-        params[provider.client_id_parameter] = provider.client_id
+        params[provider.client_id_parameter] = provider.client_id or ""
     client = OAuth2Client(
         None,
         client_id=provider.client_id,
