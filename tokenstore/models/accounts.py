@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from tokenstore.models.timestamps import latest
+from tokenstore.models.timestamps import NEVER, latest
 
 if TYPE_CHECKING:
     from tokenstore.models.failures import Failure
@@ -88,7 +88,8 @@ class Record:
         That is so if it has no known end and there is no refresh token, as some providers do.
         """
         tokens = self.tokens
-        endless = tokens.expires_at is None and tokens.refresh_token is None
+        has_end = tokens.expires_at is not None and tokens.expires_at < NEVER
+        endless = not has_end and tokens.refresh_token is None
         return endless and tokens.access_token is not None and self.failure is None
 
     @property

@@ -42,7 +42,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         response, step = self.server.respond(
-            HTTPRequest(self.command, path, query, headers, decode_form(body), self._certificate())
+            HTTPRequest(
+                self.command, path, query, headers, decode_form(body), self._certificate(), body
+            )
         )
         if response is None:
             self.close_connection = True

@@ -45,6 +45,7 @@ class HTTPRequest(NamedTuple):
     headers: dict[str, str]
     form: list[tuple[str, str]] | None
     certificate: bytes | None = None
+    body: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tokenstore.testing import browser
 from tokenstore.testing.authorize import AuthorizationPages
 from tokenstore.testing.codes import Codes
 from tokenstore.testing.devices import Devices
+from tokenstore.testing.dialects import DIALECTS, Dialect
 from tokenstore.testing.endpoints import DEFAULT_SCOPE, DEVICE, REVOKE, TOKEN, Endpoints, metadata
 from tokenstore.testing.http import LoopbackHTTPServer, ScriptedResponse
 from tokenstore.testing.protocol import (
@@ -19,6 +20,7 @@ from tokenstore.testing.protocol import (
     REDIRECT_URIS,
     Client,
     HTTPRequest,
+    OAuthError,
     TokenFamily,
     TokenRegistry,
 )
@@ -40,6 +42,7 @@ _PROVIDER_SETTINGS = (
     "revocation_endpoint",
     "authorization_response_iss_parameter_supported",
 )
+_PLACES = {"redirect_uri", "token_origins"}  # of the real provider
 _WELL_KNOWN = ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server")
 
 
@@ -70,6 +73,9 @@ class AuthorizationServer:
         iss_parameter: Whether redirects have the parameter ``iss`` (RFC 9207).
         device_expires_in: Lifetime of a device code in seconds.
         device_interval: Minimum seconds between two polls of a device.
+        dialect: The name of a provider in the catalogue whose token endpoint is imitated: what it
+            demands of a request, the shape of its responses, and its words for a refresh token that
+            is not valid. Defaults to RFC 6749. `provider` returns the settings of that provider.
         public_key: The default client's public key in PEM format. It verifies the assertions with
             which the client authenticates, and those of the grant ``jwt-bearer``, which the client
             may issue for each of the users and for itself.
@@ -83,7 +89,8 @@ class AuthorizationServer:
         token_endpoint: The URL of the token endpoint.
 
     Raises:
-        ValueError: The authentication method is unknown or does not match the secret.
+        ValueError: The authentication method is unknown or does not match the secret, or the
+            dialect is unknown.
     """
 
     def __init__(
@@ -101,6 +108,7 @@ class AuthorizationServer:
         iss_parameter: bool = True,
         device_expires_in: float = 600,
         device_interval: float = 5,
+        dialect: str | None = None,
         public_key: str | None = None,
         certificate: str | None = None,
         tls: tuple[str | PathLike[str], str | PathLike[str]] | None = None,
@@ -115,6 +123,8 @@ class AuthorizationServer:
         )
         self._tls = _tls_context(tls, requires_certificate=certificate is not None)
         self._accept(certificate)
+        self._dialect_name = dialect
+        self._dialect = _dialect(dialect)
         self._default = client
         self._clients = {client_id: client}
         self._tokens = TokenRegistry(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
@@ -207,6 +217,7 @@ class AuthorizationServer:
             name: The provider's name.
             **changes: Arguments of ``Provider`` to add or replace.
         """
+        from tokenstore.oauth.builtin import built_in
         from tokenstore.oauth.provider import Provider
 
         settings: dict[str, Any] = {
@@ -217,6 +228,10 @@ class AuthorizationServer:
             **{name: self._metadata[name] for name in _PROVIDER_SETTINGS},
             "sign_in_scope": DEFAULT_SCOPE,
         }
+        if self._dialect_name is not None:
+            known = built_in()[self._dialect_name].settings
+            facts = {k: v for k, v in known.items() if k not in settings and k not in _PLACES}
+            settings = {**facts, **settings, "issuer": None}
         provider = Provider(name, **{**settings, **changes})
         if provider.client_id == self._default.client_id and provider.redirect_uri is None:
             self._allow_redirect(provider.callback_uri)
@@ -326,6 +341,11 @@ class AuthorizationServer:
 
     def _respond(self, request: HTTPRequest) -> ScriptedResponse:
         """Return the response to a request."""
+        if request.path == TOKEN:
+            try:
+                request = self._dialect.understood(request)
+            except OAuthError as error:
+                return error.response, None
         if request.path in {TOKEN, REVOKE, DEVICE}:
             return self._runner.run(request, self._refresh_token_subject(request))
         if request.method == "GET" and request.path == "/userinfo":
@@ -348,7 +368,8 @@ class AuthorizationServer:
     def _handle(self, request: HTTPRequest) -> Answer:
         now = self._clock()
         with self._lock:
-            return self._endpoints.respond(request, now)
+            answer = self._endpoints.respond(request, now)
+        return self._dialect.spoken(answer, request) if request.path == TOKEN else answer
 
     def _refresh_token_subject(self, request: HTTPRequest) -> str | None:
         """Return the subject of the refresh token in a request, or None."""
@@ -357,6 +378,17 @@ class AuthorizationServer:
                 dict(request.form or ()).get("refresh_token", "")
             )
             return token.family.subject if token else None
+
+
+def _dialect(name: str | None) -> Dialect:
+    """Return how a provider of the catalogue speaks; some speak as RFC 6749 requires."""
+    if name is None:
+        return Dialect()
+    from tokenstore.oauth.builtin import built_in
+
+    if name not in built_in():
+        raise ValueError(f"dialect must be one of {', '.join(built_in())}")
+    return DIALECTS.get(name, Dialect())
 
 
 def _tls_context(
