@@ -459,6 +459,8 @@ class TokenManager:
     ) -> str | None:
         """Return a valid access token: from memory, from the database, or refreshed.
 
+        An account that belongs to no user (`Provider.grant_type`) is created if it does not exist.
+
         Args:
             account_name: The account.
             provider: Provider to use. Defaults to the account's provider.
