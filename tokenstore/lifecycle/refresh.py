@@ -33,7 +33,7 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.eligibility import resolve_provider
-from tokenstore.lifecycle.grant import of_same_user, without_other_scope
+from tokenstore.lifecycle.grant import of_same_user
 from tokenstore.lifecycle.jobs import copy_of, process_is_ending
 from tokenstore.lifecycle.request import (
     BUSY,
@@ -45,6 +45,7 @@ from tokenstore.lifecycle.request import (
     iso,
     longest_hold,
 )
+from tokenstore.lifecycle.targets import further_token, refresh_token_only, requesting
 from tokenstore.logs import place_of
 from tokenstore.models.failures import Failure
 from tokenstore.models.tokens import lifetime_of
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokenstore.lifecycle.jobs import Job
+    from tokenstore.models.access_tokens import FurtherToken
     from tokenstore.models.accounts import HistoryEntry, Record
     from tokenstore.models.tokens import TokenSet
     from tokenstore.oauth.client import TokenResponse
@@ -199,7 +201,7 @@ class RefreshProtocol:
     # -- steps 2 to 4 -------------------------------------------------------------------------
 
     def _read(self) -> Record:
-        record = self._repository.record(self._name)
+        record = self._repository.record(self._name, self._request.target)
         if record is None:
             raise ReauthorizationRequired(
                 f"{self._name}: no tokens are stored; sign in first", account_name=self._name
@@ -294,6 +296,7 @@ class RefreshProtocol:
                 provider=provider.name,
                 reason=self._request.reason,
                 longest=longest_hold(self._context.timeout),
+                target=self._request.target,
             )
         except AccountChanged:
             raise _Retry(self._changed_meanwhile()) from None
@@ -340,12 +343,13 @@ class RefreshProtocol:
         self._job.expect(timeout, lambda: self._unanswered(provider.name))
         try:
             return refresh_grant(
-                without_other_scope(provider, record),
+                requesting(provider, record, refresh.target),
                 record.tokens.refresh_token or "",
                 account_name=self._name,
                 timeout=ends_after,
                 connect_timeout=0.9 * min(timeout, ends_after),
                 session=self._context.session,
+                resources=refresh.target.resources if refresh.target else (),
             )
         except TokenRefreshError as error:
             return error
@@ -433,9 +437,18 @@ class RefreshProtocol:
                 default_expires_in=provider.default_expires_in,
             )
 
-        stored = self._store(
-            refresh, provider, merge, lock, partial(self._not_stored, refresh, merge)
-        )
+        outcome, further = merge, None
+        if refresh.target is not None:
+            outcome = refresh_token_only(merge)
+            further = further_token(
+                refresh.target,
+                response,
+                merge(refresh.record.tokens),
+                refreshed_at=refresh.started_at,
+                id_=refresh.id,
+            )
+        overdue = partial(self._not_stored, refresh, merge)
+        stored = self._store(refresh, provider, outcome, lock, overdue, further)
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, None)
         if not response.has_access_token:
@@ -447,7 +460,7 @@ class RefreshProtocol:
             )
         if lifetime_of(response.fields, now=refresh.started_at) is None:
             self.news.append(partial(_warn_about_lifetime, self._name, provider))
-        hooks, tokens = self._context.hooks, stored.tokens.to_dict()
+        hooks, tokens = self._context.hooks, (stored.own or stored).tokens.to_dict()
         self.news.append(lambda: hooks.refreshed(self._name, tokens))
         if refresh.record.needs_sign_in:
             self.news.append(lambda: hooks.recovered(self._name))
@@ -460,6 +473,7 @@ class RefreshProtocol:
         outcome: Failure | Callable[[TokenSet], TokenSet],
         lock: HeldLock | None,
         overdue: Callable[[StorageError], Exception],
+        further: FurtherToken | None = None,
     ) -> Record | None:
         """Commit the outcome; again and again until it is done, with the lock still held.
 
@@ -469,11 +483,14 @@ class RefreshProtocol:
             outcome: The failure, or what merges the response into the stored tokens.
             lock: The lock that a backend may release with the commit, or None.
             overdue: Returns the error for callers that stop waiting, and at the end.
+            further: The further access token that the response gave, or None.
         """
         delay, until = _FIRST_DELAY, None
         while True:
             try:
-                return self._journal.finish(refresh, outcome, provider=provider.name, lock=lock)
+                return self._journal.finish(
+                    refresh, outcome, provider=provider.name, lock=lock, further=further
+                )
             except StorageError as error:
                 failure, cause = overdue(error), error
             self._expect_storage(partial(copy_of, failure), again=delay > _FIRST_DELAY)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.models.timestamps import latest
 
 if TYPE_CHECKING:
+    from tokenstore.models.access_tokens import FurtherToken
     from tokenstore.models.failures import Failure
     from tokenstore.models.tokens import TokenSet
 
@@ -71,6 +72,9 @@ class Record:
         refreshed_at: When a refresh produced the tokens, in UTC epoch seconds, or None.
         refresh_id: The journal's id of the refresh that produced these tokens or this failure.
         failure: Why the last refresh failed, or None if it succeeded.
+        further: The further access token that the record shows in place of the account's own
+            (`showing`), or None.
+        own: The account's own record then, or None.
     """
 
     account_name: str
@@ -80,6 +84,27 @@ class Record:
     refreshed_at: float | None
     refresh_id: int | None
     failure: Failure | None
+    further: FurtherToken | None = None
+    own: Record | None = None
+
+    def showing(self, further: FurtherToken) -> Record:
+        """Return this record with a further access token in place of the account's own.
+
+        The login is the same: its refresh token, and a failure of the account. A failure of the
+        target counts where the account has none.
+        """
+        ids = (further.refresh_id, self.refresh_id if self.failure is not None else None)
+        return replace(
+            self,
+            tokens=replace(
+                self.tokens, access_token=further.access_token, expires_at=further.expires_at
+            ),
+            refreshed_at=further.refreshed_at,
+            refresh_id=max((each for each in ids if each is not None), default=None),
+            failure=self.failure or further.failure,
+            further=further,
+            own=self,
+        )
 
     @property
     def is_permanent(self) -> bool:
@@ -118,6 +143,8 @@ class HistoryEntry:
         status_code: The HTTP status of a response that reported a failure.
         error: The error code of that response.
         maybe_spent: Whether the refresh token may have been used although no response arrived.
+        target: Which further access token it was for: its scopes, and ``resource="URI"``; None for
+            the account's own.
     """
 
     id: int
@@ -134,6 +161,7 @@ class HistoryEntry:
     status_code: int | None
     error: str | None
     maybe_spent: bool | None
+    target: str | None = None
 
     @property
     def duration(self) -> float | None:

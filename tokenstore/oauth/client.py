@@ -11,7 +11,7 @@ from tokenstore.oauth.http import TransportFailure, exchange
 from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import requests
 
@@ -42,6 +42,7 @@ def refresh_grant(
     timeout: float,
     connect_timeout: float | None = None,
     session: requests.Session | None = None,
+    resources: Sequence[str] = (),
 ) -> TokenResponse:
     """Exchange *refresh_token* for new tokens (RFC 6749 section 6).
 
@@ -52,19 +53,23 @@ def refresh_grant(
         timeout: Seconds to the last byte of the response; then the connection is closed.
         connect_timeout: Seconds to establish the connection.
         session: A session whose network settings are used, or None.
+        resources: What the access token is for (RFC 8707), as `Provider.resource_parameter`.
 
     Raises:
         ReauthorizationRequired: The refresh token is refused.
         TransientRefreshError: There was no usable response; try again later.
         ClientRejectedError: The provider refuses the client or the request.
     """
-    params = {
+    params: dict[str, str | list[str]] = {
         **provider.extra_params,
         "grant_type": "refresh_token",
         "refresh_token": refresh_token,
     }
     if provider.scope:
         params["scope"] = provider.scope
+    if resources:  # one as text, as JSON bodies and most providers have it
+        one, *more = resources
+        params[provider.resource_parameter] = [one, *more] if more else one
     headers, form = authenticated_request(provider, params)
     received = exchange(
         "POST",
@@ -86,8 +91,8 @@ def refresh_grant(
 
 
 def authenticated_request(
-    provider: Provider, params: Mapping[str, str]
-) -> tuple[dict[str, str | None], dict[str, str]]:
+    provider: Provider, params: Mapping[str, str | list[str]]
+) -> tuple[dict[str, str | None], dict[str, str | list[str]]]:
     """Return the headers and the form of a request with which the client authenticates.
 
     That is RFC 6749 section 2.3.1, for the token endpoint and those that work like it.

@@ -68,6 +68,8 @@ class Provider:
             a request that got no response is then repeated once. None if it never does.
         refresh_token_rotates: Whether a refresh gives a new refresh token and ends the old one;
             None if unknown, which is treated like True.
+        resource_parameter: The name of the request's parameter for what a further access token is
+            for: ``resource`` (RFC 8707), or ``audience`` at some providers.
         failures: How this provider says that a refresh failed: mappings of ``status``, ``error``
             (a code), ``contains`` (a part of any of its texts) and ``means``, which is
             ``reauthorization``, ``transient`` or ``client``. The first that matches decides;
@@ -99,6 +101,7 @@ class Provider:
     response_path: str | None = None
     replay_window: float | None = None
     refresh_token_rotates: bool | None = None
+    resource_parameter: str = "resource"
     failures: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -135,6 +138,7 @@ class Provider:
             self.scope,
             sorted(self.extra_params.items()),
             self.body_format,
+            self.resource_parameter,
         )
         digest = fingerprint(repr(settings))[:8]
         return f"{self.client_id} {self.token_endpoint or self.issuer} {digest}"
@@ -168,6 +172,8 @@ class Provider:
     def _value_problems(self) -> Iterator[str]:
         if self.body_format not in {"form", "json"}:
             yield "has an unknown body_format; use form or json"
+        if not self.resource_parameter or not isinstance(self.resource_parameter, str):
+            yield "has an invalid resource_parameter: write the parameter's name, such as audience"
         for failure in self.failures:
             if problem := _failure_problem(failure):
                 yield f"has an invalid entry in failures: {problem}"

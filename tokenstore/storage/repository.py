@@ -14,6 +14,7 @@ from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_na
 from tokenstore.redaction import protect
 from tokenstore.storage import statements as sql
 from tokenstore.storage.factory import database_for
+from tokenstore.storage.further import FurtherTokens
 from tokenstore.storage.journal import Journal
 from tokenstore.storage.listing import AccountListing
 from tokenstore.storage.location import locate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.models.accounts import Account, Record
+    from tokenstore.models.targets import Target
     from tokenstore.storage.base import JournalMode, Restored
     from tokenstore.storage.locks import HeldLock
 
@@ -81,7 +83,8 @@ class TokenRepository:
         self._clock = clock
         self._database = database_for(self.location, journal_mode=journal_mode, upgrade=upgrade)
         self.name = self._database.name
-        self.journal = Journal(self._database, self.record, clock)
+        self.further = FurtherTokens(self._database)
+        self.journal = Journal(self._database, self.record, self.further, clock)
         self.listing = AccountListing(self._database, clock)
 
     def __enter__(self) -> TokenRepository:
@@ -106,6 +109,8 @@ class TokenRepository:
         provider: str | None = None,
     ) -> None:
         """Replace the tokens of an account, and clear its recorded failure.
+
+        Its further access tokens are dropped: they belong to the login that is replaced.
 
         Args:
             account_name: The account.
@@ -142,6 +147,7 @@ class TokenRepository:
 
         def remove() -> bool:
             deleted = self._database.execute(sql.DELETE, name)
+            self._database.execute(sql.DROP_FURTHER, name)
             self._database.execute(sql.FORGET_REFRESHES, name)
             self._database.scrub_after_commit()
             return deleted > 0
@@ -269,6 +275,8 @@ class TokenRepository:
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
                 self._database.scrub_after_commit()
+            if stored and rotates is not None:
+                self.further.drop(account_name)
             return stored
 
         return self._database.run(store)
@@ -291,19 +299,21 @@ class TokenRepository:
         except CorruptRowError:
             raise corrupt_account_error(self.name, account_name) from None
 
-    def record(self, account_name: str) -> Record | None:
+    def record(self, account_name: str, target: Target | None = None) -> Record | None:
         """Return the record of an account, or None if there is no such account.
 
         Args:
             account_name: The account, normalized.
+            target: Show the further access token of this target. Defaults to the account's own.
         """
         row = self._database.fetch_one(sql.RECORD, {"account_name": account_name})
         if row is None:
             return None
         try:
-            return to_record(row)
+            record = to_record(row)
         except CorruptRowError:
             raise corrupt_account_error(self.name, account_name) from None
+        return record if target is None else self.further.shown(record, target)
 
     @contextmanager
     def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[HeldLock]:

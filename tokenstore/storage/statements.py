@@ -21,9 +21,10 @@ from sqlalchemy import (
     update,
 )
 
+from tokenstore.models.targets import MAX_FURTHER_TOKENS
 from tokenstore.storage.query import CompiledStatement
-from tokenstore.storage.rows import CHECKSUMS, TOKEN_COLUMNS
-from tokenstore.storage.tables import accounts, refreshes
+from tokenstore.storage.rows import CHECKSUMS, FURTHER_COLUMNS, TOKEN_COLUMNS
+from tokenstore.storage.tables import access_tokens, accounts, refreshes
 
 HISTORY: Final = 50
 """Number of refreshes that the history keeps for each account."""
@@ -168,16 +169,52 @@ STORE_FAILURE = CompiledStatement(
     .values(refresh_id=bindparam("refresh_id"), failure=bindparam("failure"))
 )
 
+# -- further access tokens ------------------------------------------------------------------------
+
+_of_account = access_tokens.c.account_name == bindparam("account_name")
+_further = select(*(access_tokens.c[name] for name in FURTHER_COLUMNS))
+FURTHER_TOKEN = CompiledStatement(
+    _further.where(_of_account, access_tokens.c.target_digest == bindparam("target_digest"))
+)
+FURTHER_TOKENS = CompiledStatement(_further.where(_of_account).order_by(access_tokens.c.target))
+
+
+def _put_further(insert: Any, *, replaced: tuple[str, ...]) -> Any:
+    names = ("account_name", "target_digest", *FURTHER_COLUMNS)
+    statement = insert(access_tokens).values({n: bindparam(n) for n in names})
+    return statement.on_conflict_do_update(
+        index_elements=["account_name", "target_digest"],
+        set_={name: statement.excluded[name] for name in replaced},
+    )
+
+
+STORE_FURTHER = CompiledStatement(partial(_put_further, replaced=FURTHER_COLUMNS))
+STORE_REFUSAL = CompiledStatement(partial(_put_further, replaced=("failure", "refresh_id")))
+DROP_FURTHER = CompiledStatement(delete(access_tokens).where(_of_account))
+# The one that was just stored stays, however soon it expires.
+_excess = (
+    select(access_tokens.c.target_digest)
+    .where(_of_account, access_tokens.c.target_digest != bindparam("target_digest"))
+    .order_by(func.coalesce(access_tokens.c.expires_at, 0.0).desc(), access_tokens.c.target_digest)
+    .offset(MAX_FURTHER_TOKENS - 1)
+)
+EVICT_FURTHER = CompiledStatement(
+    delete(access_tokens).where(_of_account, access_tokens.c.target_digest.in_(_excess))
+)
+
 # -- refreshes ----------------------------------------------------------------------------------
 
 _begun = ("account_name", "provider", "reason", "host", "pid", "started_at", "sent")
 _finished = ("finished_at", "outcome", "received", "status_code", "error", "maybe_spent")
+_entry = ("id", *_begun, *_finished, "target")
 
 _last = select(func.max(refreshes.c.id)).scalar_subquery()
 LAST_BEGUN = CompiledStatement(select(refreshes.c.started_at).where(refreshes.c.id == _last))
 LAST_REFRESH = CompiledStatement(select(func.max(refreshes.c.id)).where(_its))
 BEGIN_REFRESH = CompiledStatement(
-    insert(refreshes).values({n: bindparam(n) for n in _begun}).returning(refreshes.c.id)
+    insert(refreshes)
+    .values({n: bindparam(n) for n in (*_begun, "target")})
+    .returning(refreshes.c.id)
 )
 CLOSE_REFRESH = CompiledStatement(
     update(refreshes)
@@ -240,14 +277,14 @@ BEFORE_SAVE = CompiledStatement(
 )
 
 _history = (
-    select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
+    select(*(refreshes.c[name] for name in _entry))
     .where(refreshes.c.id < bindparam("before"))
     .order_by(refreshes.c.id.desc())
     .limit(bindparam("page"))
 )
 
 OPEN_REFRESH = CompiledStatement(
-    select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
+    select(*(refreshes.c[name] for name in _entry))
     .where(_its, refreshes.c.outcome.is_(None))
     .order_by(refreshes.c.id.desc())
     .limit(1)
