@@ -437,7 +437,8 @@ class RefreshProtocol:
                 default_expires_in=provider.default_expires_in,
             )
 
-        outcome, further = merge, None
+        outcome: Callable[[TokenSet], TokenSet] = merge
+        further: FurtherToken | None = None
         if refresh.target is not None:
             outcome = refresh_token_only(merge)
             further = further_token(

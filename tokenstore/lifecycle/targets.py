@@ -1,4 +1,4 @@
-"""A refresh for a further access token: what is requested for a target, and what is stored of it."""
+"""A refresh for a further access token: what is requested, and what is stored of a response."""
 
 from __future__ import annotations
 

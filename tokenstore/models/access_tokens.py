@@ -1,4 +1,4 @@
-"""Access tokens without the refresh token: what a caller gets, and a further one as it is stored."""
+"""Access tokens without a refresh token: what a caller gets, and a further one as stored."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AccessToken:
         assert token is not None  # noqa: S101 - for the type checker
         return cls(
             token=token,
-            token_type=kind if isinstance(kind, str) and kind else "Bearer",
+            token_type=(kind if isinstance(kind, str) else "unknown") if kind else "Bearer",
             expires_at=record.tokens.expires_at,
             scope=to_scope(scope),
             account_name=record.account_name,

@@ -14,7 +14,7 @@ MAX_FURTHER_TOKENS = 32
 """Further access tokens that an account keeps; the longest expired leave first."""
 
 _MAX_TEXT = 4096  # characters
-_PART = re.compile(r"[!#-\[\]-~]+")  # RFC 6749 section 3.3: a scope, without space, quote, backslash
+_PART = re.compile(r"[!#-\[\]-~]+")  # as RFC 6749 section 3.3 has a scope
 _RESOURCE = re.compile(r'resource="([^"]*)"')
 
 # Refusals of what was asked for (RFC 6749 section 5.2, RFC 8707 section 2, OpenID Connect Core

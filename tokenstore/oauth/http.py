@@ -81,7 +81,7 @@ def exchange(
     connect_timeout: float | None = None,
     session: requests.Session | None = None,
     headers: Mapping[str, str | None] | None = None,
-    data: Mapping[str, str] | None = None,
+    data: Mapping[str, str | list[str]] | None = None,
     as_json: bool = False,
 ) -> HTTPResponse | TransportFailure:
     """Send one request, once, on a connection of its own; return the response.

@@ -357,9 +357,7 @@ class Journal:
         target = refresh.target
         if isinstance(outcome, Failure):
             if target is not None and is_about_target(outcome.error, outcome.error_description):
-                self._further.refuse(
-                    current.account_name, target, outcome, refresh_id=refresh.id
-                )
+                self._further.refuse(current.account_name, target, outcome, refresh_id=refresh.id)
                 return
             self._database.execute(sql.STORE_FAILURE, row | {"failure": outcome.to_json()})
             return

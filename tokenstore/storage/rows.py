@@ -233,7 +233,7 @@ def to_failure(details: object) -> Failure | None:
 def to_history_entry(row: Row) -> HistoryEntry:
     """Return one entry of the journal."""
     *entry, maybe_spent, target = row
-    return HistoryEntry(*entry, None if maybe_spent is None else bool(maybe_spent), target)
+    return HistoryEntry(*(*entry, None if maybe_spent is None else bool(maybe_spent), target))
 
 
 def is_text(value: object) -> bool:

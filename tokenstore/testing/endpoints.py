@@ -9,6 +9,7 @@ from tokenstore.testing.id_tokens import id_token
 from tokenstore.testing.protocol import (
     AUTH_METHODS,
     NO_STORE,
+    RESOURCE,
     Client,
     HTTPRequest,
     OAuthError,
@@ -70,15 +71,17 @@ class Endpoints:
                 scope, page = params.get("scope", DEFAULT_SCOPE), f"{self._issuer}/device"
                 body = self._devices.issue(client_id, scope, page, now)
             else:
-                body = self._grant(client_id, params, now)
+                body = self._grant(client_id, params, requested_resources(request), now)
         except OAuthError as error:
             return error.response
         return Answer(200, body, NO_STORE)
 
-    def _grant(self, client_id: str, params: dict[str, str], now: float) -> dict[str, Any]:
+    def _grant(
+        self, client_id: str, params: dict[str, str], resources: list[str], now: float
+    ) -> dict[str, Any]:
         match params.get("grant_type"):
             case "refresh_token":
-                return self._tokens.refresh(client_id, params, now)
+                return self._tokens.refresh(client_id, params, now, resources=resources)
             case "authorization_code":
                 code = self._codes.redeem(client_id, params, now)
                 code.family = TokenFamily(code.subject, client_id, code.request.scope)
@@ -114,6 +117,11 @@ class Endpoints:
             return client.client_id
         basic = {} if authorization is None else {"WWW-Authenticate": 'Basic realm="tokens"'}
         raise OAuthError("invalid_client", "authentication failed", 401, {**NO_STORE, **basic})
+
+
+def requested_resources(request: HTTPRequest) -> list[str]:
+    """Return what an access token is requested for: ``resource`` (RFC 8707), or ``audience``."""
+    return [value for name, value in request.form or () if name in {RESOURCE, "audience"}]
 
 
 def metadata(issuer: str, *, iss_parameter: bool) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class AuthorizationServer:
         iss_parameter: Whether redirects have the parameter ``iss`` (RFC 9207).
         device_expires_in: Lifetime of a device code in seconds.
         device_interval: Minimum seconds between two polls of a device.
+        resources: What an access token may be requested for in a refresh: values of ``resource``
+            (RFC 8707) or ``audience``.
 
     Attributes:
         issuer: The URL of the server, which is its issuer identifier (RFC 8414).
@@ -90,6 +92,7 @@ class AuthorizationServer:
         iss_parameter: bool = True,
         device_expires_in: float = 600,
         device_interval: float = 5,
+        resources: Iterable[str] = (),
     ) -> None:
         client = Client.register(
             client_id,
@@ -99,7 +102,9 @@ class AuthorizationServer:
         )
         self._default = client
         self._clients = {client_id: client}
-        self._tokens = TokenRegistry(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
+        self._tokens = TokenRegistry(
+            expires_in, rotate=rotate, lifetime=refresh_token_lifetime, resources=resources
+        )
         self._clock = clock
         self._lock = Lock()  # guards clients and tokens; not held while waiting
         self._http = LoopbackHTTPServer(self._respond)
@@ -279,6 +284,16 @@ class AuthorizationServer:
     def is_live(self, access_token: str) -> bool:
         """Return whether the access token is valid now."""
         return self._access_token_subject(access_token) is not None
+
+    def audience(self, access_token: str) -> tuple[str, tuple[str, ...]]:
+        """Return the scope and the resources that an access token is for.
+
+        Raises:
+            KeyError: The token was not issued here.
+        """
+        with self._lock:
+            token = self._tokens.access_tokens[access_token]
+            return token.scope, token.resources
 
     def _access_token_subject(self, access_token: str) -> str | None:
         now = self._clock()
