@@ -223,7 +223,7 @@ class AsyncTokenManager:
             rejected=rejected,
             **_arguments(target),
         )
-        key = _key("refresh_token", account_name, provider, rejected, target)
+        key = _key("refresh_token", account_name, provider, rejected, target=target)
         if rejected is None:
             earlier = self._waiting.running(key)
             if earlier is not None:
@@ -247,7 +247,7 @@ class AsyncTokenManager:
         token = await self._from_store(get, account_name, None, target)
         if token is not None:
             return token
-        key = _key("get_valid_token", account_name, provider, target)
+        key = _key("get_valid_token", account_name, provider, target=target)
         return await _result(self._waiting.share(key, get))
 
     async def ensure_valid_token(
@@ -295,7 +295,7 @@ class AsyncTokenManager:
         found = await self._from_store(call, account_name, min_ttl, target)
         if found is not None:
             return found
-        key = _key(method.__name__, account_name, provider, min_ttl, target)
+        key = _key(method.__name__, account_name, provider, min_ttl, target=target)
         return await _result(self._waiting.share(key, call))
 
     def _cached(
@@ -392,10 +392,11 @@ class WorkerPool(fork.ForkParticipant):
         return self._pool.submit(copy_context().run, work)
 
 
-def _key(operation: str, *arguments: object) -> Hashable:
+def _key(operation: str, *arguments: object, target: Target | None = None) -> Hashable:
     """Return the key of a call; calls with equal keys may share their result."""
-    plain = (str, float, int, Target, type(None))
-    return operation, *(a if isinstance(a, plain) else id(a) for a in arguments)
+    plain = (str, float, int, type(None))
+    of_target = () if target is None else (target,)
+    return operation, *(a if isinstance(a, plain) else id(a) for a in arguments), *of_target
 
 
 def _arguments(target: Target | None) -> dict[str, Any]:

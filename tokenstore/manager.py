@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from tokenstore.errors import ReauthorizationRequired
     from tokenstore.lifecycle.bulk import RefreshResult
     from tokenstore.lifecycle.request import Outcome
-    from tokenstore.models.access_tokens import FurtherToken
     from tokenstore.models.accounts import Account, HistoryEntry, Record
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.oauth.flows.prompt import Prompt
     from tokenstore.oauth.provider import Provider
     from tokenstore.storage.base import JournalMode

@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokenstore.lifecycle.jobs import Job
-    from tokenstore.models.access_tokens import FurtherToken
     from tokenstore.models.accounts import HistoryEntry, Record
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.models.tokens import TokenSet
     from tokenstore.oauth.client import TokenResponse
     from tokenstore.oauth.provider import Provider

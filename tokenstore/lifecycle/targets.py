@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokenstore.lifecycle.grant import without_other_scope
-from tokenstore.models.access_tokens import FurtherToken, to_scope
+from tokenstore.models.further_tokens import FurtherToken, to_scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable

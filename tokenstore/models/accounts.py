@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from tokenstore.models.timestamps import latest
 
 if TYPE_CHECKING:
-    from tokenstore.models.access_tokens import FurtherToken
     from tokenstore.models.failures import Failure
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.models.tokens import TokenSet
 
 State = Literal["valid", "due", "retry_later", "sign_in", "misconfigured"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from tokenstore.models.access_tokens import FurtherToken
+from tokenstore.models.further_tokens import FurtherToken
 from tokenstore.storage import statements as sql
 from tokenstore.storage.rows import CorruptRowError, further_columns, to_further
 

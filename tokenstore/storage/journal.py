@@ -23,8 +23,8 @@ from tokenstore.storage.rows import new_version, row_size, to_columns, to_histor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokenstore.models.access_tokens import FurtherToken
     from tokenstore.models.accounts import HistoryEntry, Record
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.models.targets import Target
     from tokenstore.storage.base import Database
     from tokenstore.storage.further import FurtherTokens

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from tokenstore.errors import StorageError
-from tokenstore.models.access_tokens import FurtherToken
 from tokenstore.models.accounts import HistoryEntry, Record
 from tokenstore.models.failures import Failure
+from tokenstore.models.further_tokens import FurtherToken
 from tokenstore.models.targets import Target
 from tokenstore.models.tokens import TokenSet
 
