@@ -48,6 +48,7 @@ from tokenstore.lifecycle.request import (
 from tokenstore.lifecycle.targets import further_token, refresh_token_only, requesting
 from tokenstore.logs import place_of
 from tokenstore.models.failures import Failure
+from tokenstore.models.targets import is_refused_target
 from tokenstore.models.tokens import lifetime_of
 from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
 from tokenstore.storage.locks import LockTimeoutError
@@ -388,7 +389,8 @@ class RefreshProtocol:
             self._context.metadata.pop(provider.issuer or "", None)
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, error)
-        self._tell_of_sign_in(refresh.record, error)
+        if not is_refused_target(refresh.target, error):
+            self._tell_of_sign_in(refresh.record, error)
         if self._request.reason == "due" and not refresh.lock_lost and _may_retry(error):
             raise _Retry(error)
         raise error
@@ -463,7 +465,7 @@ class RefreshProtocol:
             self.news.append(partial(_warn_about_lifetime, self._name, provider))
         hooks, tokens = self._context.hooks, (stored.own or stored).tokens.to_dict()
         self.news.append(lambda: hooks.refreshed(self._name, tokens))
-        if refresh.record.needs_sign_in:
+        if (refresh.record.own or refresh.record).needs_sign_in:
             self.news.append(lambda: hooks.recovered(self._name))
         return Outcome(stored, refreshed=True, requested_at=self.requested_at)
 

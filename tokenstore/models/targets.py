@@ -7,8 +7,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 from tokenstore.errors import InvalidTokenError
+
+if TYPE_CHECKING:
+    from tokenstore.errors import TokenRefreshError
+    from tokenstore.models.failures import Failure
 
 MAX_FURTHER_TOKENS = 32
 """Further access tokens that an account keeps; the longest expired leave first."""
@@ -78,14 +83,17 @@ class Target:
         return hashlib.sha256(self.text.encode()).hexdigest()[:32]
 
 
-def is_about_target(error: str | None, description: str | None) -> bool:
-    """Return whether a refusal is about the scope or resource alone, and not about the login.
+def is_refused_target(target: Target | None, refusal: Failure | TokenRefreshError) -> bool:
+    """Return whether a failure is about the scope or resource alone, and not about the login.
 
     Args:
-        error: The error code, or None.
-        description: The provider's explanation, or None.
+        target: The target of the request, None if it was for the account's own token.
+        refusal: The failure.
     """
-    return error in _REFUSALS or bool(_NO_CONSENT.search(description or ""))
+    if target is None:
+        return False
+    description = refusal.error_description or ""
+    return refusal.error in _REFUSALS or bool(_NO_CONSENT.search(description))
 
 
 @lru_cache(maxsize=1024)

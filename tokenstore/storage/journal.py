@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import StorageError
 from tokenstore.models.failures import Failure
-from tokenstore.models.targets import is_about_target
+from tokenstore.models.targets import is_refused_target
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.storage import statements as sql
 from tokenstore.storage.processes import may_be_at_work
@@ -356,7 +356,7 @@ class Journal:
         }
         target = refresh.target
         if isinstance(outcome, Failure):
-            if target is not None and is_about_target(outcome.error, outcome.error_description):
+            if target is not None and is_refused_target(target, outcome):
                 self._further.refuse(current.account_name, target, outcome, refresh_id=refresh.id)
                 return
             self._database.execute(sql.STORE_FAILURE, row | {"failure": outcome.to_json()})
