@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.models.accounts import Account, Record
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.models.targets import Target
     from tokenstore.storage.base import JournalMode, Restored
     from tokenstore.storage.locks import HeldLock
@@ -237,6 +238,7 @@ class TokenRepository:
         *,
         provider: str | None = None,
         existing: ConflictPolicy = "replace",
+        further: Iterable[FurtherToken] = (),
     ) -> bool:
         """Store the tokens of an account; return whether they were stored.
 
@@ -246,6 +248,7 @@ class TokenRepository:
             provider: The provider to bind the account to. Defaults to the current one.
             existing: What to do if the account exists: ``replace`` it, ``keep`` it, or
                 ``keep_newer``, which replaces it if *tokens* expire later.
+            further: Further access tokens of the same login; those that are stored are dropped.
 
         Raises:
             SupersededTokenError: The refresh token was exchanged for another one before.
@@ -277,6 +280,8 @@ class TokenRepository:
                 self._database.scrub_after_commit()
             if stored and rotates is not None:
                 self.further.drop(account_name)
+            for each in further if stored else ():
+                self.further.store(account_name, each)
             return stored
 
         return self._database.run(store)
