@@ -41,6 +41,7 @@ def test_a_provider_needs_a_name_an_endpoint_and_a_client_id() -> None:
         "response_path": None,
         "replay_window": None,
         "refresh_token_rotates": None,
+        "resource_parameter": "resource",
         "failures": (),
     }
 

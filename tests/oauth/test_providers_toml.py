@@ -55,6 +55,7 @@ extra_params = {{ resource = "https://graph.example", "audience" = "x" }}
 response_path = "data.tokens"
 replay_window = 30
 refresh_token_rotates = true
+resource_parameter = "audience"
 failures = [{{ status = 400, contains = "gone", means = "reauthorization" }}]
 """
 
@@ -85,6 +86,7 @@ def test_the_file_can_set_everything(file: Path) -> None:
         response_path="data.tokens",
         replay_window=30,
         refresh_token_rotates=True,
+        resource_parameter="audience",
         failures=[{"status": 400, "contains": "gone", "means": "reauthorization"}],
     )
 

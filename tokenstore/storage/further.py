@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from tokenstore.models.further_tokens import FurtherToken
+from tokenstore.models.targets import MAX_FURTHER_TOKENS
 from tokenstore.storage import statements as sql
 from tokenstore.storage.rows import CorruptRowError, further_columns, to_further
 
@@ -56,7 +57,8 @@ class FurtherTokens:
 
     def of(self, account_name: str) -> Iterator[FurtherToken]:
         """Yield the further access tokens of an account in the order of targets, if not damaged."""
-        for row in self._database.fetch_all(sql.FURTHER_TOKENS, {"account_name": account_name}):
+        rows = self._database.fetch_all(sql.FURTHER_TOKENS, {"account_name": account_name})
+        for row in sorted(rows, key=lambda row: str(row[0])):
             try:
                 yield to_further(account_name, row)
             except CorruptRowError:
@@ -64,21 +66,28 @@ class FurtherTokens:
 
     def store(self, account_name: str, further: FurtherToken) -> None:
         """Store a token; of more than the maximum, the longest expired are dropped."""
-        row = further_columns(account_name, further)
-        self._database.execute(sql.STORE_FURTHER, row)
-        its = {"account_name": account_name, "target_digest": further.target.digest}
-        self._database.execute(sql.EVICT_FURTHER, its)
+        self._database.execute(sql.STORE_FURTHER, further_columns(account_name, further))
+        self._evict(account_name, further.target)
 
     def refuse(
         self, account_name: str, target: Target, failure: Failure, *, refresh_id: int
     ) -> None:
         """Store that the provider refused a target; a token that is stored for it stays."""
         refused = FurtherToken(target=target, failure=failure, refresh_id=refresh_id)
-        its = {"account_name": account_name, "target_digest": target.digest}
         self._database.execute(sql.STORE_REFUSAL, further_columns(account_name, refused))
-        self._database.execute(sql.EVICT_FURTHER, its)
+        self._evict(account_name, target)
 
     def drop(self, account_name: str) -> None:
         """Drop all further access tokens of an account, and their bytes."""
         if self._database.execute(sql.DROP_FURTHER, {"account_name": account_name}):
             self._database.scrub_after_commit()
+
+    def _evict(self, account_name: str, newest: Target) -> None:
+        """Drop what is too much: the longest expired, and never the one that was just stored."""
+        its = {"account_name": account_name}
+        rows = self._database.fetch_all(sql.FURTHER_EXPIRIES, its)
+        if len(rows) <= MAX_FURTHER_TOKENS:
+            return
+        rows.sort(key=lambda row: (row[0] != newest.digest, -(row[1] or 0.0), row[0]))
+        for digest, _ in rows[MAX_FURTHER_TOKENS:]:
+            self._database.execute(sql.EVICT_FURTHER, its | {"target_digest": digest})

@@ -314,24 +314,21 @@ class Journal:
 
         def finish() -> Record | None:
             if self._is_stored(refresh):  # by an earlier call, whose success was not reported
-                return self._shown(refresh)
+                current = self._record(refresh.record.account_name)
+                return current and self._further.shown(current, refresh.target)
             current = self._database_record(refresh.record.account_name)
             applied = current is not None and _holds_what_was_sent(current, refresh)
             if current is not None and applied:
                 self._apply(refresh, current, outcome, provider)
                 if further is not None:
                     self._further.store(current.account_name, further)
+                current = self._record(current.account_name)
             self._close(refresh, outcome, current, applied=applied, now=now)
-            return current and self._shown(refresh)
+            return current and self._further.shown(current, refresh.target)
 
         stored = self._database.run(finish, expected_identity=refresh.identity, lock=lock)
         _at_work.discard((self._database.name, refresh.id))
         return stored
-
-    def _shown(self, refresh: Refresh) -> Record | None:
-        """Return what is stored now, with the access token that the refresh is for."""
-        record = self._record(refresh.record.account_name)
-        return record and self._further.shown(record, refresh.target)
 
     def _is_stored(self, refresh: Refresh) -> bool:
         return self._database.fetch_one(sql.IS_STORED, {"id_": refresh.id}) is not None

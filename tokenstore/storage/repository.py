@@ -270,7 +270,8 @@ class TokenRepository:
         def store() -> bool:
             # Whether it holds another refresh token, None if there is no such account; and when
             # the new refresh token was exchanged for another one, None if it was not.
-            rotates, spent_at = self._database.fetch_one(sql.BEFORE_SAVE, of_now) or (None, None)
+            found = self._database.fetch_one(sql.BEFORE_SAVE, of_now)
+            rotates, spent_at, has_further = found or (None, None, False)
             if spent_at is not None:
                 if existing != "replace" and rotates is not None:
                     return False  # an old copy is no newer than what the account holds
@@ -278,7 +279,9 @@ class TokenRepository:
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
                 self._database.scrub_after_commit()
-            if stored and rotates is not None:
+            # Where others write meanwhile, a refresh may have stored one since that was read.
+            alone = self._database.excludes_writers
+            if stored and (has_further or not (alone or rotates is None)):
                 self.further.drop(account_name)
             for each in further if stored else ():
                 self.further.store(account_name, each)

@@ -21,7 +21,6 @@ from sqlalchemy import (
     update,
 )
 
-from tokenstore.models.targets import MAX_FURTHER_TOKENS
 from tokenstore.storage.query import CompiledStatement
 from tokenstore.storage.rows import CHECKSUMS, FURTHER_COLUMNS, TOKEN_COLUMNS
 from tokenstore.storage.tables import access_tokens, accounts, refreshes
@@ -176,7 +175,7 @@ _further = select(*(access_tokens.c[name] for name in FURTHER_COLUMNS))
 FURTHER_TOKEN = CompiledStatement(
     _further.where(_of_account, access_tokens.c.target_digest == bindparam("target_digest"))
 )
-FURTHER_TOKENS = CompiledStatement(_further.where(_of_account).order_by(access_tokens.c.target))
+FURTHER_TOKENS = CompiledStatement(_further.where(_of_account))
 
 
 def _put_further(insert: Any, *, replaced: tuple[str, ...]) -> Any:
@@ -191,15 +190,13 @@ def _put_further(insert: Any, *, replaced: tuple[str, ...]) -> Any:
 STORE_FURTHER = CompiledStatement(partial(_put_further, replaced=FURTHER_COLUMNS))
 STORE_REFUSAL = CompiledStatement(partial(_put_further, replaced=("failure", "refresh_id")))
 DROP_FURTHER = CompiledStatement(delete(access_tokens).where(_of_account))
-# The one that was just stored stays, however soon it expires.
-_excess = (
-    select(access_tokens.c.target_digest)
-    .where(_of_account, access_tokens.c.target_digest != bindparam("target_digest"))
-    .order_by(func.coalesce(access_tokens.c.expires_at, 0.0).desc(), access_tokens.c.target_digest)
-    .offset(MAX_FURTHER_TOKENS - 1)
+FURTHER_EXPIRIES = CompiledStatement(
+    select(access_tokens.c.target_digest, access_tokens.c.expires_at).where(_of_account)
 )
 EVICT_FURTHER = CompiledStatement(
-    delete(access_tokens).where(_of_account, access_tokens.c.target_digest.in_(_excess))
+    delete(access_tokens).where(
+        _of_account, access_tokens.c.target_digest == bindparam("target_digest")
+    )
 )
 
 # -- refreshes ----------------------------------------------------------------------------------
@@ -273,7 +270,11 @@ SPENT_AT = CompiledStatement(_spent_at)
 # Compared inside the database, so that a damaged token can be replaced and deleted too.
 _rotates = accounts.c.refresh_token.is_distinct_from(bindparam("refresh_token", type_=Text))
 BEFORE_SAVE = CompiledStatement(
-    select(select(_rotates).where(_this).scalar_subquery(), _spent_at.scalar_subquery())
+    select(
+        select(_rotates).where(_this).scalar_subquery(),
+        _spent_at.scalar_subquery(),
+        exists().where(_of_account),
+    )
 )
 
 _history = (

@@ -170,7 +170,7 @@ class TokenRegistry:
         expires_in: Lifetime of an access token in seconds, or None for no expiry.
         rotate: Whether a refresh uses up the refresh token and issues a new one.
         lifetime: Lifetime of a refresh token in seconds, or None for no expiry.
-        resources: What an access token may be requested for (RFC 8707).
+        resources: What an access token may be requested for (RFC 8707), or None for anything.
 
     Attributes:
         families: Every sign-in.
@@ -185,10 +185,10 @@ class TokenRegistry:
         *,
         rotate: bool,
         lifetime: float | None,
-        resources: Iterable[str] = (),
+        resources: Iterable[str] | None = None,
     ) -> None:
         self._expires_in = expires_in
-        self._resources = frozenset(resources)
+        self._resources = None if resources is None else frozenset(resources)
         self._rotate = rotate
         self._lifetime = math.inf if lifetime is None else lifetime
         self.families: list[TokenFamily] = []
@@ -241,7 +241,7 @@ class TokenRegistry:
         scope = params.get("scope", token.family.scope)
         if not set(scope.split(" ")) <= set(token.family.scope.split(" ")):
             raise OAuthError("invalid_scope", "the scope exceeds what was granted")
-        if not self._resources.issuperset(resources):
+        if self._resources is not None and not self._resources.issuperset(resources):
             raise OAuthError("invalid_target", "the resource is unknown")
         token.used = self._rotate
         token.family.refreshes += 1

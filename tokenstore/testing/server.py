@@ -67,7 +67,7 @@ class AuthorizationServer:
         device_expires_in: Lifetime of a device code in seconds.
         device_interval: Minimum seconds between two polls of a device.
         resources: What an access token may be requested for in a refresh: values of ``resource``
-            (RFC 8707) or ``audience``.
+            (RFC 8707) or ``audience``. Defaults to anything.
 
     Attributes:
         issuer: The URL of the server, which is its issuer identifier (RFC 8414).
@@ -92,7 +92,7 @@ class AuthorizationServer:
         iss_parameter: bool = True,
         device_expires_in: float = 600,
         device_interval: float = 5,
-        resources: Iterable[str] = (),
+        resources: Iterable[str] | None = None,
     ) -> None:
         client = Client.register(
             client_id,
