@@ -22,7 +22,7 @@ LONG = Target(tuple(f"https://scope.example.com/{number}" for number in range(10
 
 @pytest.fixture
 def repository(manager: TokenManager) -> TokenRepository:
-    manager.save_tokens("alice", tokens(), provider="test")
+    manager.save_tokens("alice", tokens(50), provider="test")  # nobody else has it
     return manager._repository
 
 
@@ -51,7 +51,7 @@ def test_what_is_stored_is_read(repository: TokenRepository) -> None:
     assert record is not None
     assert record.further == token("a")
     assert record.tokens.access_token == "access of a"
-    assert record.tokens.refresh_token == "refresh-0"
+    assert record.tokens.refresh_token == "refresh-50"
     assert record.own == repository.record("alice")
     missing = repository.record("alice", Target(("c",)))
     assert missing is not None
@@ -73,7 +73,7 @@ def test_a_refusal_keeps_the_token_and_a_token_ends_the_refusal(
 
 def test_a_name_and_a_target_may_both_be_long(repository: TokenRepository) -> None:
     name = "😀" * 512  # more than an index holds with the target as it is
-    repository.save(name, tokens())
+    repository.save(name, tokens(51))
     stored = FurtherToken(target=LONG, access_token="x", expires_at=1.0)
     store(repository, stored, account=name)
     assert list(repository.further.of(name)) == [stored]
@@ -90,10 +90,10 @@ def test_at_most_32_are_kept_and_what_expired_first_leaves(repository: TokenRepo
 def test_they_are_dropped_with_what_they_belong_to_and_nothing_else(
     repository: TokenRepository,
 ) -> None:
-    repository.save("bob", tokens(1))
+    repository.save("bob", tokens(52))
     for account in ("alice", "bob"):
         store(repository, token("a"), account=account)
-    repository.save("alice", tokens())
+    repository.save("alice", tokens(50))
     assert list(repository.further.of("alice")) == []
     assert list(repository.further.of("bob")) == [token("a")]
     repository.delete("bob")
@@ -105,7 +105,7 @@ def test_a_transaction_that_fails_leaves_them(repository: TokenRepository) -> No
 
     def fail() -> None:
         with repository.transaction():
-            repository.save("alice", tokens(2))
+            repository.save("alice", tokens(53))
             assert list(repository.further.of("alice")) == []
             raise ZeroDivisionError
 
