@@ -442,6 +442,7 @@ def test_the_json_of_every_command_has_the_fields_that_the_page_shows(
         "import": "import --provider test old",
         "refresh": "refresh alice",
         "status": "status",
+        "token": "token alice",
         "history": "history",
         "export": "export new",
         "backup": "backup copy.db",

@@ -32,7 +32,7 @@ def signing(directory: Path, kind: str = "P-256", **changes: Any) -> Any:
 
 
 def claims_of(form: Any, key: str, algorithm: str, audience: str = ENDPOINT) -> dict[str, Any]:
-    assertion = form["client_assertion"]
+    assertion = str(form["client_assertion"])
     claims: dict[str, Any] = jwt.decode(assertion, key, algorithms=[algorithm], audience=audience)
     return claims
 
@@ -74,7 +74,7 @@ def test_an_assertion_is_for_one_client_one_audience_five_minutes_and_one_use(
     assert first["jti"] != second["jti"]
     assert before <= first["iat"] <= time.time()
     assert first["exp"] - first["iat"] == 300
-    assert jwt.get_unverified_header(forms[0]["client_assertion"])["kid"] == "k1"
+    assert jwt.get_unverified_header(str(forms[0]["client_assertion"]))["kid"] == "k1"
     assert SECRET not in str(forms)
 
 
@@ -107,7 +107,7 @@ def test_a_client_secret_signs_instead_of_being_sent(
 
     form = authenticated_request(ours, {}).form
 
-    assertion = form["client_assertion"]
+    assertion = str(form["client_assertion"])
     signed, _, signature = assertion.rpartition(".")
     digest = hmac.digest(secret.encode(), signed.encode(), algorithm.replace("HS", "SHA"))
     assert urlsafe_b64encode(digest).rstrip(b"=").decode() == signature

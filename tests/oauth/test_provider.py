@@ -44,6 +44,7 @@ def test_a_provider_needs_a_name_an_endpoint_and_a_client_id() -> None:
         "scope_separator": " ",
         "client_id_parameter": "client_id",
         "token_origins": (),
+        "resource_parameter": "resource",
         "failures": (),
         "private_key_file": None,
         "private_key_env": None,

@@ -58,6 +58,7 @@ refresh_token_rotates = true
 scope_separator = ","
 client_id_parameter = "client_key"
 token_origins = ["https://old.example"]
+resource_parameter = "audience"
 failures = [{{ status = 400, contains = "gone", means = "reauthorization" }}]
 private_key_file = "keys/ours.pem"
 private_key_env = ""
@@ -102,6 +103,7 @@ def test_the_file_can_set_everything(file: Path) -> None:
         scope_separator=",",
         client_id_parameter="client_key",
         token_origins=["https://old.example"],
+        resource_parameter="audience",
         failures=[{"status": 400, "contains": "gone", "means": "reauthorization"}],
         private_key_file=str(file.parent / "keys" / "ours.pem"),
         private_key_env="",

@@ -309,6 +309,23 @@ def test_unknown_parameters_are_ignored(server: AuthorizationServer) -> None:
     assert refresh(server, server.sign_in()["refresh_token"], audience="x").status_code == 200
 
 
+def test_a_refresh_gives_a_token_for_just_what_it_asks_for() -> None:
+    with AuthorizationServer(resources=["urn:api", "urn:files"]) as server:
+        token = server.sign_in(scope="mail read")["refresh_token"]
+        for asked, expected in (
+            ({"scope": "mail"}, ("mail", ())),
+            ({"resource": ["urn:api", "urn:files"]}, ("mail read", ("urn:api", "urn:files"))),
+            ({"audience": "urn:api", "scope": "read"}, ("read", ("urn:api",))),
+            ({}, ("mail read", ())),  # the grant of the refresh token is as it was
+        ):
+            given = refresh(server, token, **asked).json()
+            assert server.audience(given["access_token"]) == expected
+            token = given["refresh_token"]
+        refused = refresh(server, token, resource="urn:other")
+        assert (refused.status_code, refused.json()["error"]) == (400, "invalid_target")
+        assert refresh(server, token).status_code == 200  # and the token is not used up
+
+
 # Client authentication
 
 

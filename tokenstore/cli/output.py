@@ -118,7 +118,7 @@ def print_history(entries: Iterable[HistoryEntry]) -> None:
             rows,
             datetime.fromtimestamp(entry.started_at, UTC).isoformat(" ", "seconds")[:-6] + "Z",
             entry.account_name,
-            entry.reason,
+            " ".join(filter(None, (entry.reason, entry.target and f"for {entry.target}"))),
             (outcome, "green" if entry.outcome == "refreshed" else "yellow"),
             took,
             f"{entry.host} {entry.pid}",

@@ -33,7 +33,7 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.eligibility import resolve_provider
-from tokenstore.lifecycle.grant import of_same_user, without_other_scope
+from tokenstore.lifecycle.grant import of_same_user
 from tokenstore.lifecycle.jobs import copy_of, process_is_ending
 from tokenstore.lifecycle.request import (
     BUSY,
@@ -45,9 +45,11 @@ from tokenstore.lifecycle.request import (
     iso,
     longest_hold,
 )
+from tokenstore.lifecycle.targets import further_token, refresh_token_only, requesting
 from tokenstore.lifecycle.unattended import is_unattended, store_if_new, unstored_record
 from tokenstore.logs import place_of
 from tokenstore.models.failures import Failure
+from tokenstore.models.targets import is_refused_target
 from tokenstore.models.tokens import lifetime_of
 from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
 from tokenstore.storage.locks import LockTimeoutError
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
     from tokenstore.lifecycle.jobs import Job
     from tokenstore.models.accounts import HistoryEntry, Record
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.models.tokens import TokenSet
     from tokenstore.oauth.client import TokenResponse
     from tokenstore.oauth.provider import Provider
@@ -204,7 +207,7 @@ class RefreshProtocol:
     # -- steps 2 to 4 -------------------------------------------------------------------------
 
     def _read(self) -> Record:
-        record = self._repository.record(self._name) or unstored_record(
+        record = self._repository.record(self._name, self._request.target) or unstored_record(
             self._name, self._context.providers, self._provider
         )
         if record is None:
@@ -309,6 +312,7 @@ class RefreshProtocol:
                 reason=self._request.reason,
                 longest=longest_hold(self._context.timeout),
                 spends=not provider.is_unattended,
+                target=self._request.target,
             )
         except AccountChanged:
             raise _Retry(self._changed_meanwhile()) from None
@@ -353,16 +357,17 @@ class RefreshProtocol:
         record, timeout = refresh.record, self._context.timeout
         self.requested_at = self.requested_at or time.monotonic()
         self._job.expect(timeout, lambda: self._unanswered(provider.name))
-        grant: Callable[..., TokenResponse] = partial(unattended_grant, provider)
+        chosen = requesting(provider, record, refresh.target)
+        grant: Callable[..., TokenResponse] = partial(unattended_grant, chosen)
         if not provider.is_unattended:
-            refresh_token = record.tokens.refresh_token or ""
-            grant = partial(refresh_grant, without_other_scope(provider, record), refresh_token)
+            grant = partial(refresh_grant, chosen, record.tokens.refresh_token or "")
         try:
             return grant(
                 account_name=self._name,
                 timeout=ends_after,
                 connect_timeout=0.9 * min(timeout, ends_after),
                 session=self._context.session,
+                resources=refresh.target.resources if refresh.target else (),
             )
         except TokenRefreshError as error:
             return error
@@ -403,7 +408,8 @@ class RefreshProtocol:
             self._context.metadata.pop(provider.issuer or "", None)
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, error)
-        self._tell_of_sign_in(refresh.record, error)
+        if not is_refused_target(refresh.target, error):
+            self._tell_of_sign_in(refresh.record, error)
         if self._request.reason == "due" and not refresh.lock_lost and _may_retry(error):
             raise _Retry(error)
         raise error
@@ -452,9 +458,19 @@ class RefreshProtocol:
                 default_expires_in=provider.default_expires_in,
             )
 
-        stored = self._store(
-            refresh, provider, merge, lock, partial(self._not_stored, refresh, merge)
-        )
+        outcome: Callable[[TokenSet], TokenSet] = merge
+        further: FurtherToken | None = None
+        if refresh.target is not None:
+            outcome = refresh_token_only(merge)
+            further = further_token(
+                refresh.target,
+                response,
+                merge(refresh.record.tokens),
+                refreshed_at=refresh.started_at,
+                id_=refresh.id,
+            )
+        overdue = partial(self._not_stored, refresh, merge)
+        stored = self._store(refresh, provider, outcome, lock, overdue, further)
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, None)
         if not response.has_access_token:
@@ -466,9 +482,9 @@ class RefreshProtocol:
             )
         if lifetime_of(response.fields, now=refresh.started_at) is None:
             self.news.append(partial(_warn_about_lifetime, self._name, provider))
-        hooks, tokens = self._context.hooks, stored.tokens.to_dict()
+        hooks, tokens = self._context.hooks, (stored.own or stored).tokens.to_dict()
         self.news.append(lambda: hooks.refreshed(self._name, tokens))
-        if refresh.record.needs_sign_in:
+        if (refresh.record.own or refresh.record).needs_sign_in:
             self.news.append(lambda: hooks.recovered(self._name))
         return Outcome(stored, refreshed=True, requested_at=self.requested_at)
 
@@ -479,6 +495,7 @@ class RefreshProtocol:
         outcome: Failure | Callable[[TokenSet], TokenSet],
         lock: HeldLock | None,
         overdue: Callable[[StorageError], Exception],
+        further: FurtherToken | None = None,
     ) -> Record | None:
         """Commit the outcome; again and again until it is done, with the lock still held.
 
@@ -488,11 +505,14 @@ class RefreshProtocol:
             outcome: The failure, or what merges the response into the stored tokens.
             lock: The lock that a backend may release with the commit, or None.
             overdue: Returns the error for callers that stop waiting, and at the end.
+            further: The further access token that the response gave, or None.
         """
         delay, until = _FIRST_DELAY, None
         while True:
             try:
-                return self._journal.finish(refresh, outcome, provider=provider.name, lock=lock)
+                return self._journal.finish(
+                    refresh, outcome, provider=provider.name, lock=lock, further=further
+                )
             except StorageError as error:
                 failure, cause = overdue(error), error
             self._expect_storage(partial(copy_of, failure), again=delay > _FIRST_DELAY)

@@ -15,7 +15,7 @@ from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import requests
 
@@ -47,6 +47,7 @@ def refresh_grant(
     timeout: float,
     connect_timeout: float | None = None,
     session: requests.Session | None = None,
+    resources: Sequence[str] = (),
 ) -> TokenResponse:
     """Exchange *refresh_token* for new tokens (RFC 6749 section 6).
 
@@ -57,6 +58,7 @@ def refresh_grant(
         timeout: Seconds to the last byte of the response; then the connection is closed.
         connect_timeout: Seconds to establish the connection.
         session: A session whose network settings are used, or None.
+        resources: What the access token is for (RFC 8707), as `Provider.resource_parameter`.
 
     Raises:
         ReauthorizationRequired: The refresh token is refused.
@@ -70,6 +72,7 @@ def refresh_grant(
         provider,
         params,
         refresh_token=refresh_token,
+        resources=resources,
         account_name=account_name,
         timeout=timeout,
         connect_timeout=connect_timeout,
@@ -84,6 +87,7 @@ def unattended_grant(
     timeout: float,
     connect_timeout: float | None = None,
     session: requests.Session | None = None,
+    resources: Sequence[str] = (),
 ) -> TokenResponse:
     """Obtain an access token without a user (RFC 6749 section 4.4, RFC 7523 section 2.1).
 
@@ -95,6 +99,7 @@ def unattended_grant(
         timeout: Seconds to the last byte of the response; then the connection is closed.
         connect_timeout: Seconds to establish the connection.
         session: A session whose network settings are used, or None.
+        resources: What the access token is for (RFC 8707).
 
     Raises:
         TransientRefreshError: There was no usable response; try again later.
@@ -110,6 +115,7 @@ def unattended_grant(
     response = _exchanged(
         provider,
         params,
+        resources=resources,
         account_name=account_name,
         timeout=timeout,
         connect_timeout=connect_timeout,
@@ -124,12 +130,17 @@ def _exchanged(
     params: Mapping[str, str],
     *,
     refresh_token: str = "",
+    resources: Sequence[str],
     account_name: str,
     timeout: float,
     connect_timeout: float | None,
     session: requests.Session | None,
 ) -> TokenResponse:
-    request = authenticated_request(provider, {**provider.extra_params, **params})
+    all_params: dict[str, str | list[str]] = {**provider.extra_params, **params}
+    if resources:  # one as text, as JSON bodies and most providers have it
+        one, *more = resources
+        all_params[provider.resource_parameter] = [one, *more] if more else one
+    request = authenticated_request(provider, all_params)
     received = request.send(
         provider.token_endpoint or "",
         timeout=timeout,
@@ -157,13 +168,14 @@ class AuthenticatedRequest:
     """
 
     headers: Mapping[str, str | None] = field(repr=False)
-    form: Mapping[str, str] = field(repr=False)
+    form: Mapping[str, str | list[str]] = field(repr=False)
     tls: ssl.SSLContext | None = None
 
     @property
     def secrets(self) -> list[str]:
         """The assertions in it; no message may repeat them."""
-        return [self.form[name] for name in ("client_assertion", "assertion") if name in self.form]
+        names = ("client_assertion", "assertion")
+        return [str(self.form[name]) for name in names if name in self.form]
 
     def send(
         self,
@@ -188,7 +200,9 @@ class AuthenticatedRequest:
         )
 
 
-def authenticated_request(provider: Provider, params: Mapping[str, str]) -> AuthenticatedRequest:
+def authenticated_request(
+    provider: Provider, params: Mapping[str, str | list[str]]
+) -> AuthenticatedRequest:
     """Return a request with which the client authenticates.
 
     That is RFC 6749 section 2.3, RFC 7523 section 2.2 and RFC 8705 section 2, for the token

@@ -100,7 +100,7 @@ def exchange(
     connect_timeout: float | None = None,
     session: requests.Session | None = None,
     headers: Mapping[str, str | None] | None = None,
-    data: Mapping[str, str] | None = None,
+    data: Mapping[str, str | list[str]] | None = None,
     as_json: bool = False,
     tls: ssl.SSLContext | None = None,
 ) -> HTTPResponse | TransportFailure:

@@ -93,6 +93,8 @@ class Provider:
         token_origins: Further origins, such as ``https://login.example.com``, under which this
             provider issued tokens before: tokens whose ``token_uri`` has another one are not sent
             to it.
+        resource_parameter: The name of the request's parameter for what a further access token is
+            for: ``resource`` (RFC 8707), or ``audience`` at some providers.
         failures: How this provider says that a refresh failed: mappings of ``status``, ``error``
             (a code), ``contains`` (a part of any of its texts) and ``means``, which is
             ``reauthorization``, ``transient`` or ``client``. The first that matches decides;
@@ -150,6 +152,7 @@ class Provider:
     scope_separator: str = " "
     client_id_parameter: str = "client_id"
     token_origins: Sequence[str] = ()
+    resource_parameter: str = "resource"
     failures: Sequence[Mapping[str, Any]] = ()
     private_key_file: str | os.PathLike[str] | None = None
     private_key_env: str | None = None
@@ -216,6 +219,8 @@ class Provider:
         for name in _LATER_SETTINGS:
             yield name, str(getattr(self, name))
         yield "grant_type", self.grant_type if self.is_unattended else "None"
+        if self.resource_parameter != "resource":
+            yield "resource_parameter", self.resource_parameter
         yield "assertion_claims", str(sorted(self.assertion_claims.items()) or None)
 
     def require_usable(self) -> None:
@@ -287,6 +292,8 @@ class Provider:
     def _value_problems(self) -> Iterator[str]:
         if self.body_format not in {"form", "json"}:
             yield "has an unknown body_format; use form or json"
+        if not self.resource_parameter or not isinstance(self.resource_parameter, str):
+            yield "has an invalid resource_parameter: write the parameter's name, such as audience"
         for failure in self.failures:
             if problem := _failure_problem(failure):
                 yield f"has an invalid entry in failures: {problem}"

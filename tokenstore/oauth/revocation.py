@@ -10,6 +10,8 @@ from tokenstore.oauth.http import TransportFailure
 from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import requests
 
     from tokenstore.errors import TokenRefreshError
@@ -26,8 +28,9 @@ def revoke(
     account_name: str,
     timeout: float,
     session: requests.Session | None = None,
+    further: Iterable[str] = (),
 ) -> None:
-    """Revoke both tokens, the refresh token first. Tokens that are already invalid are accepted.
+    """Revoke all tokens, the refresh token first. Tokens that are already invalid are accepted.
 
     Args:
         provider: The provider that issued the tokens, with a revocation endpoint.
@@ -35,6 +38,7 @@ def revoke(
         account_name: The account, for errors.
         timeout: Seconds for each request.
         session: The session to send the requests with. Defaults to new connections.
+        further: Further access tokens of the login.
 
     Raises:
         ProviderConfigurationError: The provider has no usable revocation endpoint.
@@ -42,8 +46,10 @@ def revoke(
         ClientRejectedError: The provider rejects the client or the request.
     """
     url = provider.endpoint(_ENDPOINT)
-    for hint in ("refresh_token", "access_token"):
-        token: str | None = getattr(tokens, hint)
+    for hint, token in (
+        ("refresh_token", tokens.refresh_token),
+        *(("access_token", each) for each in (tokens.access_token, *further)),
+    ):
         if token is None:
             continue
         request = authenticated_request(provider, {"token": token, "token_type_hint": hint})

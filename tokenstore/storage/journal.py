@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import StorageError
 from tokenstore.models.failures import Failure
+from tokenstore.models.targets import is_refused_target
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.storage import statements as sql
 from tokenstore.storage.processes import may_be_at_work
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokenstore.models.accounts import HistoryEntry, Record
+    from tokenstore.models.further_tokens import FurtherToken
+    from tokenstore.models.targets import Target
     from tokenstore.storage.base import Database
+    from tokenstore.storage.further import FurtherTokens
     from tokenstore.storage.locks import HeldLock
 
 Reason = Literal["due", "forced", "rejected"]
@@ -42,6 +46,7 @@ class Refresh:
         record: What was stored when it began; its refresh token is the one that is sent.
         identity: The database in which it is recorded (`Database.identity`).
         sent: Fingerprint of the refresh token that is sent; empty if none is.
+        target: Which further access token it is for; None for the account's own.
         lock_lost: Whether another process could refresh the account at the same time.
     """
 
@@ -50,6 +55,7 @@ class Refresh:
     record: Record
     identity: object
     sent: str
+    target: Target | None = None
     lock_lost: bool = False
 
 
@@ -104,6 +110,7 @@ class Journal:
     Args:
         database: The database.
         record: Returns what is stored of an account, None if there is none.
+        further: The further access tokens.
         clock: The time, in UTC epoch seconds.
     """
 
@@ -111,10 +118,12 @@ class Journal:
         self,
         database: Database,
         record: Callable[[str], Record | None],
+        further: FurtherTokens,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._record = record
+        self._further = further
         self._clock = clock
 
     def last_begun(self, account_name: str) -> int:
@@ -179,6 +188,7 @@ class Journal:
         reason: Reason,
         longest: float,
         spends: bool = True,
+        target: Target | None = None,
     ) -> Refresh:
         """Record that a refresh begins. The caller holds the account's lock.
 
@@ -191,6 +201,7 @@ class Journal:
             reason: Why the account is refreshed.
             longest: Seconds that a refresh may last at most, in any process.
             spends: Whether the stored refresh token is sent; not so for an account of no user.
+            target: Which further access token is requested. Defaults to the account's own.
 
         Raises:
             AccountChanged: The account has changed since *record* was read.
@@ -207,6 +218,7 @@ class Journal:
             "pid": os.getpid(),
             "started_at": now,
             "sent": sent,
+            "target": target and target.text,
         }
         unchanged = {"name": record.account_name, "read_version": record.version}
 
@@ -221,7 +233,7 @@ class Journal:
                 raise SpentToken(spent_at)
             self._close_interrupted(record.account_name, now)
             ((number,),) = self._database.fetch_all(sql.BEGIN_REFRESH, account | begun)
-            return Refresh(int(number), now, record, self._database.identity(), sent)
+            return Refresh(int(number), now, record, self._database.identity(), sent, target)
 
         self._database.require_room(row_size(record.tokens))
         try:
@@ -284,6 +296,7 @@ class Journal:
         *,
         provider: str,
         lock: HeldLock | None = None,
+        further: FurtherToken | None = None,
     ) -> Record | None:
         """Store the outcome and close the journal's entry, in one transaction.
 
@@ -297,6 +310,8 @@ class Journal:
             outcome: Merges the response into the tokens that are stored now; or the failure.
             provider: The provider that responded.
             lock: The account's lock, which is released with the commit where the backend can.
+            further: The further access token, if the refresh was for one and succeeded. Then
+                *outcome* changes the refresh token alone.
 
         Returns:
             What is stored now, None if the account is gone.
@@ -305,14 +320,17 @@ class Journal:
 
         def finish() -> Record | None:
             if self._is_stored(refresh):  # by an earlier call, whose success was not reported
-                return self._record(refresh.record.account_name)
+                current = self._record(refresh.record.account_name)
+                return current and self._further.shown(current, refresh.target)
             current = self._database_record(refresh.record.account_name)
             applied = current is not None and _holds_what_was_sent(current, refresh)
             if current is not None and applied:
                 self._apply(refresh, current, outcome, provider)
+                if further is not None:
+                    self._further.store(current.account_name, further)
                 current = self._record(current.account_name)
             self._close(refresh, outcome, current, applied=applied, now=now)
-            return current
+            return current and self._further.shown(current, refresh.target)
 
         stored = self._database.run(finish, expected_identity=refresh.identity, lock=lock)
         _at_work.discard((self._database.name, refresh.id))
@@ -339,13 +357,19 @@ class Journal:
             "read_version": current.version,
             "refresh_id": refresh.id,
         }
+        target = refresh.target
         if isinstance(outcome, Failure):
+            if target is not None and is_refused_target(target, outcome):
+                self._further.refuse(current.account_name, target, outcome, refresh_id=refresh.id)
+                return
             self._database.execute(sql.STORE_FAILURE, row | {"failure": outcome.to_json()})
             return
+        if target is not None:  # the account's own access token stays as it is
+            row["refresh_id"] = current.refresh_id
         row |= {
             "version": new_version(),
             "provider": provider,
-            "refreshed_at": refresh.started_at,
+            "refreshed_at": refresh.started_at if target is None else current.refreshed_at,
             **to_columns(current.account_name, outcome(current.tokens)),
         }
         self._database.scrub_after_commit()

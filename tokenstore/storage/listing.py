@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.models.accounts import Account, Record
 from tokenstore.models.expiry import clock_moved_back, refresh_due_at, state_of
+from tokenstore.models.timestamps import NEVER
 from tokenstore.models.tokens import normalize_account_name
 from tokenstore.storage import statements as sql
 from tokenstore.storage.rows import (
@@ -154,8 +155,10 @@ class AccountListing:
         name, provider = (v if v is None or is_text(v) else ascii(v) for v in (name, provider))
         now = self._clock()
         failure = to_failure(details)
-        # As Record.is_permanent.
-        permanent = usable and not has_refresh_token and expires_at is None and failure is None
+        # As Record.is_endless and Record.is_permanent.
+        has_end = expires_at is not None and expires_at < NEVER
+        endless = usable and not has_refresh_token and not has_end
+        permanent = endless and failure is None
         refreshable = bool(has_refresh_token) or is_unattended(provider)
         last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
         if failure is not None and client_of(provider) not in {None, failure.client}:
@@ -163,7 +166,8 @@ class AccountListing:
         state = state_of(
             due=not permanent
             and (
-                not usable
+                endless
+                or not usable
                 or refresh_due_at(expires_at, refreshed_at, expiry_buffer) <= now
                 or clock_moved_back(refreshed_at, now)
             ),

@@ -12,6 +12,7 @@ from tokenstore.testing.protocol import (
     AUTH_METHODS,
     CERTIFICATE_METHODS,
     NO_STORE,
+    RESOURCE,
     Client,
     HTTPRequest,
     OAuthError,
@@ -72,7 +73,7 @@ class Endpoints:
             params = parse_params(request)
             client_id = self._authenticate(request, params, now)
             if request.path == TOKEN:
-                body = self._grant(client_id, params, now)
+                body = self._grant(client_id, params, requested_resources(request), now)
             elif client_id is None:
                 raise _unauthenticated()
             elif request.path == REVOKE:
@@ -85,7 +86,9 @@ class Endpoints:
             return error.response
         return Answer(200, body, NO_STORE)
 
-    def _grant(self, client_id: str | None, params: dict[str, str], now: float) -> dict[str, Any]:
+    def _grant(
+        self, client_id: str | None, params: dict[str, str], resources: list[str], now: float
+    ) -> dict[str, Any]:
         if params.get("grant_type") == JWT_BEARER:
             client, claims = self._assertions.grant(params, client_id, now)
             subject = claims.get("sub", client.client_id)
@@ -102,7 +105,7 @@ class Endpoints:
                 scope = params.get("scope", DEFAULT_SCOPE)
                 return self._unattended(TokenFamily(client_id, client_id, scope), now)
             case "refresh_token":
-                return self._tokens.refresh(client_id, params, now)
+                return self._tokens.refresh(client_id, params, now, resources=resources)
             case "authorization_code":
                 code = self._codes.redeem(client_id, params, now)
                 code.family = TokenFamily(code.subject, client_id, code.request.scope)
@@ -164,6 +167,11 @@ def _presents_certificate(registered: Client | None, client: Client, request: HT
 def _unauthenticated(headers: Mapping[str, str] | None = None) -> OAuthError:
     headers = {**NO_STORE, **(headers or {})}
     return OAuthError("invalid_client", "authentication failed", 401, headers)
+
+
+def requested_resources(request: HTTPRequest) -> list[str]:
+    """Return what an access token is requested for: ``resource`` (RFC 8707), or ``audience``."""
+    return [value for name, value in request.form or () if name in {RESOURCE, "audience"}]
 
 
 def metadata(issuer: str, *, iss_parameter: bool) -> dict[str, Any]:

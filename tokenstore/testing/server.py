@@ -83,6 +83,8 @@ class AuthorizationServer:
             connection without a registered certificate then; it requires *tls*.
         tls: The server's own certificate and its key, as PEM files. With it the server speaks
             https. Defaults to plain HTTP.
+        resources: What an access token may be requested for in a refresh: values of ``resource``
+            (RFC 8707) or ``audience``. Defaults to anything.
 
     Attributes:
         issuer: The URL of the server, which is its issuer identifier (RFC 8414).
@@ -112,6 +114,7 @@ class AuthorizationServer:
         public_key: str | None = None,
         certificate: str | None = None,
         tls: tuple[str | PathLike[str], str | PathLike[str]] | None = None,
+        resources: Iterable[str] | None = None,
     ) -> None:
         client = Client.register(
             client_id,
@@ -127,7 +130,9 @@ class AuthorizationServer:
         self._dialect = _dialect(dialect)
         self._default = client
         self._clients = {client_id: client}
-        self._tokens = TokenRegistry(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
+        self._tokens = TokenRegistry(
+            expires_in, rotate=rotate, lifetime=refresh_token_lifetime, resources=resources
+        )
         self._clock = clock
         self._lock = Lock()  # guards clients and tokens; not held while waiting
         self._http = LoopbackHTTPServer(self._respond, self._tls)
@@ -332,6 +337,16 @@ class AuthorizationServer:
     def is_live(self, access_token: str) -> bool:
         """Return whether the access token is valid now."""
         return self._access_token_subject(access_token) is not None
+
+    def audience(self, access_token: str) -> tuple[str, tuple[str, ...]]:
+        """Return the scope and the resources that an access token is for.
+
+        Raises:
+            KeyError: The token was not issued here.
+        """
+        with self._lock:
+            token = self._tokens.access_tokens[access_token]
+            return token.scope, token.resources
 
     def _access_token_subject(self, access_token: str) -> str | None:
         now = self._clock()
