@@ -215,9 +215,9 @@ class AsyncTokenManager:
         resource: str | Iterable[str] | None = None,
     ) -> dict[str, Any]:
         """Refresh an account now, return its tokens: see `TokenManager.refresh_token`."""
-        target = Target.of(scope, resource)
+        method, target = self.manager.refresh_token, Target.of(scope, resource)
         refresh = partial(
-            self.manager.refresh_token,
+            method,
             account_name,
             provider,
             rejected=rejected,
@@ -239,11 +239,11 @@ class AsyncTokenManager:
         resource: str | Iterable[str] | None = None,
     ) -> str | None:
         """Return a valid access token or None: see `TokenManager.get_valid_token`."""
-        target = Target.of(scope, resource)
+        method, target = self.manager.get_valid_token, Target.of(scope, resource)
         token = self._cached("get_valid_token", account_name, provider, target)
         if token is not None:
             return token
-        get = partial(self.manager.get_valid_token, account_name, provider, **_arguments(target))
+        get = partial(method, account_name, provider, **_arguments(target))
         token = await self._from_store(get, account_name, None, target)
         if token is not None:
             return token
@@ -260,13 +260,12 @@ class AsyncTokenManager:
         resource: str | Iterable[str] | None = None,
     ) -> str:
         """Return a valid access token or raise an error: see `TokenManager.ensure_valid_token`."""
-        target = Target.of(scope, resource)
+        method, target = self.manager.ensure_valid_token, Target.of(scope, resource)
         if min_ttl is None:
             token = self._cached("ensure_valid_token", account_name, provider, target)
             if token is not None:
                 return token
-        ensure = self.manager.ensure_valid_token
-        return await self._ensure(ensure, account_name, provider, min_ttl, target)
+        return await self._ensure(method, account_name, provider, min_ttl, target)
 
     async def get_access_token(
         self,
@@ -278,9 +277,8 @@ class AsyncTokenManager:
         resource: str | Iterable[str] | None = None,
     ) -> AccessToken:
         """Return a valid access token and what is known of it: see `TokenManager`."""
-        target = Target.of(scope, resource)
-        get = self.manager.get_access_token
-        return await self._ensure(get, account_name, provider, min_ttl, target)
+        method, target = self.manager.get_access_token, Target.of(scope, resource)
+        return await self._ensure(method, account_name, provider, min_ttl, target)
 
     async def _ensure(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.models.further_tokens import to_scope
+from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
     from tokenstore.models.accounts import Record
@@ -53,3 +54,6 @@ class AccessToken:
             "expires_at": self.expires_at,
             "scope": self.scope,
         }
+
+
+protect(__name__)

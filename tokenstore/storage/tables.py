@@ -77,7 +77,7 @@ access_tokens = Table(
     Column("expires_at", Float(53)),
     Column("refreshed_at", Float(53)),
     Column("refresh_id", _Number),  # the refresh that produced this token or this failure
-    Column("failure", Text),  # JSON: why the provider refused the target, or NULL
+    Column("failure", Text, nullable=True),  # JSON: why the provider refused the target
     Column("checksum", BigInteger, nullable=False),
 )
 
