@@ -444,6 +444,7 @@ def test_the_json_of_every_command_has_the_fields_that_the_page_shows(
         "status": "status",
         "token": "token alice",
         "history": "history",
+        "providers": "providers",
         "export": "export new",
         "backup": "backup copy.db",
         "restore": "restore copy.db",

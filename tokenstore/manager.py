@@ -59,8 +59,7 @@ class TokenManager:
     Args:
         database: A path to the SQLite file, or an SQLAlchemy URL. Defaults to
             ``$TOKENSTORE_DATABASE``, else to ``tokens.db`` in the user's data directory.
-        providers: Name to `Provider`, consulted before ``providers.toml`` and the built-in
-            ``google`` and ``microsoft``.
+        providers: Name to `Provider`, consulted before ``providers.toml`` and the built-in ones.
         expiry_buffer: Seconds; a token is due when ``expires_at <= clock() + expiry_buffer``.
         cache_ttl: Seconds for which `get_valid_token` may return a token from memory, never past
             the time when it is due; 0 disables that. Changes by this manager are seen at once,

@@ -83,6 +83,31 @@ def test_each_table_is_held_to_the_schema(name: str) -> None:
     assert (found.registration_url or "https://").startswith("https://")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"token_endpoint": "https://git.example/oauth/token"},
+        {"issuer": "https://git.example"},
+    ],
+    ids=["token_endpoint", "issuer"],
+)
+def test_a_server_of_the_users_own_shares_no_endpoint_with_the_vendors(
+    given: dict[str, str],
+) -> None:
+    provider = built_in()["gitlab"].provider("gitlab", {**given, "client_id": "app"})
+
+    assert "gitlab.com" not in str(vars(provider))
+    assert provider.refresh_token_rotates is True
+
+
+def test_a_template_is_no_obstacle_for_a_table_of_its_name(file: Path) -> None:
+    file.write_text('[keycloak]\nissuer = "https://sso.example/realms/a"\nclient_id = "app"\n')
+
+    provider = ProviderRegistry(None, file).get("keycloak")
+
+    assert (provider.issuer, provider.token_endpoint) == ("https://sso.example/realms/a", None)
+
+
 def test_a_provider_without_a_client_is_known_but_not_usable() -> None:
     registry = ProviderRegistry(None, None)
     for name in registry.names():

@@ -144,8 +144,7 @@ def _choose_provider(
     if not ready:
         raise click.UsageError("no provider is ready to sign in at; see: tokenstore providers")
     only_one = ready[0] if len(ready) == 1 else None
-    choice: str = click.prompt("Provider", only_one, type=click.Choice(ready), err=True)
-    return choice
+    return output.choose("Provider", ready, only_one)
 
 
 def _signed_in_as(tokens: Mapping[str, Any]) -> str:

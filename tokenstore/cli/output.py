@@ -19,7 +19,7 @@ from tokenstore.messages import one_line, printable
 from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.table import Table
     from rich.text import Text
@@ -76,6 +76,12 @@ def print_message(text: str) -> None:
 def print_exactly(text: str) -> None:
     """Print a line for a program, unchanged; on a terminal, it is printable."""
     click.echo(printable(text) if sys.stdout.isatty() else text)
+
+
+def choose(question: str, choices: Sequence[str], default: str | None) -> str:
+    """Ask on the terminal for one of *choices*."""
+    answer: str = click.prompt(question, default, type=click.Choice(choices), err=True)
+    return answer
 
 
 def until_lost(items: Iterable[_T]) -> Iterator[_T]:

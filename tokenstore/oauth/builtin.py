@@ -14,12 +14,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import ProviderConfigurationError
-from tokenstore.oauth.provider import Provider
+from tokenstore.oauth.provider import Provider, origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _INSTEAD_OF_SECRET = (
+    "token_endpoint_auth_method",
     *("service_account_file", "private_key_file", "private_key_env", "certificate_file"),
 )
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -65,6 +66,8 @@ class BuiltIn:
             key: _inserted(value, values) if isinstance(value, str) else value
             for key, value in self.settings.items()
         }
+        if _is_elsewhere(given, settings):  # a server of the user's own
+            settings = {key: settings[key] for key in settings if not _is_place(key)}
         for key in ("client_id", "client_secret"):
             value = _environ(self.variable(name, key))
             if value and not given.get("service_account_file"):  # which names the client
@@ -83,6 +86,8 @@ class BuiltIn:
             given: What is set elsewhere.
         """
         needed = [v for v, default in self.variables.items() if not default]
+        if given.get("token_endpoint") or given.get("issuer"):
+            needed = []
         if self.secret_required and not any(map(given.get, _INSTEAD_OF_SECRET)):
             needed.insert(0, "client_secret")
         if not given.get("service_account_file"):
@@ -129,6 +134,22 @@ def _from_table(name: str, table: dict[str, Any]) -> BuiltIn:
     facts = {key: value for key, value in table.items() if key in own}
     settings = {key: value for key, value in table.items() if key not in own}
     return BuiltIn(name, settings=settings, **facts)
+
+
+def _is_place(key: str) -> bool:
+    """Return whether a setting says where requests go."""
+    return key.endswith("_endpoint") or key in {"issuer", "token_origins"}
+
+
+def _is_elsewhere(given: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Return whether a token endpoint or issuer is given that is not the provider's.
+
+    Then none of its other endpoints is used: they would be sent what the given one issued.
+    """
+    known = {settings.get("token_endpoint"), settings.get("issuer")}
+    own = {origin(url) for url in known if url}
+    urls = (given.get("token_endpoint"), given.get("issuer"))
+    return any(isinstance(url, str) and url and origin(url) not in own for url in urls)
 
 
 def _environ(variable: str) -> str:
