@@ -15,7 +15,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade 'pip>=25.1'
 	@echo "make: installing tokenstore and its test dependencies into $(VENV), about 100 MB"
-	$(BIN)/python -m pip install --editable '.[cli,google,httpx,login,postgresql]' --group dev $(CONSTRAINTS)
+	$(BIN)/python -m pip install --editable '.[cli,google,httpx,jwt,login,postgresql]' --group dev $(CONSTRAINTS)
 	@touch $@
 
 demo: setup

@@ -81,6 +81,8 @@ def provider_keys() -> str:
     from tokenstore.oauth.providers_toml import _KEYS
 
     meanings = attributes_of(Provider) | {
+        "preset": "The built-in provider or template whose settings this table overrides. Defaults "
+        "to the one of the table's name.",
         "client_secret_env": "The environment variable that holds the secret.",
     }
     defaults = {f.name: f.default for f in fields(Provider)}
@@ -88,6 +90,24 @@ def provider_keys() -> str:
     for key, (kind, _) in sorted(_KEYS.items()):
         default = _format_default(defaults.get(key))
         rows.append(f"| `{key}` | {kind} | {default} | {meanings[key]} |")
+    return "\n".join(rows)
+
+
+def catalogue() -> str:
+    """Return the built-in providers and templates as a table."""
+    from tokenstore.oauth.builtin import built_in
+
+    rows = ["| name | environment variables | what to register | vendor's page |"]
+    rows.append("| --- | --- | --- | --- |")
+    for name, entry in built_in().items():
+        keys = ["client_id", *entry.variables]
+        variables = [f"`{entry.variable(name, key)}`" for key in keys]
+        secret = f"`{entry.variable(name, 'client_secret')}`"
+        variables.insert(1, secret if entry.secret_required else f"{secret} (if there is one)")
+        told = (entry.registration or "").replace("|", "\\|")
+        where = f" [Console]({entry.registration_url})" if entry.registration_url else ""
+        page = f"[documentation]({entry.documentation})"
+        rows.append(f"| `{name}` | {', '.join(variables)} | {told}{where} | {page} |")
     return "\n".join(rows)
 
 
@@ -121,4 +141,9 @@ def _subclasses(cls: type[Exception], indent: str = "") -> Iterator[str]:
         yield from _subclasses(subclass, indent + ("    " if is_last else "│   "))
 
 
-_GENERATORS = {"commands": commands, "error_tree": error_tree, "provider_keys": provider_keys}
+_GENERATORS = {
+    "catalogue": catalogue,
+    "commands": commands,
+    "error_tree": error_tree,
+    "provider_keys": provider_keys,
+}

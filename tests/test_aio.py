@@ -684,3 +684,22 @@ def test_a_transient_failure_is_raised_and_a_later_call_retries(world: World) ->
         assert await manager.get_valid_token("alice") == world.tokens()[0]
 
     run(main())
+
+
+def test_a_further_access_token_is_had_by_scope_or_resource(world: World) -> None:
+    async def main() -> None:
+        own = world.server.sign_in("alice", scope="mail read")
+        async with AsyncTokenManager(world.manager()) as manager:
+            await manager.save_tokens("alice", own, provider="test")
+            token = await manager.get_valid_token("alice", scope="mail")
+            assert token is not None
+            assert world.server.audience(token) == ("mail", ())
+            assert await manager.ensure_valid_token("alice", scope=["mail"]) == token
+            found = await manager.get_access_token("alice", resource="urn:api")
+            assert world.server.audience(found.token) == ("mail read", ("urn:api",))
+            renewed = await manager.refresh_token("alice", rejected=token, scope="mail")
+            assert renewed["access_token"] != token
+            assert await manager.get_valid_token("alice") == own["access_token"]
+            assert world.posts == 3
+
+    asyncio.run(main())

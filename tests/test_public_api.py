@@ -96,7 +96,7 @@ def test_the_contract_names_what_is_public() -> None:
     }
 
     public = {"Account", "Provider", "TokenManager", "TokenRepository"}
-    public |= {"AsyncTokenManager", "HistoryEntry", "Prompt", "RefreshResult"}
+    public |= {"AccessToken", "AsyncTokenManager", "HistoryEntry", "Prompt", "RefreshResult"}
     assert tree | public == set(tokenstore.__all__)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tokenstore.errors import WrongAccountError as WrongAccountError
     from tokenstore.lifecycle.bulk import RefreshResult as RefreshResult
     from tokenstore.manager import TokenManager as TokenManager
+    from tokenstore.models.access_tokens import AccessToken as AccessToken
     from tokenstore.models.accounts import Account as Account
     from tokenstore.models.accounts import HistoryEntry as HistoryEntry
     from tokenstore.oauth.flows.prompt import Prompt as Prompt
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tokenstore.storage.repository import TokenRepository as TokenRepository
 
 _HOMES = {
+    "AccessToken": "models.access_tokens",
     "Account": "models.accounts",
     "AsyncTokenManager": "aio",
     "ClientRejectedError": "errors",

@@ -18,6 +18,7 @@ from tokenstore import fork
 from tokenstore.errors import TokenStoreError
 from tokenstore.logs import LOGGER, log_operation
 from tokenstore.manager import TokenManager
+from tokenstore.models.targets import Target
 from tokenstore.redaction import protect
 from tokenstore.storage.repository import refuse_pickling
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.lifecycle.bulk import RefreshResult
+    from tokenstore.models.access_tokens import AccessToken
     from tokenstore.models.accounts import Account, HistoryEntry
     from tokenstore.oauth.flows.prompt import Prompt
     from tokenstore.oauth.provider import Provider
@@ -209,10 +211,19 @@ class AsyncTokenManager:
         provider: str | Provider | None = None,
         *,
         rejected: str | None = None,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> dict[str, Any]:
         """Refresh an account now, return its tokens: see `TokenManager.refresh_token`."""
-        refresh = partial(self.manager.refresh_token, account_name, provider, rejected=rejected)
-        key = _key("refresh_token", account_name, provider, rejected)
+        method, target = self.manager.refresh_token, Target.of(scope, resource)
+        refresh = partial(
+            method,
+            account_name,
+            provider,
+            rejected=rejected,
+            **_arguments(target),
+        )
+        key = _key("refresh_token", account_name, provider, rejected, target=target)
         if rejected is None:
             earlier = self._waiting.running(key)
             if earlier is not None:
@@ -220,17 +231,23 @@ class AsyncTokenManager:
         return deepcopy(await _result(self._waiting.share(key, refresh)))
 
     async def get_valid_token(
-        self, account_name: str, provider: str | Provider | None = None
+        self,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> str | None:
         """Return a valid access token or None: see `TokenManager.get_valid_token`."""
-        token = self._cached("get_valid_token", account_name, provider)
+        method, target = self.manager.get_valid_token, Target.of(scope, resource)
+        token = self._cached("get_valid_token", account_name, provider, target)
         if token is not None:
             return token
-        get = partial(self.manager.get_valid_token, account_name, provider)
-        token = await self._from_store(get, account_name, None)
+        get = partial(method, account_name, provider, **_arguments(target))
+        token = await self._from_store(get, account_name, None, target)
         if token is not None:
             return token
-        key = _key("get_valid_token", account_name, provider)
+        key = _key("get_valid_token", account_name, provider, target=target)
         return await _result(self._waiting.share(key, get))
 
     async def ensure_valid_token(
@@ -239,41 +256,76 @@ class AsyncTokenManager:
         provider: str | Provider | None = None,
         *,
         min_ttl: float | None = None,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> str:
         """Return a valid access token or raise an error: see `TokenManager.ensure_valid_token`."""
+        method, target = self.manager.ensure_valid_token, Target.of(scope, resource)
         if min_ttl is None:
-            token = self._cached("ensure_valid_token", account_name, provider)
+            token = self._cached("ensure_valid_token", account_name, provider, target)
             if token is not None:
                 return token
-        ensure = partial(self.manager.ensure_valid_token, account_name, provider, min_ttl=min_ttl)
-        token = await self._from_store(ensure, account_name, min_ttl)
-        if token is not None:
-            return token
-        key = _key("ensure_valid_token", account_name, provider, min_ttl)
-        return await _result(self._waiting.share(key, ensure))
+        return await self._ensure(method, account_name, provider, min_ttl, target)
+
+    async def get_access_token(
+        self,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        min_ttl: float | None = None,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
+    ) -> AccessToken:
+        """Return a valid access token and what is known of it: see `TokenManager`."""
+        method, target = self.manager.get_access_token, Target.of(scope, resource)
+        return await self._ensure(method, account_name, provider, min_ttl, target)
+
+    async def _ensure(
+        self,
+        method: Callable[..., T],
+        account_name: str,
+        provider: str | Provider | None,
+        min_ttl: float | None,
+        target: Target | None,
+    ) -> T:
+        """Call a method of the manager that raises why there is no valid token."""
+        call = partial(method, account_name, provider, min_ttl=min_ttl, **_arguments(target))
+        found = await self._from_store(call, account_name, min_ttl, target)
+        if found is not None:
+            return found
+        key = _key(method.__name__, account_name, provider, min_ttl, target=target)
+        return await _result(self._waiting.share(key, call))
 
     def _cached(
-        self, operation: str, account_name: str, provider: str | Provider | None
+        self,
+        operation: str,
+        account_name: str,
+        provider: str | Provider | None,
+        target: Target | None,
     ) -> str | None:
         """Return a token from memory, which takes no thread."""
-        token = self.manager._cached(account_name, provider)  # noqa: SLF001 - made for this
+        token = self.manager._cached(account_name, provider, target)  # noqa: SLF001 - made for this
         if token is not None and LOGGER.isEnabledFor(logging.DEBUG):
             log_operation(logging.DEBUG, operation, account_name, provider, "cached")
         return token
 
     async def _from_store(
-        self, call: Callable[[], str | None], account_name: str, min_ttl: float | None
-    ) -> str | None:
+        self,
+        call: Callable[[], T],
+        account_name: str,
+        min_ttl: float | None,
+        target: Target | None,
+    ) -> T | None:
         """Make the *call* if the stored token is valid; return None if a refresh is needed.
 
         Each caller looks before it shares a call, so that none gets a token that is older than
         one saved before.
         """
 
-        def look() -> str | None:
+        def look() -> T | None:
             fresh = False
             with suppress(TokenStoreError):  # the call itself raises and logs it
-                fresh = self.manager._is_fresh(account_name, min_ttl)  # noqa: SLF001 - as above
+                fresh = self.manager._is_fresh(account_name, min_ttl, target)  # noqa: SLF001 - as above
             return call() if fresh else None
 
         return await _result(self._store.submit(look))
@@ -338,10 +390,18 @@ class WorkerPool(fork.ForkParticipant):
         return self._pool.submit(copy_context().run, work)
 
 
-def _key(operation: str, *arguments: object) -> Hashable:
+def _key(operation: str, *arguments: object, target: Target | None = None) -> Hashable:
     """Return the key of a call; calls with equal keys may share their result."""
     plain = (str, float, int, type(None))
-    return operation, *(a if isinstance(a, plain) else id(a) for a in arguments)
+    of_target = () if target is None else (target,)
+    return operation, *(a if isinstance(a, plain) else id(a) for a in arguments), *of_target
+
+
+def _arguments(target: Target | None) -> dict[str, Any]:
+    """Return the arguments of a method of `TokenManager` that name a target."""
+    if target is None:
+        return {}
+    return {"scope": target.scope, "resource": target.resources or None}
 
 
 async def _done(work: Future[Any]) -> None:

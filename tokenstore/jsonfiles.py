@@ -401,8 +401,10 @@ class _Importer:
                 self._planned[name] = tokens
             elif reason is None:
                 # Another process may have stored the account meanwhile.
-                existing = self._existing
-                if not self._repository.put(name, tokens, provider=provider, existing=existing):
+                existing, further = self._existing, content.further
+                if not self._repository.put(
+                    name, tokens, provider=provider, existing=existing, further=further
+                ):
                     reason = _ALREADY if existing == "keep" else _NOT_NEWER
         except (SupersededTokenError, InvalidTokenError) as error:
             return FileResult(name, source.path, "failed", str(error))

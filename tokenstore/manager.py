@@ -16,9 +16,12 @@ from tokenstore.lifecycle.hooks import Hooks
 from tokenstore.lifecycle.refresher import Refresher
 from tokenstore.lifecycle.request import RefreshRequest
 from tokenstore.lifecycle.shared import warn_of_shared_token
+from tokenstore.lifecycle.unattended import is_unattended
 from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
+from tokenstore.models.access_tokens import AccessToken
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
-from tokenstore.models.timestamps import expiry_of
+from tokenstore.models.targets import Target
+from tokenstore.models.timestamps import NEVER, expiry_of
 from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.redaction import protect, protected, unprotected
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from tokenstore.lifecycle.bulk import RefreshResult
     from tokenstore.lifecycle.request import Outcome
     from tokenstore.models.accounts import Account, HistoryEntry, Record
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.oauth.flows.prompt import Prompt
     from tokenstore.oauth.provider import Provider
     from tokenstore.storage.base import JournalMode
@@ -55,8 +59,7 @@ class TokenManager:
     Args:
         database: A path to the SQLite file, or an SQLAlchemy URL. Defaults to
             ``$TOKENSTORE_DATABASE``, else to ``tokens.db`` in the user's data directory.
-        providers: Name to `Provider`, consulted before ``providers.toml`` and the built-in
-            ``google`` and ``microsoft``.
+        providers: Name to `Provider`, consulted before ``providers.toml`` and the built-in ones.
         expiry_buffer: Seconds; a token is due when ``expires_at <= clock() + expiry_buffer``.
         cache_ttl: Seconds for which `get_valid_token` may return a token from memory, never past
             the time when it is due; 0 disables that. Changes by this manager are seen at once,
@@ -155,7 +158,7 @@ class TokenManager:
     ) -> None:
         """Store *tokens* in one durable transaction; they replace all tokens of the account.
 
-        The recorded failure of the account is cleared.
+        The recorded failure of the account is cleared, and its further access tokens are dropped.
 
         Args:
             account_name: The account, which is created if it does not exist.
@@ -318,7 +321,11 @@ class TokenManager:
         with Operation("logout", account_name) as operation:
             name = normalize_account_name(account_name)
             sign_out = Logout(
-                self._repository, self._providers, timeout=self._timeout, session=self._session
+                self._repository,
+                self._providers,
+                timeout=self._timeout,
+                session=self._session,
+                clock=self._clock,
             )
             try:
                 revoked = sign_out.run(name, keep=keep_account)
@@ -338,7 +345,10 @@ class TokenManager:
         forecast = RefreshTokenForecast(self._providers)
         with Operation("accounts", None) as operation:
             for account in self._repository.accounts(
-                expiry_buffer=self._freshness.buffer, client_of=forecast.client_of, names=names
+                expiry_buffer=self._freshness.buffer,
+                client_of=forecast.client_of,
+                is_unattended=forecast.is_unattended,
+                names=names,
             ):
                 yield forecast.apply(account)
             operation.outcome = "listed"
@@ -417,6 +427,8 @@ class TokenManager:
         provider: str | Provider | None = None,
         *,
         rejected: str | None = None,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> dict[str, Any]:
         """Refresh an account now (RFC 6749 section 6) and return its tokens.
 
@@ -429,8 +441,12 @@ class TokenManager:
             rejected: An access token that a resource server rejected. If a different one is stored
                 and has not expired, it is returned without a request. A token that has just
                 replaced a rejected one and is rejected itself is returned as it is.
+            scope: Refresh the further access token for this scope (`get_access_token`), and
+                return that without the refresh token.
+            resource: Likewise, for this resource.
 
         Raises:
+            InvalidTokenError: *scope* or *resource* is empty or has invalid characters.
             TokenRefreshError: No new tokens are available; the subclass says why.
             TokenPersistError: There are new tokens, and they are not stored yet.
         """
@@ -442,48 +458,70 @@ class TokenManager:
 
         with Operation("refresh_token", account_name, provider) as operation:
             reason: Reason = "forced" if rejected is None else "rejected"
-            request = RefreshRequest(reason, differs, rejected=rejected)
+            target = Target.of(scope, resource)
+            request = RefreshRequest(reason, differs, rejected=rejected, target=target)
             name = normalize_account_name(account_name)
             record, refreshed = self._refresher.refresh(name, provider, request)
             operation.provider = record.provider or operation.provider
             operation.outcome = "refreshed" if refreshed else "shared"
-            return record.tokens.to_dict()
+            return (record.tokens if target is None else AccessToken.of(record)).to_dict()
 
     @unprotected("a dict lookup; no variable is left when an error passes")
     def get_valid_token(
-        self, account_name: str, provider: str | Provider | None = None
+        self,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> str | None:
         """Return a valid access token: from memory, from the database, or refreshed.
+
+        An account that belongs to no user (`Provider.grant_type`) is created if it does not exist.
 
         Args:
             account_name: The account.
             provider: Provider to use. Defaults to the account's provider.
+            scope: Return a further access token, for this scope (`get_access_token`).
+            resource: Return a further access token, for this resource.
 
         Returns:
             The token, or None if none is available: the reason is logged, and
             `ensure_valid_token` raises it.
 
         Raises:
+            InvalidTokenError: *scope* or *resource* is empty or has invalid characters.
             TokenPersistError: There are new tokens, and they are not stored yet.
         """
         try:
-            if is_enabled(DEBUG):
-                return self._get_valid_token(account_name, provider)
+            if scope is not None or resource is not None or is_enabled(DEBUG):
+                return self._get_valid_token(account_name, provider, scope, resource)
             return self._cache.get(account_name, provider) or self._get_valid_token(
                 account_name, provider
             )
         except BaseException:
-            del account_name, provider
+            del account_name, provider, scope, resource
             raise
 
     @protected
-    def _get_valid_token(self, account_name: str, provider: str | Provider | None) -> str | None:
-        if is_enabled(DEBUG) and (token := self._cache.get(account_name, provider)) is not None:
+    def _get_valid_token(
+        self,
+        account_name: str,
+        provider: str | Provider | None,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
+    ) -> str | None:
+        target = Target.of(scope, resource)
+        if (target is not None or is_enabled(DEBUG)) and (
+            token := self._cached(account_name, provider, target)
+        ) is not None:
             log_operation(DEBUG, "get_valid_token", account_name, provider, "cached")
             return token
         try:
             with Operation("get_valid_token", account_name, provider) as operation:
-                return self._ensure(account_name, provider, None, operation)
+                if target is None:
+                    return self._ensure(account_name, provider, None, operation)
+                return self._ensure_record(account_name, provider, None, operation, target).token
         except TokenRefreshError:
             return None
 
@@ -493,6 +531,8 @@ class TokenManager:
         provider: str | Provider | None = None,
         *,
         min_ttl: float | None = None,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> str:
         """Return a valid access token as `get_valid_token` does, or raise the reason.
 
@@ -502,15 +542,57 @@ class TokenManager:
             min_ttl: Seconds that the token must stay valid, at most half of what a refreshed one
                 is valid for. A token that was just refreshed is returned even if it expires
                 earlier.
+            scope: Return a further access token, for this scope (`get_access_token`).
+            resource: Return a further access token, for this resource.
 
         Raises:
+            InvalidTokenError: *scope* or *resource* is empty or has invalid characters.
             TokenRefreshError: No token is available; the subclass says why.
             TokenPersistError: There are new tokens, and they are not stored yet.
         """
         if min_ttl is not None:
             _require_seconds(min_ttl=min_ttl)
         with Operation("ensure_valid_token", account_name, provider) as operation:
-            return self._ensure(account_name, provider, min_ttl, operation)
+            if scope is None and resource is None:
+                return self._ensure(account_name, provider, min_ttl, operation)
+            target = Target.of(scope, resource)
+            return self._ensure_record(account_name, provider, min_ttl, operation, target).token
+
+    def get_access_token(
+        self,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        min_ttl: float | None = None,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
+    ) -> AccessToken:
+        """Return a valid access token with its type, expiry and scope, or raise the reason.
+
+        Without *scope* and *resource* it is the account's own. With them, it is a further access
+        token of the same login, for another API: it is requested with the account's refresh token,
+        stored and cached beside the account's own, and refreshed when it is due. An account keeps
+        32 of them; `save_tokens` and a new sign-in drop them.
+
+        Args:
+            account_name: The account.
+            provider: Provider to use. Defaults to the account's provider.
+            min_ttl: As for `ensure_valid_token`.
+            scope: Scopes to request: a string with spaces, or strings, in any order.
+            resource: What the token is for (RFC 8707): a URI, or several. The request's parameter
+                is the provider's `Provider.resource_parameter`.
+
+        Raises:
+            InvalidTokenError: *scope* or *resource* is empty or has invalid characters.
+            TokenRefreshError: No token is available; the subclass says why. A
+                `ClientRejectedError` about the scope or resource concerns these alone.
+            TokenPersistError: There are new tokens, and they are not stored yet.
+        """
+        if min_ttl is not None:
+            _require_seconds(min_ttl=min_ttl)
+        target = Target.of(scope, resource)
+        with Operation("get_access_token", account_name, provider) as operation:
+            return self._ensure_record(account_name, provider, min_ttl, operation, target)
 
     @protected
     def _is_token_expired(self, tokens: Mapping[str, Any]) -> bool:
@@ -537,8 +619,8 @@ class TokenManager:
         due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
         if token is not None and (expires_at is None or now < expires_at):
             require_binding(name, bound, provider)  # a refresh does it after other checks
-        if token is not None and expires_at is None and self._is_permanent(name):
-            due = float("inf")
+        if token is not None and (expires_at is None or expires_at >= NEVER):
+            due = self._due_without_end(name, due)
         if token is not None and now < due and not clock_moved_back(refreshed_at, now):
             self._cache.put(name, token, bound, until=due, epoch=epoch)
             operation.outcome = "fresh"
@@ -546,19 +628,65 @@ class TokenManager:
         live = expires_at is not None and now + (min_ttl or 0.0) < expires_at
         live = live and not clock_moved_back(refreshed_at, now)
         stale = token if self._serve_stale and live else None
+        record = self._refreshed(name, provider, min_ttl, operation, has_stale=stale is not None)
+        return stale if record is None else record.tokens.access_token  # type: ignore[return-value]
+
+    def _ensure_record(
+        self,
+        account_name: str,
+        provider: str | Provider | None,
+        min_ttl: float | None,
+        operation: Operation,
+        target: Target | None,
+    ) -> AccessToken:
+        """Return the access token of a target, None being the account's own, from its record."""
+        name = normalize_account_name(account_name)
+        epoch, now = self._cache.epoch, self._clock()
+        record = self._repository.record(name, target)
+        live = False
+        if record is not None and record.tokens.access_token is not None:
+            expires_at, refreshed_at = record.tokens.expires_at, record.refreshed_at
+            if expires_at is None or now < expires_at:
+                require_binding(name, record.provider, provider)
+            if self._freshness.check(min_ttl)(record):
+                token = record.tokens.access_token
+                due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
+                until = float("inf") if record.is_permanent else due
+                self._cache.put(
+                    name, token, record.provider, until=until, epoch=epoch, target=target
+                )
+                operation.outcome = "fresh"
+                return AccessToken.of(record)
+            live = expires_at is not None and now + (min_ttl or 0.0) < expires_at
+            live = self._serve_stale and live and not clock_moved_back(refreshed_at, now)
+        found = self._refreshed(name, provider, min_ttl, operation, has_stale=live, target=target)
+        stored = found or record
+        assert stored is not None  # noqa: S101 - a stale token is one that was found
+        return AccessToken.of(stored)
+
+    def _refreshed(
+        self,
+        name: str,
+        provider: str | Provider | None,
+        min_ttl: float | None,
+        operation: Operation,
+        *,
+        has_stale: bool,
+        target: Target | None = None,
+    ) -> Record | None:
+        """Return the record after a refresh that was due, None if the stale token must do."""
+        patience = 0.0 if has_stale else None
+        request = RefreshRequest("due", self._freshness.check(min_ttl), patience, target=target)
         try:
-            request = RefreshRequest(
-                "due", self._freshness.check(min_ttl), None if stale is None else 0.0
-            )
             record, refreshed = self._refresher.refresh(name, provider, request)
         except TokenRefreshError as error:
-            if stale is None:
+            if not has_stale:
                 raise
             operation.outcome, operation.failure = "stale", error
-            return stale
+            return None
         operation.provider = record.provider or operation.provider
         operation.outcome = "refreshed" if refreshed else "shared"
-        return self._access_token_of(record)
+        return record
 
     def _with_default_lifetime(
         self, name: str, tokens: TokenSet, provider: str | Provider | None, now: float
@@ -577,23 +705,35 @@ class TokenManager:
         """Return how many refreshes are under way."""
         return self._refresher.at_work()
 
-    def _cached(self, account_name: str, provider: str | Provider | None) -> str | None:
+    def _cached(
+        self, account_name: str, provider: str | Provider | None, target: Target | None = None
+    ) -> str | None:
         """Return the token that is in memory, without any I/O."""
-        return self._cache.get(account_name, provider)
+        if target is None:
+            return self._cache.get(account_name, provider)
+        return self._cache.get_further(account_name, target, provider)
 
-    def _is_permanent(self, name: str) -> bool:
+    def _further(self, account_name: str) -> Iterator[FurtherToken]:
+        """Yield the further access tokens of an account (secret!), in the order of targets."""
+        return self._repository.further.of(normalize_account_name(account_name))
+
+    def _is_unattended(self, provider: str | None) -> bool:
+        """Return whether a provider's accounts need no sign-in, and may not be stored yet."""
+        return is_unattended(self._providers, provider)
+
+    def _due_without_end(self, name: str, due: float) -> float:
+        """Return when a token without a known end is due: never, unless something else is known."""
         record = self._repository.record(name)
-        return record is not None and record.is_permanent
+        if record is None or not record.is_endless:
+            return due
+        return float("inf") if record.is_permanent else float("-inf")
 
-    def _is_fresh(self, account_name: str, min_ttl: float | None) -> bool:
+    def _is_fresh(
+        self, account_name: str, min_ttl: float | None, target: Target | None = None
+    ) -> bool:
         """Return whether the stored token is valid long enough, so that no request is needed."""
-        record = self._repository.record(normalize_account_name(account_name))
+        record = self._repository.record(normalize_account_name(account_name), target)
         return record is not None and self._freshness.check(min_ttl)(record)
-
-    def _access_token_of(self, record: Record) -> str:
-        token = record.tokens.access_token
-        assert token is not None  # noqa: S101 - every refresh stores one
-        return token
 
 
 def _never() -> bool:

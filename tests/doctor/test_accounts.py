@@ -95,3 +95,15 @@ def test_a_clock_that_was_set_back_is_told(world: World) -> None:
     [found] = [finding for finding in examined(world) if finding.is_open]
 
     assert (found.check, found.accounts) == ("clock", ("alice",))
+
+
+def test_a_damaged_further_token_is_told_and_obtained_anew(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.manager().save_tokens("alice", world.server.sign_in(), provider="test")
+        world.manager().ensure_valid_token("alice", scope="openid")
+        assert not [each for each in examined(world) if each.check == "integrity" and each.is_open]
+        world.sql("UPDATE access_tokens SET access_token = 'CANARY'")
+        (found,) = [each for each in examined(world) if each.check == "integrity" and each.is_open]
+        assert (found.severity, found.accounts) == ("warning", ("alice",))
+        world.manager().ensure_valid_token("alice", scope="openid")
+        assert not [each for each in examined(world) if each.check == "integrity" and each.is_open]

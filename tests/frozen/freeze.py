@@ -16,12 +16,17 @@ from typing import Any
 
 from tests.helpers.stores import becomes
 from tokenstore import TokenRepository
+from tokenstore.lifecycle.targets import further_token, refresh_token_only
 from tokenstore.models.failures import Failure
+from tokenstore.models.targets import Target
 from tokenstore.models.tokens import TokenSet
+from tokenstore.oauth.client import TokenResponse
 from tokenstore.storage.tables import REVISION
 
 HERE = Path(__file__).parent
 NOW = 1_800_000_000.0
+MAIL = Target(scopes=("mail", "read"))
+API = Target(resources=("https://api.example.com",))
 
 
 def fill(repository: TokenRepository) -> None:
@@ -47,6 +52,11 @@ def fill(repository: TokenRepository) -> None:
         "waiting",
         Failure(kind="transient", message="waiting", client="client", retry_at=NOW + 60),
     )
+    _refresh(repository, "refreshed", TokenSet.from_mapping(_tokens(34), now=NOW), MAIL)
+    refused = Failure(
+        kind="client_rejected", message="refused", client="client", error="invalid_target"
+    )
+    _refresh(repository, "refreshed", refused, API)
 
 
 def answers(repository: TokenRepository) -> dict[str, Any]:
@@ -60,6 +70,10 @@ def answers(repository: TokenRepository) -> dict[str, Any]:
             {k: v for k, v in asdict(entry).items() if k not in {"host", "pid"}}
             for entry in repository.journal.history()
         ],
+        "further": {
+            account.name: [asdict(token) for token in repository.further.of(account.name)]
+            for account in repository.accounts()
+        },
     }
 
 
@@ -74,13 +88,26 @@ def _tokens(number: int) -> dict[str, Any]:
     }
 
 
-def _refresh(repository: TokenRepository, name: str, outcome: TokenSet | Failure | None) -> None:
+def _refresh(
+    repository: TokenRepository,
+    name: str,
+    outcome: TokenSet | Failure | None,
+    target: Target | None = None,
+) -> None:
     record = repository.record(name)
     assert record is not None
-    refresh = repository.journal.begin(record, provider="google", reason="due", longest=60.0)
-    if outcome is not None:
-        given = becomes(outcome) if isinstance(outcome, TokenSet) else outcome
-        repository.journal.finish(refresh, given, provider="google")
+    refresh = repository.journal.begin(
+        record, provider="google", reason="due", longest=60.0, target=target
+    )
+    if outcome is None:
+        return
+    given: Any = becomes(outcome) if isinstance(outcome, TokenSet) else outcome
+    further = None
+    if target is not None and isinstance(outcome, TokenSet):
+        given = refresh_token_only(given)
+        response = TokenResponse({"token_type": "Bearer"})
+        further = further_token(target, response, outcome, refreshed_at=NOW, id_=refresh.id)
+    repository.journal.finish(refresh, given, provider="google", further=further)
 
 
 if __name__ == "__main__":

@@ -50,9 +50,13 @@ def old_files(directory: Path) -> Path:
     return directory
 
 
-def on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
-    """Run a command on a terminal of its own; return its exit code and all that it shows."""
+def on_a_terminal(*arguments: str | Path, keys: str = "", **environment: str) -> tuple[int, str]:
+    """Run a command on a terminal of its own; return its exit code and all that it shows.
+
+    What *keys* says is typed before it begins.
+    """
     controller, terminal = pty.openpty()
+    os.write(controller, keys.encode())
     with subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdin=terminal,

@@ -120,7 +120,8 @@ def empty(url: str) -> None:
     """Remove all that is in a store; fail if somebody still is at work on it."""
     from psycopg.errors import DeadlockDetected
 
-    tables = ", ".join(f"{schema_of(url)}.{name}" for name in ("accounts", "refreshes"))
+    names = ("accounts", "refreshes", "access_tokens")
+    tables = ", ".join(f"{schema_of(url)}.{name}" for name in names)
     try:
         with connect(url) as connection:
             connection.execute("SET lock_timeout = '20s'")

@@ -14,7 +14,7 @@ from msal_extensions import FilePersistence, PersistedTokenCache
 
 from tests.helpers.refreshes import World
 from tests.helpers.stores import raw
-from tokenstore import TokenRepository
+from tokenstore import TokenManager, TokenRepository
 from tokenstore.importers.detect import read_accounts
 from tokenstore.importers.formats import ImportedAccount, UnreadableEntry, UnreadableFileError
 from tokenstore.importers.msal import read_cache
@@ -105,6 +105,13 @@ def accounts(cache: SerializableTokenCache | dict[str, Any]) -> dict[str, dict[s
     return {a.account_name: a.tokens.to_dict() for a in found if isinstance(a, ImportedAccount)}
 
 
+def further(cache: SerializableTokenCache) -> dict[str, float | None]:
+    """Return when the further access tokens of a cache's only account expire, by target."""
+    (account,) = read_cache(content(cache))
+    assert isinstance(account, ImportedAccount)
+    return {each.target.text: each.expires_at for each in account.further}
+
+
 def notes(cache: SerializableTokenCache | dict[str, Any]) -> list[tuple[str | None, str | None]]:
     """Return the name and the note or reason of each entry of a cache."""
     found = read_cache(cache if isinstance(cache, dict) else content(cache))
@@ -178,17 +185,35 @@ def test_of_several_access_tokens_the_last_to_expire_is_imported(
     sign_in(cache, scope="b", expires_in=9000)
     sign_in(cache, scope="c", expires_in=100, now=NOW + 60)
 
-    assert notes(cache) == [(ALICE, "2 access tokens for other scopes or uses not imported")]
+    assert notes(cache) == [(ALICE, None)]
     assert accounts(cache)[ALICE]["scope"] == "b"
     assert accounts(cache)[ALICE]["expires_at"] == NOW + 9000
+    assert further(cache) == {"c": NOW + 160, "a": NOW + 3600}
+
+
+def test_the_other_access_tokens_are_used_for_their_scopes(
+    cache: SerializableTokenCache, tmp_path: Path
+) -> None:
+    graph = sign_in(cache, scope="Mail.Read User.Read", expires_in=3600)
+    sign_in(cache, scope="imap", expires_in=9000)
+    file = tmp_path / "cache.json"
+    file.write_text(cache.serialize())
+    clock = lambda: float(NOW)  # noqa: E731
+    with TokenRepository(tmp_path / "tokens.db", clock=clock) as repository:
+        assert [r.outcome for r in import_accounts(repository, file)] == ["imported"]
+    with TokenManager(tmp_path / "tokens.db", clock=clock) as manager:
+        found = manager.get_access_token(ALICE, scope="User.Read Mail.Read")
+        assert (found.token, found.scope) == (graph["access_token"], "Mail.Read User.Read")
+        assert manager.get_valid_token(ALICE) != found.token
 
 
 def test_of_two_with_the_same_expiry_the_newer_is_imported(cache: SerializableTokenCache) -> None:
     sign_in(cache, scope="a", expires_in=3660)
     sign_in(cache, scope="b", expires_in=3600, now=NOW + 60)
 
-    assert notes(cache) == [(ALICE, "1 access token for other scopes or uses not imported")]
+    assert notes(cache) == [(ALICE, None)]
     assert accounts(cache)[ALICE]["scope"] == "b"
+    assert further(cache) == {"a": NOW + 3660}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +230,7 @@ def test_an_access_token_with_a_key_or_parameters_is_not_imported(
     sign_in(cache, scope="plain")
 
     assert accounts(cache)[ALICE]["scope"] == "plain"
-    assert notes(cache) == [(ALICE, "1 access token for other scopes or uses not imported")]
+    assert notes(cache) == [(ALICE, "1 access token for other tenants or uses not imported")]
 
 
 def test_without_an_access_token_the_refresh_token_is_imported(
@@ -314,7 +339,7 @@ def test_a_guest_of_other_tenants_is_one_account_with_the_home_username(
     sign_in(cache, "alice_contoso#EXT#@fabrikam.example", realm="fabrikam-id", scope="theirs")
     ours = sign_in(cache, realm="contoso-id", scope="ours", expires_in=9000)
 
-    assert notes(cache) == [(ALICE, "1 access token for other scopes or uses not imported")]
+    assert notes(cache) == [(ALICE, "1 access token for other tenants or uses not imported")]
     assert accounts(cache)[ALICE]["realm"] == "contoso-id"
     assert accounts(cache)[ALICE]["id_token"] == ours["id_token"]
 
@@ -368,7 +393,7 @@ def test_aliases_of_an_authority_are_one_environment(
 def test_an_imported_account_is_refreshed_and_exported(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         tokens = world.server.sign_in("alice")
-        client = world.server.provider().client_id
+        client = str(world.server.provider().client_id)
         path = tmp_path / "cache.bin"
         persisted = PersistedTokenCache(FilePersistence(str(path)))
         sign_in(persisted, client=client, now=int(world.clock.now) - 7200, **tokens)

@@ -47,7 +47,7 @@ def test_the_type_of_a_token_is_checked_once(
         for _ in range(3):
             session.get(resource.url, timeout=SOON)
     operations = [vars(record)["operation"] for record in told.records]
-    assert operations == ["ensure_valid_token", "load_tokens", *["ensure_valid_token"] * 2]
+    assert operations == ["ensure_valid_token", "get_access_token", *["ensure_valid_token"] * 2]
 
 
 def test_a_refused_token_is_refreshed_and_the_request_is_retried(

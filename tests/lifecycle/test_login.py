@@ -640,7 +640,7 @@ def test_a_code_that_was_used_before_is_refused(world: World) -> None:
 
     def steal(params: dict[str, str]) -> None:
         form = {"grant_type": "authorization_code", "code": params["code"]}
-        form |= {"client_id": provider.client_id, "client_secret": str(provider.client_secret)}
+        form |= {"client_id": str(provider.client_id), "client_secret": str(provider.client_secret)}
         assert requests.post(world.server.token_endpoint, form, timeout=SOON).status_code == 400
 
     error = refused(world, Tampering(world, steal))

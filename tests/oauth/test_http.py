@@ -26,7 +26,8 @@ from urllib3 import Retry
 import tokenstore.oauth.http
 from tests.helpers.refreshes import SOON, Raw
 from tests.helpers.stores import python
-from tokenstore.oauth.http import MAX_BODY, HTTPResponse, TransportFailure, exchange, host_of
+from tokenstore.oauth.addresses import host_of
+from tokenstore.oauth.http import MAX_BODY, HTTPResponse, TransportFailure, exchange
 from tokenstore.testing import Answer as Scripted
 from tokenstore.testing import AuthorizationServer, Drip, Drop, Hold
 

@@ -41,7 +41,22 @@ def test_a_provider_needs_a_name_an_endpoint_and_a_client_id() -> None:
         "response_path": None,
         "replay_window": None,
         "refresh_token_rotates": None,
+        "scope_separator": " ",
+        "client_id_parameter": "client_id",
+        "token_origins": (),
+        "resource_parameter": "resource",
         "failures": (),
+        "private_key_file": None,
+        "private_key_env": None,
+        "key_id": None,
+        "signing_alg": None,
+        "assertion_audience": None,
+        "certificate_file": None,
+        "certificate_key_file": None,
+        "grant_type": "refresh_token",
+        "assertion_subject": None,
+        "assertion_claims": {},
+        "service_account_file": None,
     }
 
 
@@ -93,10 +108,22 @@ def test_a_failure_applies_to_one_client_at_one_endpoint_with_these_settings() -
             {"token_endpoint_auth_method": "client_secret_basic"},
             {"extra_params": {"audience": "x"}},
             {"body_format": "json"},
+            {"private_key_file": "a.pem"},
+            {"private_key_file": "b.pem"},
+            {"private_key_env": "KEY"},
+            {"key_id": "1"},
+            {"signing_alg": "PS256"},
+            {"assertion_audience": "issuer"},
+            {"certificate_file": "c.pem"},
+            {"certificate_key_file": "d.pem"},
+            {"grant_type": "client_credentials"},
+            {"assertion_subject": "bob"},
+            {"assertion_claims": {"a": 1}},
+            {"service_account_file": "e.json"},
         )
     }
 
-    assert len(clients) == 9
+    assert len(clients) == 21
     assert provider(refresh_token_lifetime=5.0).client == provider().client
     assert SECRET not in provider(client_secret=SECRET).client
 
@@ -195,7 +222,11 @@ def test_any_other_url_is_refused_and_not_quoted(kind: str, url: str) -> None:
 
 
 def test_the_auth_methods_are_those_of_the_contract() -> None:
-    assert AUTH_METHODS == ("client_secret_basic", "client_secret_post", "none")
+    assert set(AUTH_METHODS) == {
+        *("client_secret_basic", "client_secret_post", "none"),
+        *("private_key_jwt", "client_secret_jwt"),
+        *("tls_client_auth", "self_signed_tls_client_auth"),
+    }
 
 
 # -- metadata of an issuer ------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,6 @@ from tokenstore.oauth.registry import ProviderRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -55,7 +55,22 @@ extra_params = {{ resource = "https://graph.example", "audience" = "x" }}
 response_path = "data.tokens"
 replay_window = 30
 refresh_token_rotates = true
+scope_separator = ","
+client_id_parameter = "client_key"
+token_origins = ["https://old.example"]
+resource_parameter = "audience"
 failures = [{{ status = 400, contains = "gone", means = "reauthorization" }}]
+private_key_file = "keys/ours.pem"
+private_key_env = ""
+key_id = "k1"
+signing_alg = "PS256"
+assertion_audience = "issuer"
+certificate_file = "/etc/ours.crt"
+certificate_key_file = "~/ours.key"
+grant_type = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+assertion_subject = "bob@example.com"
+assertion_claims = {{ box_sub_type = "enterprise", level = 5 }}
+service_account_file = ""
 """
 
 
@@ -85,7 +100,22 @@ def test_the_file_can_set_everything(file: Path) -> None:
         response_path="data.tokens",
         replay_window=30,
         refresh_token_rotates=True,
+        scope_separator=",",
+        client_id_parameter="client_key",
+        token_origins=["https://old.example"],
+        resource_parameter="audience",
         failures=[{"status": 400, "contains": "gone", "means": "reauthorization"}],
+        private_key_file=str(file.parent / "keys" / "ours.pem"),
+        private_key_env="",
+        key_id="k1",
+        signing_alg="PS256",
+        assertion_audience="issuer",
+        certificate_file="/etc/ours.crt",
+        certificate_key_file=str(Path.home() / "ours.key"),
+        grant_type="urn:ietf:params:oauth:grant-type:jwt-bearer",
+        assertion_subject="bob@example.com",
+        assertion_claims={"box_sub_type": "enterprise", "level": 5},
+        service_account_file="",
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.helpers.providers import ENDPOINT, SECRET, configuration_error, provider
 from tokenstore.errors import ProviderConfigurationError
+from tokenstore.oauth.builtin import built_in
 from tokenstore.oauth.provider import Provider
 from tokenstore.oauth.registry import ProviderRegistry
 
@@ -56,7 +57,7 @@ def test_all_names_are_listed_in_order(file: Path) -> None:
 
     names = ProviderRegistry({"zeta": provider(), "alpha": provider()}, file).names()
 
-    assert names == ["alpha", "beta", "google", "microsoft", "zeta"]
+    assert names == sorted({"alpha", "beta", "zeta", *built_in()})
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,8 @@ def test_all_names_are_listed_in_order(file: Path) -> None:
         ("googel", "did you mean 'google'?"),
         ("Microsoft", "did you mean 'microsoft'?"),
         ("our", "did you mean 'ours'?"),
-        ("zzz", "configured: google, microsoft, ours; add others to {file}"),
-        ("", "configured: google, microsoft, ours; add others to {file}"),
+        ("zzz", "see: tokenstore providers; add others to {file}"),
+        ("", "see: tokenstore providers; add others to {file}"),
     ],
 )
 def test_an_unknown_name_suggests_a_close_one_or_lists_all(
@@ -137,11 +138,15 @@ def test_microsoft_signs_in_with_the_tenant_of_the_environment(
 @pytest.mark.parametrize(
     ("name", "present", "missing"),
     [
-        ("google", {}, "GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET"),
-        ("google", {"GOOGLE_CLIENT_ID": "x"}, "GOOGLE_CLIENT_SECRET"),
-        ("google", {"GOOGLE_CLIENT_SECRET": SECRET}, "GOOGLE_CLIENT_ID"),
-        ("google", {"GOOGLE_CLIENT_ID": "", "GOOGLE_CLIENT_SECRET": SECRET}, "GOOGLE_CLIENT_ID"),
-        ("microsoft", {"MS_CLIENT_SECRET": SECRET}, "MS_CLIENT_ID"),
+        ("google", {}, "variables GOOGLE_CLIENT_ID and GOOGLE_CLIENT_SECRET"),
+        ("google", {"GOOGLE_CLIENT_ID": "x"}, "variable GOOGLE_CLIENT_SECRET"),
+        ("google", {"GOOGLE_CLIENT_SECRET": SECRET}, "variable GOOGLE_CLIENT_ID"),
+        (
+            "google",
+            {"GOOGLE_CLIENT_ID": "", "GOOGLE_CLIENT_SECRET": SECRET},
+            "variable GOOGLE_CLIENT_ID",
+        ),
+        ("microsoft", {"MS_CLIENT_SECRET": SECRET}, "variable MS_CLIENT_ID"),
     ],
     ids=["none of google", "google secret", "google id", "google id empty", "microsoft id"],
 )
@@ -153,7 +158,7 @@ def test_a_missing_variable_is_named(
 
     message = configuration_error(ProviderRegistry(None, None).get, name)
 
-    assert message == f"provider {name!r} requires the environment variables {missing}"
+    assert message == f"provider {name!r} requires the environment {missing}"
 
 
 def test_the_environment_is_read_when_a_provider_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

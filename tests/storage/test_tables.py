@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,7 +32,7 @@ def tables_of(connection: sqlite3.Connection) -> dict[str, str]:
     rows = connection.execute(
         "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name != ?", [VERSION_TABLE]
     )
-    return {name: " ".join(sql.split()) for name, sql in rows}
+    return {name: re.sub(r" ?([(),]) ?", r"\1", " ".join(sql.split())) for name, sql in rows}
 
 
 def test_the_migrations_create_exactly_the_tables(tmp_path: Path) -> None:

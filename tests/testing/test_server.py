@@ -301,12 +301,29 @@ def test_a_missing_parameter_is_refused(server: AuthorizationServer, name: str) 
 
 
 def test_other_grants_are_unsupported(server: AuthorizationServer) -> None:
-    response = refresh(server, "x", grant_type="client_credentials")
+    response = refresh(server, "x", grant_type="password")
     assert refused(response, 400, "unsupported_grant_type")
 
 
 def test_unknown_parameters_are_ignored(server: AuthorizationServer) -> None:
     assert refresh(server, server.sign_in()["refresh_token"], audience="x").status_code == 200
+
+
+def test_a_refresh_gives_a_token_for_just_what_it_asks_for() -> None:
+    with AuthorizationServer(resources=["urn:api", "urn:files"]) as server:
+        token = server.sign_in(scope="mail read")["refresh_token"]
+        for asked, expected in (
+            ({"scope": "mail"}, ("mail", ())),
+            ({"resource": ["urn:api", "urn:files"]}, ("mail read", ("urn:api", "urn:files"))),
+            ({"audience": "urn:api", "scope": "read"}, ("read", ("urn:api",))),
+            ({}, ("mail read", ())),  # the grant of the refresh token is as it was
+        ):
+            given = refresh(server, token, **asked).json()
+            assert server.audience(given["access_token"]) == expected
+            token = given["refresh_token"]
+        refused = refresh(server, token, resource="urn:other")
+        assert (refused.status_code, refused.json()["error"]) == (400, "invalid_target")
+        assert refresh(server, token).status_code == 200  # and the token is not used up
 
 
 # Client authentication
@@ -440,16 +457,16 @@ def test_the_metadata_lists_the_endpoints(server: AuthorizationServer, name: str
     assert metadata["issuer"] == server.issuer
     assert metadata["token_endpoint"] == server.token_endpoint == f"{server.issuer}/token"
     assert metadata["authorization_endpoint"].startswith(server.issuer)
-    assert metadata["token_endpoint_auth_methods_supported"] == [
-        "client_secret_basic",
-        "client_secret_post",
-        "none",
-    ]
-    assert metadata["grant_types_supported"] == [
-        "authorization_code",
-        "refresh_token",
+    assert set(metadata["token_endpoint_auth_methods_supported"]) == {
+        *("client_secret_basic", "client_secret_post", "none"),
+        *("client_secret_jwt", "private_key_jwt"),
+        *("tls_client_auth", "self_signed_tls_client_auth"),
+    }
+    assert set(metadata["grant_types_supported"]) == {
+        *("authorization_code", "refresh_token", "client_credentials"),
         "urn:ietf:params:oauth:grant-type:device_code",
-    ]
+        "urn:ietf:params:oauth:grant-type:jwt-bearer",
+    }
     assert server.requests == []
 
 

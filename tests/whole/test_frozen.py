@@ -35,12 +35,25 @@ def path(revision: str, tmp_path: Path) -> Path:
 
 def rows(path: Path) -> dict[str, list[Any]]:
     with raw(path) as connection:
-        tables = ("accounts", "refreshes", "tokenstore_alembic_version")
+        found = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        tables = [name for (name,) in connection.execute(found)]
         return {t: connection.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall() for t in tables}
 
 
 def expected(revision: str) -> Any:
     return json.loads((FROZEN / f"{revision}.json").read_text("utf-8"))
+
+
+def as_known_to(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return *found* without what nobody asked for when *old* was written, which must be empty."""
+    new = {name: value for name, value in found.items() if name not in old}
+    assert not any(value for each in new.values() for value in each.values())
+    known = {name: found[name] for name in old}
+    for name in ("accounts", "history"):
+        fields = set(old[name][0])
+        assert not any(v for row in found[name] for k, v in row.items() if k not in fields)
+        known[name] = [{k: v for k, v in row.items() if k in fields} for row in found[name]]
+    return known
 
 
 def test_every_revision_is_frozen() -> None:
@@ -57,7 +70,7 @@ def test_an_upgrade_of_a_frozen_database_loses_nothing(path: Path, revision: str
     with TokenRepository(path, upgrade=True, clock=lambda: NOW) as repository:
         found = json.loads(json.dumps(answers(repository)))
 
-    assert found == expected(revision)
+    assert as_known_to(expected(revision), found) == expected(revision)
     backups = list(path.parent.glob("tokens.db-backup-*"))
     assert len(backups) == (revision != REVISION)
     for backup in backups:

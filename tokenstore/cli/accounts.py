@@ -17,24 +17,61 @@ from tokenstore.cli.context import (
     require_account,
 )
 from tokenstore.cli.options import account_argument, duration, json_option, provider_option
-from tokenstore.errors import ReauthorizationRequired
+from tokenstore.errors import InvalidTokenError, ReauthorizationRequired
+from tokenstore.models.targets import Target
 
 
 @click.command("token")
 @account_argument("account")
 @provider_option("Provider to use if the account has none.")
 @click.option("--min-ttl", type=duration, help="How long the token must remain valid.")
+@click.option(
+    "--scope",
+    multiple=True,
+    metavar="SCOPE",
+    help="Scope of a further token of the same login; repeatable.",
+)
+@click.option(
+    "--resource",
+    multiple=True,
+    metavar="URI",
+    help="API that a further token of the same login is for; repeatable.",
+)
+@json_option
 @pass_store
-def token(store: Store, *, account: str, provider: str | None, min_ttl: float | None) -> int:
+def token(
+    store: Store,
+    *,
+    account: str,
+    provider: str | None,
+    min_ttl: float | None,
+    scope: tuple[str, ...],
+    resource: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Print a valid access token of ACCOUNT.
 
-    Refreshes the token first if it is due. Prints nothing else on stdout.
+    Refreshes the token first if it is due. Prints nothing else on stdout. With --scope or
+    --resource, prints a further access token of the same login, which is stored besides the
+    account's own.
 
-    Example: curl -H "Authorization: Bearer $(tokenstore token alice)" https://api.example.com/
-    """
+    \b
+    Examples: curl -H "Authorization: Bearer $(tokenstore token alice)" https://api.example.com/
+              tokenstore token alice --resource https://api.example.com --json
+    """  # noqa: D301 - click requires the character
+    try:
+        Target.of(scope or None, resource or None)
+    except InvalidTokenError as error:
+        raise click.UsageError(f"--{error}") from None
     with store.manager() as manager:
         try:
-            output.print_exactly(manager.ensure_valid_token(account, provider, min_ttl=min_ttl))
+            found = manager.get_access_token(
+                account, provider, min_ttl=min_ttl, scope=scope or None, resource=resource or None
+            )
+            if as_json:
+                output.print_json(found.to_dict())
+            else:
+                output.print_exactly(found.token)
         except ReauthorizationRequired as error:
             require_account(manager, account)
             raise SignInNeededError(f"{error}: {login_command(account)}") from None
@@ -56,7 +93,8 @@ def token(store: Store, *, account: str, provider: str | None, min_ttl: float | 
 def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> int:
     """Show recent refreshes, of ACCOUNT or of all, newest first.
 
-    Shows when and why each refresh began, which process ran it, and how it ended. The last 50
+    Shows when and why each refresh began, which process ran it, which further access token it was
+    for, and how it ended. The last 50
     refreshes of each account are kept. Tokens are shown as fingerprints.
 
     Example: tokenstore history alice@example.com --limit 10

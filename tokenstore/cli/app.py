@@ -28,6 +28,7 @@ _COMMANDS = {  # name: module and attribute, imported when the command is used
     "import": ("transfer", "import_"),
     "login": ("login", "login"),
     "logout": ("login", "logout"),
+    "providers": ("providers", "providers"),
     "refresh": ("refresh", "refresh"),
     "restore": ("maintenance", "restore"),
     "status": ("status", "status"),

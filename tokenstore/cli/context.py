@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.manager import TokenManager
+    from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.repository import TokenRepository
 
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 
 DONE, FAILED, USAGE, SIGN_IN, TRY_LATER, NO_ACCOUNT = range(6)
@@ -91,6 +93,14 @@ class Store:
         from tokenstore.storage.repository import TokenRepository
 
         return _open(TokenRepository, self.database)
+
+    def registry(self) -> ProviderRegistry:
+        """Return the providers that are configured for the database, or built in."""
+        from tokenstore.oauth.registry import ProviderRegistry
+        from tokenstore.storage.location import providers_file
+
+        file, required = _open(providers_file, self.locate())
+        return ProviderRegistry(None, file, required=required)
 
     def report_missing(self) -> bool:
         """Return whether there is no database, after saying so on stderr.
@@ -198,8 +208,8 @@ def _closest_name(repository: TokenRepository, account: str) -> str | None:
     return close[0] if close else None
 
 
-def _open(cls: Callable[[str | None], _T], database: str | None) -> _T:
+def _open(function: Callable[[_A], _T], argument: _A) -> _T:
     try:
-        return cls(database)
+        return function(argument)
     except ValueError as error:
         raise click.UsageError(str(error)) from None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
+    from tokenstore.manager import TokenManager
     from tokenstore.oauth.flows.prompt import Prompt, Terminal
 
 
@@ -85,6 +86,8 @@ def login(
     by_code = login_command(account, *options, *(["--force"] if force else []), "--device")
     countdown = _Countdown(Terminal(browser=not no_browser, device=by_code, port="--port"))
     with store.manager() as manager, countdown:
+        if provider is None and sys.stdin.isatty() and sys.stderr.isatty():
+            provider = _choose_provider(store, manager, account, device=device)
         try:
             tokens = manager.login(
                 account,
@@ -122,6 +125,26 @@ def logout(store: Store, *, account: str, keep_account: bool, as_json: bool) -> 
         manager.logout(account, keep_account=keep_account)
     output.print_outcome(account, "signed_out", as_json=as_json)
     return DONE
+
+
+def _choose_provider(
+    store: Store, manager: TokenManager, account: str, *, device: bool
+) -> str | None:
+    """Ask for one of the providers that are ready, if the account has none."""
+    if any(found.provider for found in manager.accounts(names=[account])):
+        return None
+    registry = store.registry()
+    endpoint = "device_authorization_endpoint" if device else "authorization_endpoint"
+    ready = [
+        entry.name
+        for entry in map(registry.describe, registry.names())
+        if entry.problem is None and entry.provider is not None
+        if getattr(entry.provider, endpoint) or entry.provider.issuer
+    ]
+    if not ready:
+        raise click.UsageError("no provider is ready to sign in at; see: tokenstore providers")
+    only_one = ready[0] if len(ready) == 1 else None
+    return output.choose("Provider", ready, only_one)
 
 
 def _signed_in_as(tokens: Mapping[str, Any]) -> str:

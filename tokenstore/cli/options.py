@@ -57,7 +57,7 @@ def account_argument(name: str, **options: Any) -> Callable[[_F], _F]:
 def provider_option(help_text: str) -> Callable[[_F], _F]:
     """Declare the option that names a provider."""
     return click.option(
-        "--provider", type=NAME, metavar="NAME", shell_complete=_complete_provider, help=help_text
+        "--provider", type=NAME, metavar="NAME", shell_complete=complete_provider, help=help_text
     )
 
 
@@ -73,7 +73,8 @@ def _complete_account(context: click.Context, _: click.Parameter, incomplete: st
         return []
 
 
-def _complete_provider(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def complete_provider(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of providers that begin with *incomplete*."""
     from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.location import locate, providers_file
 

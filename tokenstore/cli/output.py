@@ -19,7 +19,7 @@ from tokenstore.messages import one_line, printable
 from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rich.table import Table
     from rich.text import Text
@@ -35,6 +35,13 @@ _NAMES_SHOWN = 5  # account names per finding
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 _forced_terminal = False
+
+
+def width() -> int:
+    """Return the width of the terminal in characters."""
+    from rich.console import Console
+
+    return Console().width
 
 
 def force_terminal() -> None:
@@ -69,6 +76,12 @@ def print_message(text: str) -> None:
 def print_exactly(text: str) -> None:
     """Print a line for a program, unchanged; on a terminal, it is printable."""
     click.echo(printable(text) if sys.stdout.isatty() else text)
+
+
+def choose(question: str, choices: Sequence[str], default: str | None) -> str:
+    """Ask on the terminal for one of *choices*."""
+    answer: str = click.prompt(question, default, type=click.Choice(choices), err=True)
+    return answer
 
 
 def until_lost(items: Iterable[_T]) -> Iterator[_T]:
@@ -111,11 +124,11 @@ def print_history(entries: Iterable[HistoryEntry]) -> None:
             rows,
             datetime.fromtimestamp(entry.started_at, UTC).isoformat(" ", "seconds")[:-6] + "Z",
             entry.account_name,
-            entry.reason,
+            " ".join(filter(None, (entry.reason, entry.target and f"for {entry.target}"))),
             (outcome, "green" if entry.outcome == "refreshed" else "yellow"),
             took,
             f"{entry.host} {entry.pid}",
-            f"{entry.sent[:6]} → {(entry.received or '?')[:6]}",
+            f"{entry.sent[:6]} → {(entry.received or '?')[:6]}" if entry.sent else "-",
         )
     print_table(rows, "no refreshes yet")
 

@@ -112,7 +112,7 @@ def refresh(
         if bulk:
             results = refresh_all()
         else:
-            if len(accounts) == 1:
+            if len(accounts) == 1 and not manager._is_unattended(provider):  # noqa: SLF001 - for this
                 require_account(manager, accounts[0])
             results = (_refresh(manager, name, provider) for name in accounts)
         tally = _Tally(output.progress(results, "refreshing", len(accounts) or None))

@@ -6,7 +6,7 @@ import heapq
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,11 +14,13 @@ from tokenstore.cli import output
 from tokenstore.cli.context import DONE, Store, login_command, pass_store, require_account
 from tokenstore.cli.options import account_argument, json_option, provider_option
 from tokenstore.messages import printable
+from tokenstore.models.targets import Target
 from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from tokenstore.manager import TokenManager
     from tokenstore.models.accounts import Account
 
 _STYLES = {
@@ -74,7 +76,8 @@ def status(
     sign in      needs a new sign-in
 
     Reads only the database: sends no request, changes nothing and shows no secret. JSON and
-    piped output contain every account, ordered by name.
+    piped output contain every account, ordered by name. For each ACCOUNT that is named, also
+    shows which further access tokens are stored, except in piped output.
 
     \b
     Examples: tokenstore status --provider google
@@ -86,9 +89,17 @@ def status(
             require_account(manager, name)
         selected = selection.filter(output.until_lost(manager.accounts(names=accounts or None)))
         if as_json:
-            output.print_results(map(asdict, selected), key="accounts")
+            found = ((asdict(account), account.name) for account in selected)
+            output.print_results(
+                (
+                    fields | {"access_tokens": _further(manager, name)} if accounts else fields
+                    for fields, name in found
+                ),
+                key="accounts",
+            )
         elif output.is_terminal():
             _print_overview(selected, selection, store.name, None if show_all else _SHOWN)
+            _print_further({name: _further(manager, name) for name in accounts})
         else:
             for account in selected:
                 output.print_columns(asdict(account).values())
@@ -146,7 +157,7 @@ def _print_overview(
     no_match = "no matching accounts"
     none_yet = f"no accounts yet in {database}; sign in or import some"
     if_empty = no_match if selection.providers else none_yet
-    wide = _is_wide()
+    wide = output.width() >= _WIDE
     _print_table(shown, time.time(), if_empty, wide=wide)
     if not shown:
         return
@@ -161,15 +172,43 @@ def _print_overview(
         output.print_line(f"To sign in again: {command}")
 
 
+def _further(manager: TokenManager, name: str) -> list[dict[str, Any]]:
+    """Return which further access tokens an account has, without the tokens."""
+    return [
+        {
+            "scope": each.target.scope,
+            "resource": list(each.target.resources),
+            "granted_scope": each.scope,
+            "expires_at": each.expires_at,
+            "refreshed_at": each.refreshed_at,
+            "last_error": each.failure and each.failure.message.removeprefix(f"{name}: "),
+        }
+        for each in manager._further(name)  # noqa: SLF001 - it exists for this
+    ]
+
+
+def _print_further(found: dict[str, list[dict[str, Any]]]) -> None:
+    if not any(found.values()):
+        return
+    now = time.time()
+    table = output.table("ACCOUNT", "FURTHER TOKEN FOR", "EXPIRES", "LAST ERROR")
+    for name, tokens in found.items():
+        for each in tokens:
+            target = Target.of(each["scope"], each["resource"] or None)
+            output.add_row(
+                table,
+                name,
+                "-" if target is None else target.text,
+                output.time_span(each["expires_at"], now),
+                each["last_error"] or "-",
+            )
+    output.print_line("")
+    output.print_table(table, "")
+
+
 def _urgency(account: Account) -> tuple[int, float, str]:
     end = account.refresh_token_expires_at if account.state == "valid" else account.expires_at
     return _URGENCY[account.state], end if end is not None else NEVER, account.name
-
-
-def _is_wide() -> bool:
-    from rich.console import Console
-
-    return Console().width >= _WIDE
 
 
 def _print_table(accounts: Iterable[Account], now: float, if_empty: str, *, wide: bool) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tokenstore.doctor.findings import Finding, ok
 from tokenstore.errors import ProviderConfigurationError
-from tokenstore.oauth.http import TransportFailure, exchange, host_of
+from tokenstore.oauth.addresses import host_of
+from tokenstore.oauth.http import TransportFailure, exchange
 from tokenstore.oauth.responses import http_date
 
 if TYPE_CHECKING:

@@ -9,8 +9,15 @@ from sqlalchemy import func, select
 
 from tokenstore.doctor.findings import Finding, counted, ok
 from tokenstore.models.tokens import fingerprint
-from tokenstore.storage.rows import TOKEN_COLUMNS, CorruptRowError, is_text, to_tokens
-from tokenstore.storage.tables import accounts, refreshes
+from tokenstore.storage.rows import (
+    FURTHER_COLUMNS,
+    TOKEN_COLUMNS,
+    CorruptRowError,
+    is_text,
+    to_further,
+    to_tokens,
+)
+from tokenstore.storage.tables import access_tokens, accounts, refreshes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +46,7 @@ class RowChecks:
         self._read = read
 
     def integrity(self, intact: str, restore: str) -> Iterator[Finding]:
-        """Check the checksums of the rows.
+        """Check the checksums of the rows of accounts and of further access tokens.
 
         Args:
             intact: The message if all are correct.
@@ -56,6 +63,16 @@ class RowChecks:
             )
         else:
             yield ok("integrity", intact)
+        further = tuple(self._damaged_further())
+        if further:
+            yield Finding(
+                "integrity",
+                "warning",
+                f"further access tokens of {counted(len(further), 'account')} are not what was "
+                "saved; they are never used",
+                "nothing to do: the next use of each obtains a new one",
+                further,
+            )
 
     def shared_tokens(self) -> Iterator[Finding]:
         """Report accounts that share a refresh token; rotating it invalidates the others'."""
@@ -122,3 +139,16 @@ class RowChecks:
                 to_tokens(name, tuple(row))
             except CorruptRowError:
                 yield ascii(name) if not is_text(name) else name
+
+    def _damaged_further(self) -> Iterator[str]:
+        """Yield the accounts with a damaged access token for another scope or resource, once."""
+        columns = (access_tokens.c[name] for name in ("account_name", *FURTHER_COLUMNS))
+        query = select(*columns).order_by(access_tokens.c.account_name)
+        last = None
+        for name, *row in self._read(query):
+            try:
+                to_further(name, tuple(row))
+            except CorruptRowError:
+                if name != last:
+                    yield ascii(name) if not is_text(name) else name
+                last = name

@@ -13,7 +13,7 @@ from tokenstore.doctor.server import ServerChecks
 from tokenstore.storage.factory import database_for
 from tokenstore.storage.location import quoted, schema_of
 from tokenstore.storage.query import CompiledStatement
-from tokenstore.storage.tables import REVISION, VERSION_TABLE
+from tokenstore.storage.tables import REVISION, VERSION_TABLE, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +63,9 @@ class PostgreSQLStore:
             revision = self._revision(driver)
             yield from compare_schema(self._url, revision)
             if revision != REVISION:
+                return
+            if not set(metadata.tables) <= tables:
+                yield self._no_store(tables, privileges)
                 return
             rows = self._rows(driver)
             yield from rows.integrity("every account is as it was saved", _RESTORE)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.doctor.findings import Finding, ok
-from tokenstore.storage.tables import VERSION_TABLE
+from tokenstore.storage.tables import VERSION_TABLE, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import psycopg
 
-_TABLES = ("accounts", "refreshes", VERSION_TABLE)
+_TABLES = (*metadata.tables, VERSION_TABLE)
 _REQUIRED = (
-    *((table, r) for table in ("accounts", "refreshes") for r in ("SELECT", "INSERT")),
-    *((table, r) for table in ("accounts", "refreshes") for r in ("UPDATE", "DELETE")),
+    *((table, r) for table in metadata.tables for r in ("SELECT", "INSERT", "UPDATE", "DELETE")),
     (VERSION_TABLE, "SELECT"),
 )
 
@@ -30,7 +29,8 @@ WITH granted AS (
         SELECT entry.* FROM pg_attribute t CROSS JOIN LATERAL aclexplode(t.attacl) entry
         WHERE t.attrelid = c.oid AND t.attname IN ('access_token', 'refresh_token', 'extra')
     ) a
-    WHERE c.relname = 'accounts' AND c.relnamespace = to_regnamespace(%(schema)s)
+    WHERE c.relname IN ('accounts', 'access_tokens')
+        AND c.relnamespace = to_regnamespace(%(schema)s)
 )
 SELECT
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS name,
@@ -142,7 +142,7 @@ class PrivilegeChecks:
         readers = list(self._rows(_READERS))
         only_readers = ", ".join(name for name, writes in readers if not writes)
         if only_readers:
-            tables = f"{self._quoted}.accounts, {self._quoted}.refreshes"
+            tables = ", ".join(f"{self._quoted}.{table}" for table in metadata.tables)
             yield Finding(
                 "readers",
                 "warning",

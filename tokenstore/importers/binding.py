@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from tokenstore.importers.formats import obtained_at_of
 from tokenstore.importers.sqlite_reader import SIDECARS
-from tokenstore.oauth.provider import origin
+from tokenstore.oauth.addresses import host_of
+from tokenstore.oauth.issuers import foreign_host
 from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.storage.location import providers_file
 
@@ -17,18 +18,6 @@ if TYPE_CHECKING:
 
     from tokenstore.models.tokens import TokenSet
     from tokenstore.oauth.provider import Provider
-
-# The origins of one provider's token endpoint, old and new.
-_ALIASES = (
-    {"oauth2.googleapis.com", "www.googleapis.com", "accounts.google.com"},
-    {
-        "login.microsoftonline.com",
-        "login.windows.net",
-        "login.microsoft.com",
-        "sts.windows.net",
-        "login.live.com",
-    },
-)
 
 
 class KnownProviders:
@@ -55,15 +44,12 @@ class KnownProviders:
         found = self._find(provider)
         if found is None:
             return None
-        endpoint = origin(found.token_endpoint or "")
-        issuer = _token_origin(tokens)
-        if endpoint is None or issuer is None or endpoint == issuer:
-            return None
-        if any({endpoint[1], issuer[1]} <= hosts for hosts in _ALIASES):
+        host = foreign_host(_issued_at(tokens), found)
+        if host is None:
             return None
         return (
-            f"its tokens are from {issuer[1]}, but the token endpoint of provider {provider!r} is "
-            f"at {endpoint[1]}; import it with its own provider"
+            f"its tokens are from {host}, but the token endpoint of provider {provider!r} is "
+            f"at {host_of(found.token_endpoint or '')}; import it with its own provider"
         )
 
     def with_expiry(self, provider: str, tokens: TokenSet) -> TokenSet:
@@ -116,12 +102,9 @@ def _is_at(found: os.stat_result, path: str) -> bool:
         return False
 
 
-def _token_origin(tokens: TokenSet) -> tuple[str, str, int | None] | None:
-    """Return the origin that the tokens come from, as far as they tell."""
-    token_uri = tokens.extra.get("token_uri")
-    if isinstance(token_uri, str) and (found := origin(token_uri)) is not None:
-        return found
-    environment = tokens.extra.get("environment")
-    if "home_account_id" not in tokens.extra or not isinstance(environment, str):
-        return None
-    return origin(f"https://{environment}")
+def _issued_at(tokens: TokenSet) -> object:
+    """Return the URL that the tokens come from, as far as they tell."""
+    token_uri, environment = tokens.extra.get("token_uri"), tokens.extra.get("environment")
+    if token_uri is None and "home_account_id" in tokens.extra and isinstance(environment, str):
+        return f"https://{environment}"  # MSAL's accounts
+    return token_uri

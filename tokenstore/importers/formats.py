@@ -44,6 +44,8 @@ from tokenstore.models.tokens import TokenSet, is_token, normalize_account_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from tokenstore.models.further_tokens import FurtherToken
+
 _EXPORT_KEY = "tokenstore"  # added by an export
 _WRITTEN = "written"  # in it: the expiry as the file has it
 _OWN_FIELD = "field"  # in it: a field of the account that is called like the key
@@ -79,6 +81,7 @@ class ImportedAccount:
         source: Where the name comes from: the name of the file, that and a key in it, the rest of
             the content, or the key that an export adds.
         shape: The shape of the file.
+        further: Further access tokens of the login.
     """
 
     account_name: str
@@ -87,6 +90,7 @@ class ImportedAccount:
     note: str | None = None
     source: _Source = "content"
     shape: FileShape = DEFAULT
+    further: tuple[FurtherToken, ...] = ()
 
 
 class UnreadableFileError(Exception):

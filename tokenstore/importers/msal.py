@@ -2,16 +2,19 @@
 
 A cache has five sections. Their entries are related by home account (the user), environment (the
 host of the authority) and client. Each combination is one *login* and becomes one account: access
-tokens for different scopes, and one refresh token for all of them. The clients of a *family* share
-a refresh token, so that a client may have none of its own.
+tokens for different scopes, and one refresh token for all of them. The access token that expires
+last becomes the account's own; the others of its tenant become further ones, each for its scopes.
+The clients of a *family* share a refresh token, so that a client may have none of its own.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tokenstore.errors import InvalidTokenError
 from tokenstore.importers.formats import (
     ImportedAccount,
     UnreadableEntry,
@@ -19,6 +22,8 @@ from tokenstore.importers.formats import (
     account_from_entry,
     add_note,
 )
+from tokenstore.models.further_tokens import FurtherToken
+from tokenstore.models.targets import Target
 from tokenstore.models.timestamps import parse_timestamp
 from tokenstore.models.tokens import is_token
 
@@ -150,15 +155,41 @@ def _account(cache: _Cache, login: _Login, name: str) -> ImportedAccount | Unrea
     notes = []
     if not entries["RefreshToken"] and refresh:
         notes.append("the refresh token is shared by a client family")
-    if others := len(entries["AccessToken"]) - bool(access):
-        notes.append(f"{_count(others)} for other scopes or uses not imported")
-    return account_from_entry(
+    further = _further(entries["AccessToken"], access)
+    if others := len(entries["AccessToken"]) - bool(access) - len(further):
+        notes.append(f"{_count(others)} for other tenants or uses not imported")
+    account = account_from_entry(
         name,
         fields,
         expires_at=access.get("expires_on"),
         obtained_at=parse_timestamp(refresh.get("last_modification_time")),
         note="; ".join(notes) or None,
     )
+    return account if isinstance(account, UnreadableEntry) else replace(account, further=further)
+
+
+def _further(entries: Iterable[_Entry], own: _Entry) -> tuple[FurtherToken, ...]:
+    """Return the other access tokens of the own one's tenant, the latest for each scope."""
+    found: dict[Target, FurtherToken] = {}
+    for entry in sorted(entries, key=lambda each: parse_timestamp(each.get("expires_on")) or 0.0):
+        expires_at = parse_timestamp(entry.get("expires_on"))
+        same_tenant = entry.get("realm") == own.get("realm")
+        if entry is own or not _is_bearer(entry) or not same_tenant or expires_at is None:
+            continue
+        scope, kind = entry.get("target"), entry.get("token_type")
+        try:
+            target = Target.of(scope, None) if isinstance(scope, str) else None
+        except InvalidTokenError:
+            target = None
+        if target is not None and target.scope is not None:
+            found[target] = FurtherToken(
+                target=target,
+                access_token=entry["secret"],
+                token_type=kind if is_token(kind) else None,
+                scope=target.scope,
+                expires_at=expires_at,
+            )
+    return tuple(found.values())
 
 
 def _names(cache: _Cache) -> dict[_Login, str]:

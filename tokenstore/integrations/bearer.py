@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 from requests.utils import get_environ_proxies, select_proxy
 
 from tokenstore.errors import InvalidTokenError
+from tokenstore.models.targets import Target
 from tokenstore.oauth.addresses import is_loopback
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tokenstore.aio import AsyncTokenManager
     from tokenstore.manager import TokenManager
@@ -91,6 +92,22 @@ def sent_token(headers: Mapping[str, str]) -> str | None:
     return token if scheme == "Bearer" and token else None
 
 
+def arguments_of(
+    scope: str | Iterable[str] | None, resource: str | Iterable[str] | None
+) -> dict[str, Any]:
+    """Return the arguments that a manager is given at each request, none for its own token.
+
+    An iterable may be exhausted by its first use.
+
+    Raises:
+        InvalidTokenError: An argument is empty or has invalid characters.
+    """
+    target = Target.of(scope, resource)
+    if target is None:
+        return {}
+    return {"scope": target.scope, "resource": target.resources or None}
+
+
 class Bearer:
     """The bearer token of one account.
 
@@ -98,28 +115,39 @@ class Bearer:
         manager: The account's manager.
         account_name: The account.
         provider: The provider to use. Defaults to the account's provider.
+        scope: Scopes of a further access token, or None for the account's own.
+        resource: What a further access token is for, or None.
     """
 
     def __init__(
-        self, manager: TokenManager, account_name: str, provider: str | Provider | None
+        self,
+        manager: TokenManager,
+        account_name: str,
+        provider: str | Provider | None,
+        *,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> None:
         self._manager = manager
         self._account_name = account_name
         self._provider = provider
+        self._target = arguments_of(scope, resource)
         self._known: str | None = None  # a token whose type has been checked
 
     def token(self) -> str:
         """Return a valid token."""
-        token = self._manager.ensure_valid_token(self._account_name, self._provider)
+        account = self._account_name, self._provider
+        token = self._manager.ensure_valid_token(*account, **self._target)
         if token != self._known:
-            tokens = self._manager.load_tokens(self._account_name) or {}
-            bearer_token(self._account_name, {**tokens, "access_token": token})
-            self._known = token
+            found = self._manager.get_access_token(*account, **self._target)
+            self._known = token = bearer_token(self._account_name, found.to_dict())
         return token
 
     def renewed(self, rejected: str) -> str:
         """Return the token to use instead of *rejected*; the same if another would not help."""
-        tokens = self._manager.refresh_token(self._account_name, self._provider, rejected=rejected)
+        tokens = self._manager.refresh_token(
+            self._account_name, self._provider, rejected=rejected, **self._target
+        )
         return bearer_token(self._account_name, tokens)
 
 
@@ -127,26 +155,33 @@ class AsyncBearer:
     """`Bearer` for asyncio."""
 
     def __init__(
-        self, manager: AsyncTokenManager, account_name: str, provider: str | Provider | None
+        self,
+        manager: AsyncTokenManager,
+        account_name: str,
+        provider: str | Provider | None,
+        *,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> None:
         self._manager = manager
         self._account_name = account_name
         self._provider = provider
+        self._target = arguments_of(scope, resource)
         self._known: str | None = None
 
     async def token(self) -> str:
         """Return a valid token."""
-        token = await self._manager.ensure_valid_token(self._account_name, self._provider)
+        account = self._account_name, self._provider
+        token = await self._manager.ensure_valid_token(*account, **self._target)
         if token != self._known:
-            tokens = await self._manager.load_tokens(self._account_name) or {}
-            bearer_token(self._account_name, {**tokens, "access_token": token})
-            self._known = token
+            found = await self._manager.get_access_token(*account, **self._target)
+            self._known = token = bearer_token(self._account_name, found.to_dict())
         return token
 
     async def renewed(self, rejected: str) -> str:
         """Return the token to use instead of *rejected*; the same if another would not help."""
         tokens = await self._manager.refresh_token(
-            self._account_name, self._provider, rejected=rejected
+            self._account_name, self._provider, rejected=rejected, **self._target
         )
         return bearer_token(self._account_name, tokens)
 

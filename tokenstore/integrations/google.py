@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
-from tokenstore.integrations.bearer import bearer_token, require_protected
+from tokenstore.integrations.bearer import arguments_of, bearer_token, require_protected
 from tokenstore.redaction import protect
 
 try:
@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterable, MutableMapping
 
     from tokenstore.manager import TokenManager
     from tokenstore.oauth.provider import Provider
@@ -40,6 +40,9 @@ class Credentials(CredentialsWithQuotaProject):
         manager: The account's manager. Threads may share it, and this object as well.
         account_name: The account.
         provider: The provider to use. Defaults to the account's provider.
+        scope: Scopes of a further access token of the login, for this API
+            (`TokenManager.get_access_token`). Defaults to the account's own token.
+        resource: Likewise, what the token is for (RFC 8707).
         quota_project_id: The project that usage is billed to, or None.
 
     Attributes:
@@ -56,19 +59,26 @@ class Credentials(CredentialsWithQuotaProject):
         account_name: str,
         provider: str | Provider | None = None,
         *,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
         quota_project_id: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._manager = manager
         self._account_name = account_name
         self._provider = provider
+        self._target = arguments_of(scope, resource)
         self._quota_project_id = quota_project_id
         self._thread = threading.local()
 
     def with_quota_project(self, quota_project_id: str | None) -> Credentials:
         """Return credentials of the same account that bill usage to another project."""
         return type(self)(
-            self._manager, self._account_name, self._provider, quota_project_id=quota_project_id
+            self._manager,
+            self._account_name,
+            self._provider,
+            **self._target,
+            quota_project_id=quota_project_id,
         )
 
     def refresh(self, request: object) -> None:  # noqa: ARG002 - google-auth's transport
@@ -123,11 +133,13 @@ class Credentials(CredentialsWithQuotaProject):
         self._thread.sent = token
 
     def _live(self) -> dict[str, Any]:
-        token = self._manager.ensure_valid_token(self._account_name, self._provider)
-        return {"access_token": token, **(self._manager.load_tokens(self._account_name) or {})}
+        found = self._manager.get_access_token(self._account_name, self._provider, **self._target)
+        return found.to_dict()
 
     def _renewed(self, rejected: str) -> dict[str, Any]:
-        return self._manager.refresh_token(self._account_name, self._provider, rejected=rejected)
+        return self._manager.refresh_token(
+            self._account_name, self._provider, rejected=rejected, **self._target
+        )
 
 
 def _naive_utc(moment: float | None) -> datetime | None:

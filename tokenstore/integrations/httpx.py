@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenstore.aio import AsyncTokenManager
-from tokenstore.integrations.bearer import AsyncBearer, Bearer, require_protected, sent_token
+from tokenstore.integrations.bearer import (
+    AsyncBearer,
+    Bearer,
+    arguments_of,
+    require_protected,
+    sent_token,
+)
 from tokenstore.redaction import protect
 
 try:
@@ -19,7 +25,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Generator, Iterable
 
     from tokenstore.manager import TokenManager
     from tokenstore.oauth.provider import Provider
@@ -47,6 +53,9 @@ class TokenAuth(httpx.Auth):
             `AsyncClient`, prefer one `AsyncTokenManager` that all accounts share.
         account_name: The account.
         provider: The provider to use. Defaults to the account's provider.
+        scope: Scopes of a further access token of the login, for this API
+            (`TokenManager.get_access_token`). Defaults to the account's own token.
+        resource: Likewise, what the token is for (RFC 8707).
     """
 
     def __init__(
@@ -54,11 +63,15 @@ class TokenAuth(httpx.Auth):
         manager: TokenManager | AsyncTokenManager,
         account_name: str,
         provider: str | Provider | None = None,
+        *,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> None:
         if not isinstance(manager, AsyncTokenManager):
             manager = AsyncTokenManager(manager)  # no threads until a coroutine needs one
-        self._bearer = Bearer(manager.manager, account_name, provider)
-        self._async_bearer = AsyncBearer(manager, account_name, provider)
+        target = arguments_of(scope, resource)
+        self._bearer = Bearer(manager.manager, account_name, provider, **target)
+        self._async_bearer = AsyncBearer(manager, account_name, provider, **target)
 
     def sync_auth_flow(
         self, request: httpx.Request

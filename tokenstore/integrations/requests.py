@@ -12,6 +12,8 @@ from tokenstore.integrations.bearer import Bearer, require_protected, sent_token
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from requests import PreparedRequest, Response
 
     from tokenstore.manager import TokenManager
@@ -39,12 +41,21 @@ class TokenAuth(AuthBase):
         manager: The account's manager. Threads may share it, and this object as well.
         account_name: The account.
         provider: The provider to use. Defaults to the account's provider.
+        scope: Scopes of a further access token of the login, for this API
+            (`TokenManager.get_access_token`). Defaults to the account's own token.
+        resource: Likewise, what the token is for (RFC 8707).
     """
 
     def __init__(
-        self, manager: TokenManager, account_name: str, provider: str | Provider | None = None
+        self,
+        manager: TokenManager,
+        account_name: str,
+        provider: str | Provider | None = None,
+        *,
+        scope: str | Iterable[str] | None = None,
+        resource: str | Iterable[str] | None = None,
     ) -> None:
-        self._bearer = Bearer(manager, account_name, provider)
+        self._bearer = Bearer(manager, account_name, provider, scope=scope, resource=resource)
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
         """Put the token into *request*."""

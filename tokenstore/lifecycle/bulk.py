@@ -176,7 +176,10 @@ class Selection:
 
     def idle(self, seconds: float) -> Iterator[Account]:
         """Yield the accounts whose refresh token was not used for this many seconds."""
+        forecast = RefreshTokenForecast(self._providers)
         for account in self._all():
+            if forecast.is_unattended(account.provider):  # there is nothing that could expire
+                continue
             used_at = account.refresh_token_used_at
             idle = used_at is None or used_at <= self._clock() - seconds
             if account.refreshable and idle:
@@ -187,10 +190,12 @@ class Selection:
         if clock_moved_back(self._repository.journal.last_begun_at(), now):
             yield from self._all()  # their expiry is no help
             return
+        forecast = RefreshTokenForecast(self._providers)
         found = self._repository.listing.due_candidates(
             before=now + max(self._freshness.buffer, within),
             expiry_buffer=self._freshness.buffer,
-            client_of=RefreshTokenForecast(self._providers).client_of,
+            client_of=forecast.client_of,
+            is_unattended=forecast.is_unattended,
         )
         for account in found:
             refreshed_at = account.refreshed_at
@@ -199,7 +204,9 @@ class Selection:
                 yield account
 
     def _all(self) -> Iterator[Account]:
+        forecast = RefreshTokenForecast(self._providers)
         return self._repository.accounts(
             expiry_buffer=self._freshness.buffer,
-            client_of=RefreshTokenForecast(self._providers).client_of,
+            client_of=forecast.client_of,
+            is_unattended=forecast.is_unattended,
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import ProviderConfigurationError, ReauthorizationRequired
+from tokenstore.lifecycle.unattended import is_unattended
 from tokenstore.logs import provider_name
+from tokenstore.oauth.issuers import foreign_host
 
 if TYPE_CHECKING:
     from tokenstore.models.accounts import Record
@@ -37,7 +39,9 @@ def resolve_provider(
         TransientRefreshError: The provider must not be contacted yet.
     """
     name = record.account_name
-    if record.tokens.refresh_token is None:
+    if record.tokens.refresh_token is None and not is_unattended(
+        providers, provider or record.provider
+    ):
         raise ReauthorizationRequired(
             f"{name}: there is no refresh token; sign in again",
             account_name=name,
@@ -48,7 +52,9 @@ def resolve_provider(
     except ProviderConfigurationError as error:
         error.account_name = name
         raise
-    require_same_client(record, chosen)
+    if not chosen.is_unattended:
+        require_same_client(record, chosen)
+        _require_same_issuer(record, chosen)
     failure = record.failure
     if respect_failure and failure is not None and failure.still_applies(chosen.client, now=now):
         raise failure.to_error(account_name=name, provider=chosen.name, now=now)
@@ -93,6 +99,18 @@ def require_same_client(record: Record, provider: Provider) -> None:
         raise ProviderConfigurationError(
             f"{record.account_name}: its tokens belong to another client_id than that of provider "
             f"{provider.name!r}; configure the provider with the one that they were issued to",
+            account_name=record.account_name,
+            provider=provider.name,
+        )
+
+
+def _require_same_issuer(record: Record, provider: Provider) -> None:
+    host = foreign_host(record.tokens.extra.get("token_uri"), provider)
+    if host is not None:
+        raise ProviderConfigurationError(
+            f"{record.account_name}: its tokens are from {host}, not from provider "
+            f"{provider.name!r}, which is not sent them; bind the account to its own provider, or "
+            f"add its address to token_origins of {provider.name!r}",
             account_name=record.account_name,
             provider=provider.name,
         )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import InsecureStorageError, ProviderConfigurationError
+from tokenstore.lifecycle.unattended import is_unattended
 from tokenstore.models.timestamps import NEVER, earliest
 
 if TYPE_CHECKING:
@@ -24,14 +25,26 @@ class RefreshTokenForecast:
     def __init__(self, providers: ProviderRegistry) -> None:
         self._providers = providers
         self._known: dict[str, Provider | None] = {}
+        self._unattended: dict[str | None, bool] = {}
 
     def client_of(self, provider: str | None) -> str | None:
         """Return the `Provider.client` of a provider, or None if it is not usable."""
         found = self._provider(provider)
         return None if found is None else found.client
 
+    def is_unattended(self, provider: str | None) -> bool:
+        """Return whether a provider's accounts need no sign-in, even if it is not usable now."""
+        if provider not in self._unattended:
+            try:
+                self._unattended[provider] = is_unattended(self._providers, provider)
+            except InsecureStorageError:  # a refresh reports it
+                self._unattended[provider] = False
+        return self._unattended[provider]
+
     def apply(self, account: Account) -> Account:
         """Return *account* with the earliest time at which its refresh token expires."""
+        if self.is_unattended(account.provider):
+            return replace(account, refresh_token_expires_at=None)
         found = self._provider(account.provider)
         expires_at = earliest(
             account.refresh_token_expires_at,

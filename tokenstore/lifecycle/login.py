@@ -20,6 +20,7 @@ from tokenstore.errors import (
 from tokenstore.lifecycle.request import longest_hold
 from tokenstore.models.accounts import Record, is_address
 from tokenstore.models.tokens import TokenSet, is_token
+from tokenstore.oauth.client import require_credentials
 from tokenstore.oauth.discovery import with_endpoints
 from tokenstore.oauth.flows.attempt import SignInContext, TokenGrant, requested_scope
 from tokenstore.oauth.flows.authorization_code import sign_in_by_browser
@@ -152,6 +153,7 @@ class Login:
                 timeout=self._timeout,
                 session=self._session,
             )
+            require_credentials(chosen)
         except TokenRefreshError as error:
             error.account_name = account_name
             raise
@@ -182,6 +184,13 @@ class Login:
                 "or provider=…)"
             )
         chosen = self._providers.get(wanted)
+        if chosen.is_unattended:
+            raise ProviderConfigurationError(
+                f"{account_name}: provider {chosen.name!r} needs no sign-in: its client obtains "
+                f"tokens by itself ({chosen.grant_type}); use the account, and it gets one",
+                account_name=account_name,
+                provider=chosen.name,
+            )
         if bound not in {None, chosen.name} and not force:
             raise ProviderConfigurationError(
                 f"{account_name} is bound to provider {bound!r}, not {chosen.name!r}; to sign it "

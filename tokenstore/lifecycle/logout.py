@@ -18,6 +18,8 @@ from tokenstore.oauth.revocation import revoke
 from tokenstore.storage.locks import LockTimeoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import requests
 
     from tokenstore.models.accounts import Record
@@ -35,6 +37,7 @@ class Logout:
         providers: The providers.
         timeout: Seconds for one request.
         session: The session that requests go through, or None.
+        clock: The time, in UTC epoch seconds.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class Logout:
         *,
         timeout: float,
         session: requests.Session | None,
+        clock: Callable[[], float],
     ) -> None:
         self._repository = repository
         self._providers = providers
         self._timeout = timeout
         self._session = session
+        self._clock = clock
 
     def run(self, name: str, *, keep: bool) -> bool:
         """Revoke the account's tokens and remove it; return whether the provider revoked them.
@@ -86,7 +91,8 @@ class Logout:
             timeout=self._timeout,
             session=self._session,
         )
-        require_same_client(record, provider)
+        if not provider.is_unattended:
+            require_same_client(record, provider)
         if provider.revocation_endpoint is None:
             _log.warning(
                 "%s: provider %r cannot revoke tokens; the account is only removed from the "
@@ -101,8 +107,18 @@ class Logout:
             account_name=record.account_name,
             timeout=self._timeout,
             session=self._session,
+            further=self._further_tokens(record.account_name),
         )
         return True
+
+    def _further_tokens(self, name: str) -> list[str]:
+        """Return the further access tokens of an account that may still be accepted."""
+        return [
+            each.access_token
+            for each in self._repository.further.of(name)
+            if each.access_token is not None
+            and (each.expires_at is None or self._clock() < each.expires_at)
+        ]
 
     def _remove(self, record: Record, *, keep: bool) -> None:
         """Remove the revoked tokens, unless the account has changed meanwhile."""

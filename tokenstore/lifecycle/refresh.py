@@ -33,7 +33,7 @@ from tokenstore.errors import (
     TransientRefreshError,
 )
 from tokenstore.lifecycle.eligibility import resolve_provider
-from tokenstore.lifecycle.grant import of_same_user, without_other_scope
+from tokenstore.lifecycle.grant import of_same_user
 from tokenstore.lifecycle.jobs import copy_of, process_is_ending
 from tokenstore.lifecycle.request import (
     BUSY,
@@ -45,8 +45,11 @@ from tokenstore.lifecycle.request import (
     iso,
     longest_hold,
 )
+from tokenstore.lifecycle.targets import further_token, refresh_token_only, requesting
+from tokenstore.lifecycle.unattended import is_unattended, store_if_new, unstored_record
 from tokenstore.logs import place_of
 from tokenstore.models.failures import Failure
+from tokenstore.models.targets import is_refused_target
 from tokenstore.models.tokens import lifetime_of
 from tokenstore.storage.journal import AccountChanged, SpentToken, UnderWay
 from tokenstore.storage.locks import LockTimeoutError
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 
     from tokenstore.lifecycle.jobs import Job
     from tokenstore.models.accounts import HistoryEntry, Record
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.models.tokens import TokenSet
     from tokenstore.oauth.client import TokenResponse
     from tokenstore.oauth.provider import Provider
@@ -102,6 +106,7 @@ class RefreshProtocol:
         self._job = job
         self._previous: Failure | None = None
         self._client = ""
+        self._unattended = False
         self.requested_at: float | None = None
         self.news: list[Callable[[], None]] = []
 
@@ -110,7 +115,9 @@ class RefreshProtocol:
         record = self._read()
         if self._request.satisfied_by(record):
             return Outcome(record)
-        if record.is_permanent and self._request.rejected == record.tokens.access_token:
+        is_lost = record.is_permanent and self._request.rejected == record.tokens.access_token
+        provider = self._provider or record.provider
+        if is_lost and not is_unattended(self._context.providers, provider):
             self._end_permanent(record)
         # Checked before the lock as well, so that a hopeless account costs no lock and no file.
         self._resolve(record)
@@ -172,6 +179,7 @@ class RefreshProtocol:
         if self._request.satisfied_by(record):
             return Outcome(record)
         provider = self._resolve(record)
+        self._unattended = provider.is_unattended
         self._client = provider.client  # as a recorded failure is compared with: not discovered
         found = self._with_endpoint(provider)
         if self._is_lost_cause(record):
@@ -199,7 +207,9 @@ class RefreshProtocol:
     # -- steps 2 to 4 -------------------------------------------------------------------------
 
     def _read(self) -> Record:
-        record = self._repository.record(self._name)
+        record = self._repository.record(self._name, self._request.target) or unstored_record(
+            self._name, self._context.providers, self._provider
+        )
         if record is None:
             raise ReauthorizationRequired(
                 f"{self._name}: no tokens are stored; sign in first", account_name=self._name
@@ -246,23 +256,26 @@ class RefreshProtocol:
         return record.refresh_id or 0
 
     def _with_endpoint(self, provider: Provider) -> Provider | TokenRefreshError:
+        from tokenstore.oauth.client import require_credentials
         from tokenstore.oauth.discovery import with_endpoints
 
         timeout, session = self._context.timeout, self._context.session
         if not provider.token_endpoint:
             self._job.expect(timeout + BUSY, lambda: self._undiscovered(provider.name))
         try:
-            return with_endpoints(
+            found = with_endpoints(
                 provider,
                 timeout=timeout,
                 session=session,
                 known=self._context.metadata,
             )
+            require_credentials(found)
         except TokenRefreshError as error:
             error.account_name = self._name
             if isinstance(error, ProviderConfigurationError):
                 raise
             return error
+        return found
 
     def _undiscovered(self, provider: str) -> TransientRefreshError:
         return TransientRefreshError(
@@ -288,12 +301,18 @@ class RefreshProtocol:
 
     def _begin(self, record: Record, provider: Provider) -> Refresh:
         self._require_time()
+        found = store_if_new(record, self._repository)
+        if found is None:
+            raise _Retry(self._changed_meanwhile())
+        record = found
         try:
             return self._journal.begin(
                 record,
                 provider=provider.name,
                 reason=self._request.reason,
                 longest=longest_hold(self._context.timeout),
+                spends=not provider.is_unattended,
+                target=self._request.target,
             )
         except AccountChanged:
             raise _Retry(self._changed_meanwhile()) from None
@@ -333,19 +352,22 @@ class RefreshProtocol:
     def _send(
         self, refresh: Refresh, provider: Provider, ends_after: float
     ) -> TokenResponse | TokenRefreshError:
-        from tokenstore.oauth.client import refresh_grant
+        from tokenstore.oauth.client import refresh_grant, unattended_grant
 
         record, timeout = refresh.record, self._context.timeout
         self.requested_at = self.requested_at or time.monotonic()
         self._job.expect(timeout, lambda: self._unanswered(provider.name))
+        chosen = requesting(provider, record, refresh.target)
+        grant: Callable[..., TokenResponse] = partial(unattended_grant, chosen)
+        if not provider.is_unattended:
+            grant = partial(refresh_grant, chosen, record.tokens.refresh_token or "")
         try:
-            return refresh_grant(
-                without_other_scope(provider, record),
-                record.tokens.refresh_token or "",
+            return grant(
                 account_name=self._name,
                 timeout=ends_after,
                 connect_timeout=0.9 * min(timeout, ends_after),
                 session=self._context.session,
+                resources=refresh.target.resources if refresh.target else (),
             )
         except TokenRefreshError as error:
             return error
@@ -356,22 +378,24 @@ class RefreshProtocol:
         kind, place = type(error).__name__, place_of(error)
         _log.error("%s: unexpected %s in %s during a refresh", self._name, kind, place)
         return TransientRefreshError(
-            f"{self._name}: unexpected {kind} in {place}; the refresh token may have been spent; "
-            "please report this",
+            f"{self._name}: unexpected {kind} in {place}; {self._unsure()}please report this",
             account_name=self._name,
             provider=provider.name,
-            maybe_spent=True,
+            maybe_spent=not self._unattended,
         )
 
     def _unanswered(self, provider: str) -> TransientRefreshError:
         timeout = self._context.timeout
         return TransientRefreshError(
             f"{self._name}: no complete response from provider {provider!r} within {timeout:g} s; "
-            "the refresh token may have been spent, and a late response is still stored",
+            f"{self._unsure()}a late response is still stored",
             account_name=self._name,
             provider=provider,
-            maybe_spent=True,
+            maybe_spent=not self._unattended,
         )
+
+    def _unsure(self) -> str:
+        return "" if self._unattended else "the refresh token may have been spent; "
 
     def _failed(self, refresh: Refresh, provider: Provider, error: TokenRefreshError) -> Outcome:
         if isinstance(error, ReauthorizationRequired):
@@ -384,7 +408,8 @@ class RefreshProtocol:
             self._context.metadata.pop(provider.issuer or "", None)
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, error)
-        self._tell_of_sign_in(refresh.record, error)
+        if not is_refused_target(refresh.target, error):
+            self._tell_of_sign_in(refresh.record, error)
         if self._request.reason == "due" and not refresh.lock_lost and _may_retry(error):
             raise _Retry(error)
         raise error
@@ -433,9 +458,19 @@ class RefreshProtocol:
                 default_expires_in=provider.default_expires_in,
             )
 
-        stored = self._store(
-            refresh, provider, merge, lock, partial(self._not_stored, refresh, merge)
-        )
+        outcome: Callable[[TokenSet], TokenSet] = merge
+        further: FurtherToken | None = None
+        if refresh.target is not None:
+            outcome = refresh_token_only(merge)
+            further = further_token(
+                refresh.target,
+                response,
+                merge(refresh.record.tokens),
+                refreshed_at=refresh.started_at,
+                id_=refresh.id,
+            )
+        overdue = partial(self._not_stored, refresh, merge)
+        stored = self._store(refresh, provider, outcome, lock, overdue, further)
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, None)
         if not response.has_access_token:
@@ -447,9 +482,9 @@ class RefreshProtocol:
             )
         if lifetime_of(response.fields, now=refresh.started_at) is None:
             self.news.append(partial(_warn_about_lifetime, self._name, provider))
-        hooks, tokens = self._context.hooks, stored.tokens.to_dict()
+        hooks, tokens = self._context.hooks, (stored.own or stored).tokens.to_dict()
         self.news.append(lambda: hooks.refreshed(self._name, tokens))
-        if refresh.record.needs_sign_in:
+        if (refresh.record.own or refresh.record).needs_sign_in:
             self.news.append(lambda: hooks.recovered(self._name))
         return Outcome(stored, refreshed=True, requested_at=self.requested_at)
 
@@ -460,6 +495,7 @@ class RefreshProtocol:
         outcome: Failure | Callable[[TokenSet], TokenSet],
         lock: HeldLock | None,
         overdue: Callable[[StorageError], Exception],
+        further: FurtherToken | None = None,
     ) -> Record | None:
         """Commit the outcome; again and again until it is done, with the lock still held.
 
@@ -469,11 +505,14 @@ class RefreshProtocol:
             outcome: The failure, or what merges the response into the stored tokens.
             lock: The lock that a backend may release with the commit, or None.
             overdue: Returns the error for callers that stop waiting, and at the end.
+            further: The further access token that the response gave, or None.
         """
         delay, until = _FIRST_DELAY, None
         while True:
             try:
-                return self._journal.finish(refresh, outcome, provider=provider.name, lock=lock)
+                return self._journal.finish(
+                    refresh, outcome, provider=provider.name, lock=lock, further=further
+                )
             except StorageError as error:
                 failure, cause = overdue(error), error
             self._expect_storage(partial(copy_of, failure), again=delay > _FIRST_DELAY)
@@ -514,6 +553,8 @@ class RefreshProtocol:
 
     def _superseded(self, stored: Record | None, error: TokenRefreshError | None) -> Outcome:
         """Return what another process, or a caller, has stored meanwhile, if that will do."""
+        if stored is None and self._unattended:
+            raise self._changed_meanwhile()
         if stored is None:
             raise ReauthorizationRequired(
                 f"{self._name} was deleted while it was being refreshed", account_name=self._name

@@ -27,7 +27,7 @@ from tokenstore.lifecycle.request import (
 from tokenstore.logs import provider_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     import requests
 
@@ -119,7 +119,7 @@ class Refresher:
         self._require_no_transaction(name)
         job, is_new = self._join(name, provider, request)
         if is_new:
-            job.when_done(lambda: done(partial(self._wait, job, name, provider)))
+            job.when_done(lambda: done(partial(self._wait, job, name, provider, request)))
         job.start()
         if not is_new:  # another caller of this process refreshes the account already
             done(Outcome)
@@ -152,7 +152,7 @@ class Refresher:
     def _join(
         self, name: str, provider: str | Provider | None, request: RefreshRequest
     ) -> tuple[Job[Outcome], bool]:
-        key = name, provider_name(provider)
+        key = _key(name, provider, request)
         return self._jobs.join(key, partial(self._work, key, name, provider, request))
 
     def _outcome(
@@ -167,7 +167,7 @@ class Refresher:
                 job.start()  # the caller that was about to may have been interrupted
                 return Outcome()
             patience = 0.0 if is_new else self._context.timeout
-            outcome = self._wait(job, name, provider, patience=patience)
+            outcome = self._wait(job, name, provider, request, patience=patience)
             if is_new or outcome.answers(request, asked_at):
                 return outcome
 
@@ -176,13 +176,14 @@ class Refresher:
         job: Job[Outcome],
         name: str,
         provider: str | Provider | None,
+        request: RefreshRequest,
         *,
         patience: float = 0.0,
     ) -> Outcome:
         try:
             return job.wait(patience=patience)
         except NoThreadError:
-            self._jobs.forget((name, provider_name(provider)), job)
+            self._jobs.forget(_key(name, provider, request), job)
             raise TransientRefreshError(
                 f"{name}: the system has no thread to spare; try again later", account_name=name
             ) from None
@@ -200,7 +201,7 @@ class Refresher:
 
     def _work(
         self,
-        key: tuple[str, str | None],
+        key: Hashable,
         name: str,
         provider: str | Provider | None,
         request: RefreshRequest,
@@ -220,3 +221,8 @@ class Refresher:
         for tell in refresh.news:
             tell()
         return outcome
+
+
+def _key(name: str, provider: str | Provider | None, request: RefreshRequest) -> Hashable:
+    """Return the key of the job that a request joins: one for each access token of an account."""
+    return name, provider_name(provider), request.target

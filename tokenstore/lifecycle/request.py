@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tokenstore.errors import TokenRefreshError
     from tokenstore.lifecycle.hooks import Hooks
     from tokenstore.models.accounts import HistoryEntry, Record
+    from tokenstore.models.targets import Target
     from tokenstore.oauth.registry import ProviderRegistry
     from tokenstore.storage.journal import Reason
     from tokenstore.storage.repository import TokenRepository
@@ -45,12 +46,15 @@ class RefreshRequest:
         patience: Seconds to wait for another process that refreshes the account. Defaults to as
             long as that may take.
         rejected: The access token that a resource server rejected, or None.
+        target: Which further access token is wanted, and shown by records; None for the account's
+            own.
     """
 
     reason: Reason
     satisfied_by: Callable[[Record], bool]
     patience: float | None = None
     rejected: str | None = None
+    target: Target | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from tokenstore.models.timestamps import latest
+from tokenstore.models.timestamps import NEVER, latest
 
 if TYPE_CHECKING:
     from tokenstore.models.failures import Failure
+    from tokenstore.models.further_tokens import FurtherToken
     from tokenstore.models.tokens import TokenSet
 
 State = Literal["valid", "due", "retry_later", "sign_in", "misconfigured"]
@@ -42,8 +43,8 @@ class Account:
         refresh_token_expires_at: When the refresh token expires because of its age or of disuse,
             in UTC epoch seconds, according to the provider's response or its configuration; None
             if unknown.
-        refreshable: Whether a refresh may be tried: there is a refresh token, the provider has not
-            refused it, and no wait is in force.
+        refreshable: Whether a refresh may be tried: there is a refresh token, or the account
+            belongs to no user; the provider has not refused it, and no wait is in force.
     """
 
     name: str
@@ -71,6 +72,9 @@ class Record:
         refreshed_at: When a refresh produced the tokens, in UTC epoch seconds, or None.
         refresh_id: The journal's id of the refresh that produced these tokens or this failure.
         failure: Why the last refresh failed, or None if it succeeded.
+        further: The further access token that the record shows in place of the account's own
+            (`showing`), or None.
+        own: The account's own record then, or None.
     """
 
     account_name: str
@@ -80,16 +84,42 @@ class Record:
     refreshed_at: float | None
     refresh_id: int | None
     failure: Failure | None
+    further: FurtherToken | None = None
+    own: Record | None = None
+
+    def showing(self, further: FurtherToken) -> Record:
+        """Return this record with a further access token in place of the account's own.
+
+        The login is the same: its refresh token, and a failure of the account. A failure of the
+        target counts where the account has none.
+        """
+        ids = (further.refresh_id, self.refresh_id if self.failure is not None else None)
+        return replace(
+            self,
+            tokens=replace(
+                self.tokens, access_token=further.access_token, expires_at=further.expires_at
+            ),
+            refreshed_at=further.refreshed_at,
+            refresh_id=max((each for each in ids if each is not None), default=None),
+            failure=self.failure or further.failure,
+            further=further,
+            own=self,
+        )
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the access token has no known end, and there is no refresh token.
+
+        Nothing else can be done with it than to use it until it is reported as rejected.
+        """
+        tokens = self.tokens
+        has_end = tokens.expires_at is not None and tokens.expires_at < NEVER
+        return tokens.access_token is not None and tokens.refresh_token is None and not has_end
 
     @property
     def is_permanent(self) -> bool:
-        """Whether the access token is used until it is reported as rejected.
-
-        That is so if it has no known end and there is no refresh token, as some providers do.
-        """
-        tokens = self.tokens
-        endless = tokens.expires_at is None and tokens.refresh_token is None
-        return endless and tokens.access_token is not None and self.failure is None
+        """Whether the access token `is_endless` and has not been rejected."""
+        return self.is_endless and self.failure is None
 
     @property
     def needs_sign_in(self) -> bool:
@@ -109,15 +139,18 @@ class HistoryEntry:
         host: The machine that ran the refresh.
         pid: The process that ran it.
         started_at: When it began, in UTC epoch seconds.
-        sent: Fingerprint of the refresh token that was sent.
+        sent: Fingerprint of the refresh token that was sent; empty if the account belongs to no
+            user, so that none was.
         finished_at: When it ended, in UTC epoch seconds, or None if it has not.
         outcome: ``refreshed``, ``reauthorization``, ``transient`` or ``client_rejected``;
             ``superseded`` if the account was changed in the meantime; ``interrupted`` if the
             process died; None while it runs.
-        received: Fingerprint of the refresh token that was stored afterwards.
+        received: Fingerprint of the refresh token that was stored afterwards; empty likewise.
         status_code: The HTTP status of a response that reported a failure.
         error: The error code of that response.
         maybe_spent: Whether the refresh token may have been used although no response arrived.
+        target: Which further access token it was for: its scopes, and ``resource="URI"``; None for
+            the account's own.
     """
 
     id: int
@@ -134,6 +167,7 @@ class HistoryEntry:
     status_code: int | None
     error: str | None
     maybe_spent: bool | None
+    target: str | None = None
 
     @property
     def duration(self) -> float | None:

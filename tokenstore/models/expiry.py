@@ -41,8 +41,8 @@ class ExpiryPolicy:
         """Return a function that returns whether a record's access token is fresh enough."""
 
         def is_fresh(record: Record) -> bool:
-            if record.is_permanent:
-                return True
+            if record.is_endless:
+                return record.is_permanent
             now = self._clock()
             due = self.due_at(record.tokens.expires_at, record.refreshed_at, min_ttl)
             usable = record.tokens.access_token is not None

@@ -84,3 +84,11 @@ def _translated(address: IPv6Address) -> IPv4Address | None:
     if any(address in network for network in _WITH_IPV4):
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return None
+
+
+def host_of(url: str | None) -> str:
+    """Return the host of *url*, for messages, without a user name or password in it."""
+    try:
+        return urlsplit(url or "").netloc.rpartition("@")[2] or "?"
+    except ValueError:
+        return "?"

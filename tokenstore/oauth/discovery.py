@@ -9,7 +9,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TransientRefreshError
-from tokenstore.oauth.http import TransportFailure, exchange, host_of
+from tokenstore.oauth.addresses import host_of
+from tokenstore.oauth.http import TransportFailure, exchange
+from tokenstore.oauth.keys import with_service_account
 from tokenstore.oauth.refusals import is_transient
 from tokenstore.oauth.responses import parse_json
 
@@ -30,7 +32,7 @@ def with_endpoints(
     session: requests.Session | None = None,
     known: MutableMapping[str, Any] | None = None,
 ) -> Provider:
-    """Return the provider with the endpoints from its issuer's metadata, if some are missing.
+    """Return the provider with what it lacks from its service account and its issuer's metadata.
 
     Args:
         provider: The provider.
@@ -40,9 +42,12 @@ def with_endpoints(
         known: Metadata by issuer; fetched metadata is added to it.
 
     Raises:
-        ProviderConfigurationError: The issuer has no usable metadata.
+        ProviderConfigurationError: The issuer has no usable metadata, or the key file of the
+            service account cannot be used.
+        InsecureStorageError: Other users can read or replace the key file.
         TransientRefreshError: The metadata could not be fetched; try again later.
     """
+    provider = with_service_account(provider)
     if provider.issuer is None or all(getattr(provider, n) for n in ("token_endpoint", *needed)):
         return provider
     known = {} if known is None else known

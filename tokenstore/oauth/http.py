@@ -23,6 +23,7 @@ from urllib3.exceptions import (
     LocationValueError,
     NewConnectionError,
 )
+from urllib3.util.ssl_ import create_urllib3_context
 
 from tokenstore.logs import place_of
 from tokenstore.oauth.addresses import is_loopback
@@ -67,10 +68,28 @@ class TransportFailure:
     Attributes:
         sent: Whether the request may have reached the other side.
         reason: What happened, in a few words that quote nothing of the request.
+        refuses_client: Whether the other side did not accept the client's certificate.
     """
 
     sent: bool
     reason: str
+    refuses_client: bool = False
+
+
+def client_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Return a TLS context that presents a client certificate (RFC 8705), for one request.
+
+    Args:
+        certificate: The PEM file of the certificate, with its chain.
+        key: The PEM file of its private key. Defaults to the same file.
+
+    Raises:
+        OSError: The files cannot be used (`ssl.SSLError`), or not be read.
+    """
+    context = create_urllib3_context()
+    # With a password, OpenSSL does not ask for one on the terminal.
+    context.load_cert_chain(certificate, key, password="")
+    return context
 
 
 def exchange(
@@ -81,8 +100,9 @@ def exchange(
     connect_timeout: float | None = None,
     session: requests.Session | None = None,
     headers: Mapping[str, str | None] | None = None,
-    data: Mapping[str, str] | None = None,
+    data: Mapping[str, str | list[str]] | None = None,
     as_json: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> HTTPResponse | TransportFailure:
     """Send one request, once, on a connection of its own; return the response.
 
@@ -99,13 +119,15 @@ def exchange(
         headers: Further headers.
         data: The form to send.
         as_json: Send it as a JSON object instead.
+        tls: A TLS context with the client's certificate (`client_context`). The adapters and the
+            ``cert`` of *session* are not used then, and never get to see the certificate.
     """
     connect_timeout = 0.9 * timeout if connect_timeout is None else connect_timeout
     received: HTTPResponse | None = None
     with Exchange(timeout) as under_way:
         try:
             with (
-                _Session(session) as own,
+                _Session(session, tls) as own,
                 own.request(
                     method,
                     url,
@@ -123,20 +145,16 @@ def exchange(
                 received = HTTPResponse(response.status_code, response.headers, complete)
         except (HTTPError, OSError, ValueError) as error:  # those of requests are OSErrors
             # An error while the connection is closed changes nothing of what was received.
-            return received or TransportFailure(
-                _may_have_sent(under_way, error), _reason(under_way, error)
-            )
+            if received is not None:
+                return received
+            if tls is not None and _has_reason(error, _CERTIFICATE_REFUSED):
+                return TransportFailure(
+                    sent=False, reason="it refused the client certificate", refuses_client=True
+                )
+            return TransportFailure(_may_have_sent(under_way, error), _reason(under_way, error))
         except Exception as error:  # noqa: BLE001 - an adapter of the application may raise any
             return received or TransportFailure(sent=True, reason=_describe_bug(error))
     return received
-
-
-def host_of(url: str | None) -> str:
-    """Return the host of *url*, for messages, without a user name or password in it."""
-    try:
-        return urlsplit(url or "").netloc.rpartition("@")[2] or "?"
-    except ValueError:
-        return "?"
 
 
 # -- the session of one request --------------------------------------------------------------------
@@ -154,16 +172,18 @@ class _Session(requests.Session):
 
     Args:
         given: The application's session, or None.
+        tls: A TLS context with the client's certificate, or None.
     """
 
-    def __init__(self, given: requests.Session | None) -> None:
+    def __init__(self, given: requests.Session | None, tls: ssl.SSLContext | None) -> None:
         super().__init__()
         self.adapters.clear()
-        if given is None:
-            self.mount("", _observed(HTTPAdapter()))
+        if given is not None:
+            self.trust_env, self.proxies, self.verify = given.trust_env, given.proxies, given.verify
+        if given is None or tls is not None:
+            self.mount("", _observed(HTTPAdapter() if tls is None else _ClientAdapter(tls)))
             return
-        self.trust_env = given.trust_env
-        self.proxies, self.verify, self.cert = given.proxies, given.verify, given.cert
+        self.cert = given.cert
         for prefix, adapter in given.adapters.items():
             self.mount(prefix, _of_one_request(adapter))
 
@@ -177,6 +197,20 @@ class _Session(requests.Session):
         if is_loopback(urlsplit(url).hostname or ""):
             settings["proxies"] = {}
         return settings
+
+
+class _ClientAdapter(HTTPAdapter):
+    """An adapter whose connections present a client certificate."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self._tls = tls
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._tls, **kwargs)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        return super().proxy_manager_for(proxy, ssl_context=self._tls, **kwargs)
 
 
 def _of_one_request(adapter: Any) -> Any:
@@ -369,13 +403,33 @@ _HANDSHAKE = {
 }
 
 
-def _never_sent(error: BaseException) -> bool:
-    """Return whether *error* means that no connection was ever established.
+# How a server ends a handshake because of the client's certificate. With TLS 1.3 the client learns
+# of it after it has sent its request, which the server then never reads.
+_CERTIFICATE_REFUSED = {
+    *("TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_ACCESS_DENIED"),
+    *("SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"),
+    *("SSLV3_ALERT_CERTIFICATE_EXPIRED", "SSLV3_ALERT_CERTIFICATE_REVOKED"),
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+}
 
-    What it wraps is looked at, not what happened before it: that may be of another connection.
-    """
+
+def _never_sent(error: BaseException) -> bool:
+    """Return whether *error* means that no connection was ever established."""
     if type(error) is OSError:  # requests: there is no such file of certificates
         return True
+    return any(isinstance(c, _UNCONNECTED) or _is_refusal(c) for c in _wrapped(error))
+
+
+def _has_reason(error: BaseException, reasons: set[str]) -> bool:
+    """Return whether *error* is a TLS error of one of these reasons."""
+    return any(isinstance(c, ssl.SSLError) and c.reason in reasons for c in _wrapped(error))
+
+
+def _wrapped(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and what it wraps.
+
+    What happened before it is left out: that may be of another connection.
+    """
     seen: set[int] = set()
     pending: list[object] = [error]
     while pending:
@@ -383,10 +437,8 @@ def _never_sent(error: BaseException) -> bool:
         if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
         seen.add(id(cause))
-        if isinstance(cause, _UNCONNECTED) or _is_refusal(cause):
-            return True
+        yield cause
         pending += [getattr(cause, "reason", None), *cause.args]
-    return False
 
 
 def _is_refusal(cause: BaseException) -> bool:

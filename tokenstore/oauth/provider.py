@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -14,9 +15,25 @@ from tokenstore.oauth.addresses import foreign_network, is_loopback
 from tokenstore.redaction import protect
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
 
-AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
+AUTH_METHODS = (
+    "client_secret_basic",
+    "client_secret_post",
+    "none",
+    "private_key_jwt",
+    "client_secret_jwt",
+    "tls_client_auth",
+    "self_signed_tls_client_auth",
+)
+SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+GRANT_TYPES = ("refresh_token", "client_credentials", JWT_BEARER)
+RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+KEY_ALGORITHMS = (*RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
+_WITH_SECRET = {"client_secret_basic", "client_secret_post", "client_secret_jwt"}
+_WITH_CERTIFICATE = {"tls_client_auth", "self_signed_tls_client_auth"}
 
 
 @dataclass(frozen=True)
@@ -30,10 +47,12 @@ class Provider:
     Attributes:
         name: The name that accounts refer to.
         token_endpoint: URL that refreshes tokens: https, or http on loopback. None takes it from
-            the issuer's metadata.
-        client_id: This application's id at the provider.
+            the issuer's metadata or the service account.
+        client_id: This application's id at the provider. None takes it from the service account.
         client_secret: Its secret, or None for a public client.
-        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``.
+        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post``, ``none``;
+            ``private_key_jwt`` or ``client_secret_jwt``, a signed assertion (RFC 7523 section 2.2);
+            ``tls_client_auth`` or ``self_signed_tls_client_auth``, a certificate (RFC 8705).
             Defaults to post if there is a secret, else none.
         scope: Space-separated scopes to request when signing in and refreshing; None sends no
             ``scope`` with a refresh.
@@ -68,15 +87,46 @@ class Provider:
             a request that got no response is then repeated once. None if it never does.
         refresh_token_rotates: Whether a refresh gives a new refresh token and ends the old one;
             None if unknown, which is treated like True.
+        scope_separator: What separates scopes in requests to this provider: a space, as RFC 6749
+            section 3.3 requires, or a comma.
+        client_id_parameter: The name of the parameter that RFC 6749 calls ``client_id``.
+        token_origins: Further origins, such as ``https://login.example.com``, under which this
+            provider issued tokens before: tokens whose ``token_uri`` has another one are not sent
+            to it.
+        resource_parameter: The name of the request's parameter for what a further access token is
+            for: ``resource`` (RFC 8707), or ``audience`` at some providers.
         failures: How this provider says that a refresh failed: mappings of ``status``, ``error``
             (a code), ``contains`` (a part of any of its texts) and ``means``, which is
             ``reauthorization``, ``transient`` or ``client``. The first that matches decides;
             after them come general rules.
+        private_key_file: PEM file of the private key that signs assertions. Only its owner may be
+            able to read it. It is read when it is used.
+        private_key_env: Environment variable that contains that key, instead of a file.
+        key_id: The key's id at the provider (``kid``), or None.
+        signing_alg: Algorithm of the signature (RFC 7518). Defaults to RS256 for an RSA key, ES256,
+            ES384 or ES512 by an elliptic curve, EdDSA for an Ed25519 key, and HS256 for
+            ``client_secret_jwt``.
+        assertion_audience: Audience of assertions: ``issuer`` for the issuer's URL, or a URL.
+            Defaults to the token endpoint's URL.
+        certificate_file: PEM file of the client's certificate, with its chain. It is presented to
+            this provider's token, revocation and device endpoints only.
+        certificate_key_file: PEM file of the certificate's private key. Only its owner may be able
+            to read it. Defaults to `certificate_file`.
+        grant_type: How access tokens are obtained: ``refresh_token``; or, for accounts that belong
+            to no user and need no sign-in, ``client_credentials`` (RFC 6749 section 4.4) or
+            ``urn:ietf:params:oauth:grant-type:jwt-bearer``, an assertion that is signed with the
+            private key (RFC 7523 section 2.1).
+        assertion_subject: Whom that assertion is about (``sub``); an empty string leaves it out,
+            which means the service account itself at Google. Defaults to the account's name.
+        assertion_claims: Additional claims of that assertion. They replace ``iss``, ``sub`` and
+            ``aud``.
+        service_account_file: JSON key file of a Google service account. Only its owner may be able
+            to read it. It supplies the client, the private key and the token endpoint.
     """
 
     name: str
     token_endpoint: str | None
-    client_id: str
+    client_id: str | None
     _: KW_ONLY
     client_secret: str | None = field(default=None, repr=False)
     token_endpoint_auth_method: str | None = None
@@ -99,7 +149,27 @@ class Provider:
     response_path: str | None = None
     replay_window: float | None = None
     refresh_token_rotates: bool | None = None
+    scope_separator: str = " "
+    client_id_parameter: str = "client_id"
+    token_origins: Sequence[str] = ()
+    resource_parameter: str = "resource"
     failures: Sequence[Mapping[str, Any]] = ()
+    private_key_file: str | os.PathLike[str] | None = None
+    private_key_env: str | None = None
+    key_id: str | None = None
+    signing_alg: str | None = None
+    assertion_audience: str | None = None
+    certificate_file: str | os.PathLike[str] | None = None
+    certificate_key_file: str | os.PathLike[str] | None = None
+    grant_type: str = "refresh_token"
+    assertion_subject: str | None = None
+    assertion_claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    service_account_file: str | os.PathLike[str] | None = None
+
+    @property
+    def is_unattended(self) -> bool:
+        """Whether its accounts belong to no user: the client obtains tokens by itself."""
+        return self.grant_type != "refresh_token"
 
     @property
     def auth_method(self) -> str:
@@ -111,7 +181,7 @@ class Provider:
     @property
     def basic_credentials(self) -> str:
         """Id and secret for a Basic header (secret!), form-encoded unless configured otherwise."""
-        pair = [self.client_id, self.client_secret or ""]
+        pair = [self.client_id or "", self.client_secret or ""]
         if self.basic_form_encode:
             pair = [quote_plus(part) for part in pair]
         return base64.b64encode(":".join(pair).encode()).decode()
@@ -122,6 +192,10 @@ class Provider:
         if self.redirect_uri is not None:
             return self.redirect_uri
         return f"http://127.0.0.1/callback/{quote(self.name, safe='')}"
+
+    def joined(self, scope: str) -> str:
+        """Return scopes, separated by spaces, as a request to this provider contains them."""
+        return self.scope_separator.join(scope.split())
 
     @property
     def client(self) -> str:
@@ -135,9 +209,19 @@ class Provider:
             self.scope,
             sorted(self.extra_params.items()),
             self.body_format,
+            # Only those that are set: failures stay known when a version adds a setting.
+            *((name, value) for name, value in self._later_settings() if value != "None"),
         )
         digest = fingerprint(repr(settings))[:8]
         return f"{self.client_id} {self.token_endpoint or self.issuer} {digest}"
+
+    def _later_settings(self) -> Iterator[tuple[str, str]]:
+        for name in _LATER_SETTINGS:
+            yield name, str(getattr(self, name))
+        yield "grant_type", self.grant_type if self.is_unattended else "None"
+        if self.resource_parameter != "resource":
+            yield "resource_parameter", self.resource_parameter
+        yield "assertion_claims", str(sorted(self.assertion_claims.items()) or None)
 
     def require_usable(self) -> None:
         """Raise a `ProviderConfigurationError` if no request could be sent."""
@@ -149,25 +233,67 @@ class Provider:
             raise self.configuration_error(problem)
 
     def _client_problems(self) -> Iterator[str]:
-        if not self.client_id or not isinstance(self.client_id, str):
+        client_id: object = self.client_id
+        if not isinstance(client_id, (str, NoneType)) or not (
+            client_id or self.service_account_file
+        ):
             yield "has no client_id"
         if self.auth_method not in AUTH_METHODS:
             supported = ", ".join(AUTH_METHODS)
             yield f"has an unknown token_endpoint_auth_method; use one of {supported}"
-        if self.auth_method != "none" and not self.client_secret:
+        if self.auth_method in _WITH_SECRET and not self.client_secret:
             yield f"has no client_secret, which {self.auth_method} requires"
+        if self.auth_method in _WITH_CERTIFICATE and not self.certificate_file:
+            yield f"has no certificate_file, which {self.auth_method} requires"
+        yield from self._key_problems()
+        yield from self._grant_problems()
+
+    def _key_problems(self) -> Iterator[str]:
+        keys = [name for name in _KEY_SOURCES if getattr(self, name)]
+        if len(keys) > 1:
+            yield f"has both {' and '.join(keys)}; set one of them"
+        if self.auth_method == "private_key_jwt" and not keys:
+            yield "has no private_key_file or private_key_env, which private_key_jwt requires"
+        if self.certificate_key_file and not self.certificate_file:
+            yield "has a certificate_key_file without a certificate_file"
+        usable = KEY_ALGORITHMS if keys else ()
+        if self.auth_method == "client_secret_jwt":
+            usable = (*usable, *SECRET_ALGORITHMS)
+        if self.signing_alg is not None and self.signing_alg not in usable:
+            known = ", ".join(usable) or "none: nothing is signed"
+            yield f"has an unknown signing_alg; use one of {known}"
+
+    def _grant_problems(self) -> Iterator[str]:
+        if self.grant_type not in GRANT_TYPES:
+            yield f"has an unknown grant_type; use one of {', '.join(GRANT_TYPES)}"
+        if self.grant_type == "client_credentials" and self.auth_method == "none":
+            yield (
+                "has no client authentication, which grant_type client_credentials requires; set "
+                "client_secret or token_endpoint_auth_method"
+            )
+        if self.grant_type == JWT_BEARER and not any(getattr(self, n) for n in _KEY_SOURCES):
+            yield f"has no {' or '.join(_KEY_SOURCES)}, which its grant_type requires"
+        if self.grant_type != JWT_BEARER and self.service_account_file:
+            yield f"has a service_account_file, which requires grant_type {JWT_BEARER}"
+        claims: object = self.assertion_claims
+        if not isinstance(claims, Mapping) or claims.keys() & {"iat", "exp", "jti"}:
+            yield "has invalid assertion_claims: iat, exp and jti are different for each assertion"
 
     def _endpoint_problems(self) -> Iterator[str]:
-        if not self.token_endpoint and not self.issuer:
+        if not (self.token_endpoint or self.issuer or self.service_account_file):
             yield "has neither a token_endpoint nor an issuer"
         for kind in ("token_endpoint", "issuer"):
             url = getattr(self, kind)
             if url and (problem := _url_problem(url)):
                 yield f"has an invalid {kind}: {problem}"
+        if self.assertion_audience == "issuer" and not self.issuer:
+            yield "has no issuer, which its assertion_audience names"
 
     def _value_problems(self) -> Iterator[str]:
         if self.body_format not in {"form", "json"}:
             yield "has an unknown body_format; use form or json"
+        if not self.resource_parameter or not isinstance(self.resource_parameter, str):
+            yield "has an invalid resource_parameter: write the parameter's name, such as audience"
         for failure in self.failures:
             if problem := _failure_problem(failure):
                 yield f"has an invalid entry in failures: {problem}"
@@ -197,6 +323,8 @@ class Provider:
             raise self.configuration_error(
                 "cannot be used: metadata issuer does not match the configured issuer"
             )
+        if self.certificate_file and isinstance(metadata.get(_MTLS_ALIASES), Mapping):
+            metadata = {**metadata, **metadata[_MTLS_ALIASES]}  # RFC 8705 section 5
         missing: dict[str, Any] = {
             name: metadata[name]
             for name in _ENDPOINTS
@@ -258,6 +386,12 @@ class Provider:
         return ProviderConfigurationError(f"provider {self.name!r} {problem}", provider=self.name)
 
 
+_KEY_SOURCES = ("private_key_file", "private_key_env", "service_account_file")
+_LATER_SETTINGS = (
+    *(*_KEY_SOURCES, "key_id", "signing_alg", "assertion_audience"),
+    *("certificate_file", "certificate_key_file", "assertion_subject"),
+)
+_MTLS_ALIASES = "mtls_endpoint_aliases"
 _ISS_SUPPORTED = "authorization_response_iss_parameter_supported"
 _ENDPOINTS = tuple(f.name for f in fields(Provider) if f.name.endswith("_endpoint"))
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InsecureStorageError, ProviderConfigurationError
+from tokenstore.oauth.builtin import built_in
 from tokenstore.oauth.provider import Provider
 from tokenstore.trust import OTHERS, read_trusted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from tokenstore.oauth.builtin import BuiltIn
 
 _MAX_SIZE = 1 << 20  # bytes
 
@@ -28,6 +31,7 @@ _STRINGS = (
 _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys((f.name for f in fields(Provider)), _STRING),
     "client_secret_env": _STRING,
+    "preset": _STRING,
     "extra_params": _STRINGS,
     "authorization_params": _STRINGS,
     "default_expires_in": _NUMBER,
@@ -37,10 +41,16 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "authorization_response_iss_parameter_supported": _BOOLEAN,
     "replay_window": _NUMBER,
     "refresh_token_rotates": _BOOLEAN,
+    "token_origins": (
+        "a list of strings",
+        lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    ),
     "failures": ("a list of tables", lambda value: isinstance(value, list)),
+    "assertion_claims": ("a table", lambda value: isinstance(value, dict)),
     "max_concurrency": ("a whole number", lambda value: type(value) is int),
 }
 del _KEYS["name"]
+_FILES = {"private_key_file", "certificate_file", "certificate_key_file", "service_account_file"}
 
 
 class ProvidersFile:
@@ -110,7 +120,7 @@ def _parse(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def provider_from_table(
-    name: str, table: Any, path: Path | None, *, base: Provider | None
+    name: str, table: Any, path: Path | None, *, base: BuiltIn | None
 ) -> Provider:
     """Return the provider that a table describes.
 
@@ -118,12 +128,14 @@ def provider_from_table(
         name: The provider's name.
         table: The table.
         path: The file, for errors.
-        base: The built-in provider whose settings the table overrides, or None.
+        base: The built-in provider whose facts the table overrides, or None.
 
     Raises:
         ProviderConfigurationError: The table is invalid; the error names the key.
     """
-    settings = _checked(name, table, path)
+    settings = _checked(name, table, path, base)
+    for key in _FILES & settings.keys():
+        settings[key] = _beside(path, settings[key])
     variable = settings.pop("client_secret_env", None)
     if variable is not None:
         settings["client_secret"] = os.environ.get(variable)
@@ -132,29 +144,51 @@ def provider_from_table(
                 f"provider {name!r} in {path} requires the environment variable {variable}",
                 provider=name,
             )
-    if base is not None:
-        return replace(base, **settings)
-    return Provider(
-        name, settings.pop("token_endpoint", None), settings.pop("client_id", ""), **settings
-    )
+    if base is None:
+        return Provider(
+            name, settings.pop("token_endpoint", None), settings.pop("client_id", ""), **settings
+        )
+    missing = base.missing(name, settings)
+    if missing:
+        raise ProviderConfigurationError(
+            f"provider {name!r} in {path} requires {' and '.join(missing)}, there or in the "
+            f"environment as {' and '.join(base.variable(name, key) for key in missing)}",
+            provider=name,
+        )
+    return base.provider(name, settings)
 
 
-def _checked(name: str, table: Any, path: Path | None) -> dict[str, Any]:
+def _beside(path: Path | None, file: str) -> str:
+    """Return the path of a file that a table names, relative to the directory of this one."""
+    given = os.path.expanduser(file)  # noqa: PTH111 - as it is, if there is no such user
+    return os.path.join("" if path is None else path.parent, given) if file else file  # noqa: PTH118
+
+
+def _checked(name: str, table: Any, path: Path | None, base: BuiltIn | None) -> dict[str, Any]:
     def invalid(problem: str) -> ProviderConfigurationError:
         return ProviderConfigurationError(f"provider {name!r} in {path}: {problem}", provider=name)
 
     if not isinstance(table, dict):
         raise invalid("expected a table")
+    keys = _KEYS | dict.fromkeys(base.variables if base else (), _STRING)
     for key, value in table.items():
-        if key not in _KEYS:
-            import difflib
-
-            close = difflib.get_close_matches(key, _KEYS, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise invalid(f"unknown key {key!r}{hint}")
-        expected, is_valid = _KEYS[key]
+        if key not in keys:
+            raise invalid(f"unknown key {key!r}{_did_you_mean(key, keys)}")
+        expected, is_valid = keys[key]
         if not is_valid(value):
             raise invalid(f"{key} must be {expected}")
     if "client_secret" in table and "client_secret_env" in table:
         raise invalid("client_secret and client_secret_env are mutually exclusive")
-    return dict(table)
+    settings = dict(table)
+    preset = settings.pop("preset", None)
+    if preset is not None and base is None:
+        hint = _did_you_mean(preset, built_in()) or "; see: tokenstore providers"
+        raise invalid(f"unknown preset {preset!r}{hint}")
+    return settings
+
+
+def _did_you_mean(text: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(text, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# Codes of RFC 6749 section 5.2, and what providers send instead.
+# Codes of RFC 6749 section 5.2 and RFC 8707 section 2, and what providers send instead.
 _REAUTHORIZE = {
     "invalid_grant",
     "invalid_code",
@@ -31,6 +31,8 @@ _CLIENT = {
     "unauthorized_client",
     "unsupported_grant_type",
     "invalid_scope",
+    "invalid_target",
+    "invalid_resource",
     "incorrect_client_credentials",
     "unsupported_token_type",
 }

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore.errors import ProviderConfigurationError
-from tokenstore.oauth.builtin import BUILT_IN, from_environment
+from tokenstore.oauth.builtin import built_in, from_environment
 from tokenstore.oauth.provider import Provider
 from tokenstore.oauth.providers_toml import ProvidersFile, provider_from_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from tokenstore.oauth.builtin import BuiltIn
+
+
+Source = Literal["application", "providers.toml", "built-in"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderDescription:
+    """How a provider is configured, without secrets.
+
+    Attributes:
+        name: Its name.
+        source: ``application``, ``providers.toml`` or ``built-in``.
+        needs: What is missing: environment variables of a built-in provider, else keys of the file.
+        problem: Why it cannot be used, or None if it can.
+        provider: What is known of it, or None if its table is invalid.
+        built_in: The built-in provider whose facts it has, or None.
+    """
+
+    name: str
+    source: Source
+    needs: tuple[str, ...]
+    problem: str | None
+    provider: Provider | None
+    built_in: BuiltIn | None
 
 
 class ProviderRegistry:
@@ -54,11 +81,33 @@ class ProviderRegistry:
         try:
             return self._find(provider)
         except ProviderConfigurationError:  # a built-in one may only lack a client
-            return BUILT_IN[provider]() if provider in BUILT_IN else None
+            found = built_in().get(provider)
+            return None if found is None else found.provider(provider, {})
 
     def names(self) -> list[str]:
         """Return the names of all providers, sorted."""
-        return sorted({*self._given, *self.file.tables(), *BUILT_IN})
+        return sorted({*self._given, *self.file.tables(), *built_in()})
+
+    def describe(self, name: str) -> ProviderDescription:
+        """Return how a provider is configured, and what it lacks.
+
+        Raises:
+            ProviderConfigurationError: There is no such provider, or the file is not usable.
+        """
+        table = self.file.tables().get(name)
+        preset = None if name in self._given else _preset(name, table)
+        try:
+            self.get(name)
+            problem = None
+        except ProviderConfigurationError as error:
+            problem = str(error)
+        source: Source = "built-in" if table is None else "providers.toml"
+        needs = () if problem is None else _needs(name, table, preset)
+        if name in self._given:
+            source, needs = "application", ()
+        elif table is None and preset is None:
+            raise self._unknown(name)
+        return ProviderDescription(name, source, needs, problem, self.find(name), preset)
 
     def _find(self, name: str) -> Provider:
         given = self._given.get(name)
@@ -66,18 +115,40 @@ class ProviderRegistry:
             return given if given.name == name else replace(given, name=name)
         table = self.file.tables().get(name)
         if table is not None:
-            base = BUILT_IN[name]() if name in BUILT_IN else None
-            return provider_from_table(name, table, self.file.path, base=base)
-        if name in BUILT_IN:
+            return provider_from_table(name, table, self.file.path, base=_preset(name, table))
+        if name in built_in():
             return from_environment(name)
         raise self._unknown(name)
 
     def _unknown(self, name: str) -> ProviderConfigurationError:
         import difflib
 
-        names = self.names()
-        close = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"configured: {', '.join(names)}"
+        close = difflib.get_close_matches(name, self.names(), 1)
+        hint = f"did you mean {close[0]!r}?" if close else "see: tokenstore providers"
         if not close and self.file.path is not None:
             hint += f"; add others to {self.file.path}"
         return ProviderConfigurationError(f"unknown provider {name!r}; {hint}", provider=name)
+
+
+def _preset(name: str, table: Any) -> BuiltIn | None:
+    """Return the built-in provider whose facts a table has, or that has the name."""
+    preset = table.get("preset", name) if isinstance(table, dict) else name
+    return built_in().get(preset) if isinstance(preset, str) else None
+
+
+def _needs(name: str, table: Any, preset: BuiltIn | None) -> tuple[str, ...]:
+    """Return the environment variables or the keys that are missing."""
+    given = table if isinstance(table, dict) else {}
+    if preset is None:
+        endpoint = ("token_endpoint", "issuer")
+        missing = [] if any(map(given.get, endpoint)) else [endpoint[0]]
+        missing += [] if given.get("client_id") else ["client_id"]
+    else:
+        missing = preset.missing(name, given)
+        if table is None:
+            return tuple(preset.variable(name, key) for key in missing)
+    variable = given.get("client_secret_env")
+    if isinstance(variable, str):
+        missing = [key for key in missing if key != "client_secret"]
+        missing += [] if os.environ.get(variable) else [variable]
+    return tuple(missing)

@@ -21,13 +21,14 @@ from tokenstore.errors import (
 from tokenstore.models.failures import MAX_RETRY_AFTER
 from tokenstore.models.timestamps import parse_seconds
 from tokenstore.models.tokens import is_token
-from tokenstore.oauth.http import HTTPResponse, TransportFailure, host_of
+from tokenstore.oauth.addresses import host_of
 from tokenstore.oauth.refusals import KNOWN_CODES, Refusal
 from tokenstore.redaction import MIN_SECRET, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from tokenstore.oauth.http import HTTPResponse, TransportFailure
     from tokenstore.oauth.provider import Provider
 
 
@@ -54,7 +55,9 @@ class TokenResponseParser:
         self._provider = provider
         self._account_name = account_name
         self._endpoint = endpoint
-        self._unsure = unsure
+        # What renews a grant of no user can be sent again, and no sign-in would help.
+        self._renewable = provider.is_unattended and endpoint == "token_endpoint"
+        self._unsure = "try again later" if self._renewable else unsure
         self._url = getattr(provider, endpoint) or ""
         self._host = host_of(self._url)
         self._sent = tuple(sent)
@@ -65,10 +68,16 @@ class TokenResponseParser:
 
     def error_of_failure(self, failure: TransportFailure) -> TokenRefreshError:
         """Return the error of a request without a response."""
+        if failure.refuses_client:
+            return ClientRejectedError(
+                f"{self._subject()} at {self._host}: {failure.reason}; check certificate_file, and "
+                "which certificate is registered with the provider",
+                **self._details(None, None, None),
+            )
         after = self._unsure if failure.sent else "try again later"
         return TransientRefreshError(
             f"{self._subject()} at {self._host}: {failure.reason}; {after}",
-            maybe_spent=failure.sent,
+            maybe_spent=failure.sent and not self._renewable,
             **self._details(None, None, None),
         )
 
@@ -122,6 +131,12 @@ class TokenResponseParser:
         shown = ": ".join(part for part in (error, description) if part)
         said = f"{self._subject()} answered HTTP {response.status}" + (f" {shown}" if shown else "")
         meaning = refusal.meaning(self._provider.failures, partial(redact, limit=1000))
+        if meaning == "reauthorization" and self._renewable:
+            return ClientRejectedError(
+                f"{said}; check this machine's clock, the client's key, and what the provider "
+                "allows the client to do",
+                **details,
+            )
         if meaning == "reauthorization":
             return ReauthorizationRequired(f"{said}; sign in again", **details)
         if meaning == "client":
@@ -138,7 +153,7 @@ class TokenResponseParser:
                 f"{said} without a usable token ({kind or 'no content type'} from {self._host}); "
                 f"{self._unsure}",
                 retry_after=retry_after,
-                maybe_spent=True,
+                maybe_spent=not self._renewable,
                 **details,
             )
         unexplained = TransientRefreshError(

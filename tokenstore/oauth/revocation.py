@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from tokenstore.errors import ReauthorizationRequired
 from tokenstore.oauth.client import authenticated_request
-from tokenstore.oauth.http import TransportFailure, exchange
+from tokenstore.oauth.http import TransportFailure
 from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import requests
 
     from tokenstore.errors import TokenRefreshError
@@ -26,8 +28,9 @@ def revoke(
     account_name: str,
     timeout: float,
     session: requests.Session | None = None,
+    further: Iterable[str] = (),
 ) -> None:
-    """Revoke both tokens, the refresh token first. Tokens that are already invalid are accepted.
+    """Revoke all tokens, the refresh token first. Tokens that are already invalid are accepted.
 
     Args:
         provider: The provider that issued the tokens, with a revocation endpoint.
@@ -35,6 +38,7 @@ def revoke(
         account_name: The account, for errors.
         timeout: Seconds for each request.
         session: The session to send the requests with. Defaults to new connections.
+        further: Further access tokens of the login.
 
     Raises:
         ProviderConfigurationError: The provider has no usable revocation endpoint.
@@ -42,16 +46,20 @@ def revoke(
         ClientRejectedError: The provider rejects the client or the request.
     """
     url = provider.endpoint(_ENDPOINT)
-    for hint in ("refresh_token", "access_token"):
-        token: str | None = getattr(tokens, hint)
+    for hint, token in (
+        ("refresh_token", tokens.refresh_token),
+        *(("access_token", each) for each in (tokens.access_token, *further)),
+    ):
         if token is None:
             continue
-        headers, form = authenticated_request(provider, {"token": token, "token_type_hint": hint})
-        response = exchange(
-            "POST", url, timeout=timeout, session=session, headers=headers, data=form
-        )
+        request = authenticated_request(provider, {"token": token, "token_type_hint": hint})
+        response = request.send(url, timeout=timeout, session=session)
         parser = TokenResponseParser(
-            provider, [token], account_name, endpoint=_ENDPOINT, unsure="try again later"
+            provider,
+            [token, *request.secrets],
+            account_name,
+            endpoint=_ENDPOINT,
+            unsure="try again later",
         )
         if isinstance(response, TransportFailure):
             raise parser.error_of_failure(response)

@@ -57,9 +57,12 @@ class Database(Protocol):
 
     Attributes:
         name: The name in messages: a path, or a URL without its password.
+        excludes_writers: Whether `run` keeps all others from writing, and not only those of a row
+            that it has changed.
     """
 
     name: str
+    excludes_writers: bool
 
     @property
     def locks(self) -> RefreshLocks:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenstore.errors import StorageError
 from tokenstore.models.failures import Failure
+from tokenstore.models.targets import is_refused_target
 from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_name
 from tokenstore.storage import statements as sql
 from tokenstore.storage.processes import may_be_at_work
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokenstore.models.accounts import HistoryEntry, Record
+    from tokenstore.models.further_tokens import FurtherToken
+    from tokenstore.models.targets import Target
     from tokenstore.storage.base import Database
+    from tokenstore.storage.further import FurtherTokens
     from tokenstore.storage.locks import HeldLock
 
 Reason = Literal["due", "forced", "rejected"]
@@ -41,6 +45,8 @@ class Refresh:
         started_at: When it began, in UTC epoch seconds.
         record: What was stored when it began; its refresh token is the one that is sent.
         identity: The database in which it is recorded (`Database.identity`).
+        sent: Fingerprint of the refresh token that is sent; empty if none is.
+        target: Which further access token it is for; None for the account's own.
         lock_lost: Whether another process could refresh the account at the same time.
     """
 
@@ -48,6 +54,8 @@ class Refresh:
     started_at: float
     record: Record
     identity: object
+    sent: str
+    target: Target | None = None
     lock_lost: bool = False
 
 
@@ -102,6 +110,7 @@ class Journal:
     Args:
         database: The database.
         record: Returns what is stored of an account, None if there is none.
+        further: The further access tokens.
         clock: The time, in UTC epoch seconds.
     """
 
@@ -109,10 +118,12 @@ class Journal:
         self,
         database: Database,
         record: Callable[[str], Record | None],
+        further: FurtherTokens,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._record = record
+        self._further = further
         self._clock = clock
 
     def last_begun(self, account_name: str) -> int:
@@ -132,12 +143,14 @@ class Journal:
 
     def unanswered(self, refresh: Refresh) -> Unanswered | None:
         """Return the last earlier use of the same refresh token whose outcome is unknown."""
+        if not refresh.sent:
+            return None
         row = self._database.fetch_one(
             sql.UNANSWERED,
             {
                 "account_name": refresh.record.account_name,
                 "before": refresh.id,
-                "sent": _fingerprint(refresh.record.tokens),
+                "sent": refresh.sent,
             },
         )
         if row is None:
@@ -167,7 +180,16 @@ class Journal:
             yield from map(to_history_entry, rows)
             before = rows[-1][0]
 
-    def begin(self, record: Record, *, provider: str, reason: Reason, longest: float) -> Refresh:
+    def begin(
+        self,
+        record: Record,
+        *,
+        provider: str,
+        reason: Reason,
+        longest: float,
+        spends: bool = True,
+        target: Target | None = None,
+    ) -> Refresh:
         """Record that a refresh begins. The caller holds the account's lock.
 
         It touches the account's own row, and requires room for the outcome: so it proves that the
@@ -178,6 +200,8 @@ class Journal:
             provider: The provider that the request goes to.
             reason: Why the account is refreshed.
             longest: Seconds that a refresh may last at most, in any process.
+            spends: Whether the stored refresh token is sent; not so for an account of no user.
+            target: Which further access token is requested. Defaults to the account's own.
 
         Raises:
             AccountChanged: The account has changed since *record* was read.
@@ -185,7 +209,7 @@ class Journal:
             SpentToken: The stored refresh token must not be sent again.
             StorageError: The outcome could not be stored.
         """
-        now = self._clock()
+        now, sent = self._clock(), _fingerprint(record.tokens) if spends else ""
         account = {"account_name": record.account_name}
         begun = {
             "provider": provider,
@@ -193,7 +217,8 @@ class Journal:
             "host": os.uname().nodename,
             "pid": os.getpid(),
             "started_at": now,
-            "sent": _fingerprint(record.tokens),
+            "sent": sent,
+            "target": target and target.text,
         }
         unchanged = {"name": record.account_name, "read_version": record.version}
 
@@ -203,12 +228,12 @@ class Journal:
             if not self._database.execute(sql.TOUCH, unchanged):
                 raise AccountChanged
             self._require_ended(record.account_name, now, longest)
-            spent_at = self.spent_at(record.tokens.refresh_token or "")
+            spent_at = self.spent_at(record.tokens.refresh_token or "") if spends else None
             if spent_at is not None:
                 raise SpentToken(spent_at)
             self._close_interrupted(record.account_name, now)
             ((number,),) = self._database.fetch_all(sql.BEGIN_REFRESH, account | begun)
-            return Refresh(int(number), now, record, self._database.identity())
+            return Refresh(int(number), now, record, self._database.identity(), sent, target)
 
         self._database.require_room(row_size(record.tokens))
         try:
@@ -271,6 +296,7 @@ class Journal:
         *,
         provider: str,
         lock: HeldLock | None = None,
+        further: FurtherToken | None = None,
     ) -> Record | None:
         """Store the outcome and close the journal's entry, in one transaction.
 
@@ -284,6 +310,8 @@ class Journal:
             outcome: Merges the response into the tokens that are stored now; or the failure.
             provider: The provider that responded.
             lock: The account's lock, which is released with the commit where the backend can.
+            further: The further access token, if the refresh was for one and succeeded. Then
+                *outcome* changes the refresh token alone.
 
         Returns:
             What is stored now, None if the account is gone.
@@ -292,14 +320,17 @@ class Journal:
 
         def finish() -> Record | None:
             if self._is_stored(refresh):  # by an earlier call, whose success was not reported
-                return self._record(refresh.record.account_name)
+                current = self._record(refresh.record.account_name)
+                return current and self._further.shown(current, refresh.target)
             current = self._database_record(refresh.record.account_name)
             applied = current is not None and _holds_what_was_sent(current, refresh)
             if current is not None and applied:
                 self._apply(refresh, current, outcome, provider)
+                if further is not None:
+                    self._further.store(current.account_name, further)
                 current = self._record(current.account_name)
             self._close(refresh, outcome, current, applied=applied, now=now)
-            return current
+            return current and self._further.shown(current, refresh.target)
 
         stored = self._database.run(finish, expected_identity=refresh.identity, lock=lock)
         _at_work.discard((self._database.name, refresh.id))
@@ -326,13 +357,19 @@ class Journal:
             "read_version": current.version,
             "refresh_id": refresh.id,
         }
+        target = refresh.target
         if isinstance(outcome, Failure):
+            if target is not None and is_refused_target(target, outcome):
+                self._further.refuse(current.account_name, target, outcome, refresh_id=refresh.id)
+                return
             self._database.execute(sql.STORE_FAILURE, row | {"failure": outcome.to_json()})
             return
+        if target is not None:  # the account's own access token stays as it is
+            row["refresh_id"] = current.refresh_id
         row |= {
             "version": new_version(),
             "provider": provider,
-            "refreshed_at": refresh.started_at,
+            "refreshed_at": refresh.started_at if target is None else current.refreshed_at,
             **to_columns(current.account_name, outcome(current.tokens)),
         }
         self._database.scrub_after_commit()
@@ -361,10 +398,10 @@ class Journal:
                 "id_": refresh.id,
                 "finished_at": now,
                 "outcome": result if applied else "superseded",
-                "received": _fingerprint(received),
+                "received": _fingerprint(received) if refresh.sent else "",
                 "status_code": failure and failure.status_code,
                 "error": _error_of(failure, refresh),
-                "maybe_spent": bool(failure and _maybe_spent(failure)),
+                "maybe_spent": bool(refresh.sent and failure and _maybe_spent(failure)),
             },
         )
         self._database.execute(sql.PRUNE_REFRESHES, {"account_name": refresh.record.account_name})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.models.accounts import Account, Record
 from tokenstore.models.expiry import clock_moved_back, refresh_due_at, state_of
+from tokenstore.models.timestamps import NEVER
 from tokenstore.models.tokens import normalize_account_name
 from tokenstore.storage import statements as sql
 from tokenstore.storage.rows import (
@@ -44,6 +45,7 @@ class AccountListing:
         *,
         expiry_buffer: float,
         client_of: Callable[[str | None], str | None],
+        is_unattended: Callable[[str | None], bool] = lambda _: False,
         names: Iterable[str] | None = None,
     ) -> Iterator[Account]:
         """Yield accounts in the order of their names (see `TokenRepository.accounts`)."""
@@ -52,7 +54,7 @@ class AccountListing:
         else:
             rows = self._rows_of(names)
         for row in rows:
-            yield self._account(row, expiry_buffer, client_of)
+            yield self._account(row, expiry_buffer, client_of, is_unattended)
 
     def due_candidates(
         self,
@@ -60,6 +62,7 @@ class AccountListing:
         before: float,
         expiry_buffer: float,
         client_of: Callable[[str | None], str | None],
+        is_unattended: Callable[[str | None], bool] = lambda _: False,
     ) -> Iterator[Account]:
         """Yield the accounts whose token expires soon or at an unknown time, or that have no token.
 
@@ -69,6 +72,7 @@ class AccountListing:
             before: The latest expiry, in UTC epoch seconds.
             expiry_buffer: As for `TokenRepository.accounts`.
             client_of: As for `TokenRepository.accounts`.
+            is_unattended: As for `TokenRepository.accounts`.
         """
         scans = (
             self._pages(
@@ -82,7 +86,7 @@ class AccountListing:
             self._pages(sql.PAGE_OF_TOKENLESS, _name_of, horizon=before, after=""),
         )
         for row in chain(*scans):
-            yield self._account(row, expiry_buffer, client_of)
+            yield self._account(row, expiry_buffer, client_of, is_unattended)
 
     def records(self) -> Iterator[Record | CorruptRowError]:
         """Yield the record of every account in the order of names, or an error if it is damaged."""
@@ -91,6 +95,10 @@ class AccountListing:
                 yield to_record(row)
             except CorruptRowError as error:
                 yield error
+
+    def count_by_provider(self) -> dict[str | None, int]:
+        """Return the number of accounts of each provider."""
+        return dict(self._database.fetch_all(sql.COUNT_BY_PROVIDER, {}))
 
     def names(self, prefix: str, *, limit: int) -> list[str]:
         """Return the first *limit* names that begin with *prefix*, in order."""
@@ -134,28 +142,36 @@ class AccountListing:
                 yield row
 
     def _account(
-        self, row: Row, expiry_buffer: float, client_of: Callable[[str | None], str | None]
+        self,
+        row: Row,
+        expiry_buffer: float,
+        client_of: Callable[[str | None], str | None],
+        is_unattended: Callable[[str | None], bool],
     ) -> Account:
-        name, provider, details, usable, refreshable, *timestamps = row
+        name, provider, details, usable, has_refresh_token, *timestamps = row
         expires_at, refreshed_at, obtained_at, refresh_expires_at = (
             timestamp if is_timestamp(timestamp) else None for timestamp in timestamps
         )
         name, provider = (v if v is None or is_text(v) else ascii(v) for v in (name, provider))
         now = self._clock()
         failure = to_failure(details)
-        # As Record.is_permanent.
-        permanent = usable and not refreshable and expires_at is None and failure is None
+        # As Record.is_endless and Record.is_permanent.
+        has_end = expires_at is not None and expires_at < NEVER
+        endless = usable and not has_refresh_token and not has_end
+        permanent = endless and failure is None
+        refreshable = bool(has_refresh_token) or is_unattended(provider)
         last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
         if failure is not None and client_of(provider) not in {None, failure.client}:
             failure = None  # the settings have changed since, so a retry may succeed
         state = state_of(
             due=not permanent
             and (
-                not usable
+                endless
+                or not usable
                 or refresh_due_at(expires_at, refreshed_at, expiry_buffer) <= now
                 or clock_moved_back(refreshed_at, now)
             ),
-            refreshable=bool(refreshable),
+            refreshable=refreshable,
             failure=failure,
             now=now,
         )
@@ -168,8 +184,7 @@ class AccountListing:
             last_error,
             obtained_at,
             refresh_expires_at,
-            refreshable=bool(refreshable)
-            and (failure is None or not failure.forbids_requests(now)),
+            refreshable=refreshable and (failure is None or not failure.forbids_requests(now)),
         )
 
 

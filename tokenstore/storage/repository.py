@@ -14,6 +14,7 @@ from tokenstore.models.tokens import TokenSet, fingerprint, normalize_account_na
 from tokenstore.redaction import protect
 from tokenstore.storage import statements as sql
 from tokenstore.storage.factory import database_for
+from tokenstore.storage.further import FurtherTokens
 from tokenstore.storage.journal import Journal
 from tokenstore.storage.listing import AccountListing
 from tokenstore.storage.location import locate
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from tokenstore.models.accounts import Account, Record
+    from tokenstore.models.further_tokens import FurtherToken
+    from tokenstore.models.targets import Target
     from tokenstore.storage.base import JournalMode, Restored
     from tokenstore.storage.locks import HeldLock
 
@@ -81,7 +84,8 @@ class TokenRepository:
         self._clock = clock
         self._database = database_for(self.location, journal_mode=journal_mode, upgrade=upgrade)
         self.name = self._database.name
-        self.journal = Journal(self._database, self.record, clock)
+        self.further = FurtherTokens(self._database)
+        self.journal = Journal(self._database, self.record, self.further, clock)
         self.listing = AccountListing(self._database, clock)
 
     def __enter__(self) -> TokenRepository:
@@ -106,6 +110,8 @@ class TokenRepository:
         provider: str | None = None,
     ) -> None:
         """Replace the tokens of an account, and clear its recorded failure.
+
+        Its further access tokens are dropped: they belong to the login that is replaced.
 
         Args:
             account_name: The account.
@@ -142,6 +148,7 @@ class TokenRepository:
 
         def remove() -> bool:
             deleted = self._database.execute(sql.DELETE, name)
+            self._database.execute(sql.DROP_FURTHER, name)
             self._database.execute(sql.FORGET_REFRESHES, name)
             self._database.scrub_after_commit()
             return deleted > 0
@@ -153,6 +160,7 @@ class TokenRepository:
         *,
         expiry_buffer: float = 300.0,
         client_of: Callable[[str | None], str | None] = lambda _: None,
+        is_unattended: Callable[[str | None], bool] = lambda _: False,
         names: Iterable[str] | None = None,
     ) -> Iterator[Account]:
         """Yield accounts in the order of their names, without secrets, read page by page.
@@ -161,10 +169,15 @@ class TokenRepository:
             expiry_buffer: Seconds before its expiry at which a token counts as due.
             client_of: Returns, for the name of a provider, the `Provider.client` in its current
                 configuration, or None. A recorded failure of another client is ignored.
+            is_unattended: Returns, for the name of a provider, whether its accounts need no sign-in
+                (`Provider.is_unattended`).
             names: Yield only the accounts with these names. Defaults to all accounts.
         """
         yield from self.listing.accounts(
-            expiry_buffer=expiry_buffer, client_of=client_of, names=names
+            expiry_buffer=expiry_buffer,
+            client_of=client_of,
+            is_unattended=is_unattended,
+            names=names,
         )
 
     def in_transaction(self) -> bool:
@@ -231,6 +244,7 @@ class TokenRepository:
         *,
         provider: str | None = None,
         existing: ConflictPolicy = "replace",
+        further: Iterable[FurtherToken] = (),
     ) -> bool:
         """Store the tokens of an account; return whether they were stored.
 
@@ -240,6 +254,7 @@ class TokenRepository:
             provider: The provider to bind the account to. Defaults to the current one.
             existing: What to do if the account exists: ``replace`` it, ``keep`` it, or
                 ``keep_newer``, which replaces it if *tokens* expire later.
+            further: Further access tokens of the same login; those that are stored are dropped.
 
         Raises:
             SupersededTokenError: The refresh token was exchanged for another one before.
@@ -261,7 +276,8 @@ class TokenRepository:
         def store() -> bool:
             # Whether it holds another refresh token, None if there is no such account; and when
             # the new refresh token was exchanged for another one, None if it was not.
-            rotates, spent_at = self._database.fetch_one(sql.BEFORE_SAVE, of_now) or (None, None)
+            found = self._database.fetch_one(sql.BEFORE_SAVE, of_now)
+            rotates, spent_at, has_further = found or (None, None, False)
             if spent_at is not None:
                 if existing != "replace" and rotates is not None:
                     return False  # an old copy is no newer than what the account holds
@@ -269,6 +285,12 @@ class TokenRepository:
             stored = self._database.execute(_PUT[existing], row) > 0
             if stored and rotates:
                 self._database.scrub_after_commit()
+            # Where others write meanwhile, a refresh may have stored one since that was read.
+            alone = self._database.excludes_writers
+            if stored and (has_further or not (alone or rotates is None)):
+                self.further.drop(account_name)
+            for each in further if stored else ():
+                self.further.store(account_name, each)
             return stored
 
         return self._database.run(store)
@@ -291,19 +313,21 @@ class TokenRepository:
         except CorruptRowError:
             raise corrupt_account_error(self.name, account_name) from None
 
-    def record(self, account_name: str) -> Record | None:
+    def record(self, account_name: str, target: Target | None = None) -> Record | None:
         """Return the record of an account, or None if there is no such account.
 
         Args:
             account_name: The account, normalized.
+            target: Show the further access token of this target. Defaults to the account's own.
         """
         row = self._database.fetch_one(sql.RECORD, {"account_name": account_name})
         if row is None:
             return None
         try:
-            return to_record(row)
+            record = to_record(row)
         except CorruptRowError:
             raise corrupt_account_error(self.name, account_name) from None
+        return record if target is None else self.further.shown(record, target)
 
     @contextmanager
     def refresh_lock(self, account_name: str, *, timeout: float) -> Iterator[HeldLock]:

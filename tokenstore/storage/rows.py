@@ -16,6 +16,8 @@ from zlib import crc32
 from tokenstore.errors import StorageError
 from tokenstore.models.accounts import HistoryEntry, Record
 from tokenstore.models.failures import Failure
+from tokenstore.models.further_tokens import FurtherToken
+from tokenstore.models.targets import Target
 from tokenstore.models.tokens import TokenSet
 
 if TYPE_CHECKING:
@@ -30,6 +32,17 @@ TOKEN_COLUMNS = (
     "refresh_token_expires_at",
 )
 CHECKSUMS = ("access_checksum", "checksum")
+FURTHER_COLUMNS = (
+    "target",
+    "access_token",
+    "token_type",
+    "scope",
+    "expires_at",
+    "refreshed_at",
+    "refresh_id",
+    "failure",
+    "checksum",
+)
 
 _parse = json.JSONDecoder().raw_decode  # half the time of json.loads for a text this small
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -161,6 +174,52 @@ def to_record(row: Row) -> Record:
     )
 
 
+def further_columns(account_name: str, further: FurtherToken) -> dict[str, Any]:
+    """Return the row of a further access token, with the checksum that binds it to the account."""
+    expires_at = further.expires_at
+    values = {
+        "target": further.target.text,
+        "access_token": further.access_token,
+        "token_type": further.token_type,
+        "scope": further.scope,
+        "expires_at": None if expires_at is None else float(expires_at) + 0.0,
+    }
+    return {
+        "account_name": account_name,
+        "target_digest": further.target.digest,
+        **values,
+        "refreshed_at": further.refreshed_at,
+        "refresh_id": further.refresh_id,
+        "failure": further.failure and further.failure.to_json(),
+        "checksum": _further_checksum(account_name, *values.values()),
+    }
+
+
+def to_further(account_name: str, row: Row) -> FurtherToken:
+    """Return the further access token of a row: the columns `FURTHER_COLUMNS`.
+
+    Raises:
+        CorruptRowError: The checksum does not match.
+    """
+    target, token, kind, scope, expires_at, refreshed_at, refresh_id, failure, checksum = row
+    try:
+        intact = checksum == _further_checksum(account_name, target, token, kind, scope, expires_at)
+    except UnicodeEncodeError:
+        intact = False
+    if not (intact and is_timestamp(expires_at) and is_timestamp(refreshed_at)):
+        raise CorruptRowError(account_name)
+    return FurtherToken(
+        target=Target.parse(target),
+        access_token=token,
+        token_type=kind,
+        scope=scope,
+        expires_at=expires_at,
+        refreshed_at=refreshed_at,
+        refresh_id=refresh_id,
+        failure=to_failure(failure),
+    )
+
+
 def to_failure(details: object) -> Failure | None:
     """Return the recorded failure, or None if there is none or it cannot be read."""
     if details is None:
@@ -173,8 +232,8 @@ def to_failure(details: object) -> Failure | None:
 
 def to_history_entry(row: Row) -> HistoryEntry:
     """Return one entry of the journal."""
-    maybe_spent = row[-1]
-    return HistoryEntry(*(*row[:-1], None if maybe_spent is None else bool(maybe_spent)))
+    *entry, maybe_spent, target = row
+    return HistoryEntry(*(*entry, None if maybe_spent is None else bool(maybe_spent), target))
 
 
 def is_text(value: object) -> bool:
@@ -200,3 +259,7 @@ def _checksum(
 ) -> int:
     covered = f"{account_name}\n{access_token}\n{refresh_token}\n{expires_at}\n{extra}"
     return crc32(covered.encode())
+
+
+def _further_checksum(account_name: str, *values: object) -> int:
+    return crc32("\n".join(map(str, (account_name, *values))).encode())

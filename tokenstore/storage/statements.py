@@ -22,8 +22,8 @@ from sqlalchemy import (
 )
 
 from tokenstore.storage.query import CompiledStatement
-from tokenstore.storage.rows import CHECKSUMS, TOKEN_COLUMNS
-from tokenstore.storage.tables import accounts, refreshes
+from tokenstore.storage.rows import CHECKSUMS, FURTHER_COLUMNS, TOKEN_COLUMNS
+from tokenstore.storage.tables import access_tokens, accounts, refreshes
 
 HISTORY: Final = 50
 """Number of refreshes that the history keeps for each account."""
@@ -84,6 +84,10 @@ PAGE_OF_RECORDS = CompiledStatement(
 )
 PAGE_OF_ACCOUNTS = CompiledStatement(
     _listed.where(_after).order_by(accounts.c.account_name).limit(bindparam("page"))
+)
+
+COUNT_BY_PROVIDER = CompiledStatement(
+    select(accounts.c.provider, func.count()).group_by(accounts.c.provider)
 )
 
 # Candidates for a refresh: a token that expires soon, one of unknown expiry, or no token at all.
@@ -168,16 +172,50 @@ STORE_FAILURE = CompiledStatement(
     .values(refresh_id=bindparam("refresh_id"), failure=bindparam("failure"))
 )
 
+# -- further access tokens ------------------------------------------------------------------------
+
+_of_account = access_tokens.c.account_name == bindparam("account_name")
+_further = select(*(access_tokens.c[name] for name in FURTHER_COLUMNS))
+FURTHER_TOKEN = CompiledStatement(
+    _further.where(_of_account, access_tokens.c.target_digest == bindparam("target_digest"))
+)
+FURTHER_TOKENS = CompiledStatement(_further.where(_of_account))
+
+
+def _put_further(insert: Any, *, replaced: tuple[str, ...]) -> Any:
+    names = ("account_name", "target_digest", *FURTHER_COLUMNS)
+    statement = insert(access_tokens).values({n: bindparam(n) for n in names})
+    return statement.on_conflict_do_update(
+        index_elements=["account_name", "target_digest"],
+        set_={name: statement.excluded[name] for name in replaced},
+    )
+
+
+STORE_FURTHER = CompiledStatement(partial(_put_further, replaced=FURTHER_COLUMNS))
+STORE_REFUSAL = CompiledStatement(partial(_put_further, replaced=("failure", "refresh_id")))
+DROP_FURTHER = CompiledStatement(delete(access_tokens).where(_of_account))
+FURTHER_EXPIRIES = CompiledStatement(
+    select(access_tokens.c.target_digest, access_tokens.c.expires_at).where(_of_account)
+)
+EVICT_FURTHER = CompiledStatement(
+    delete(access_tokens).where(
+        _of_account, access_tokens.c.target_digest == bindparam("target_digest")
+    )
+)
+
 # -- refreshes ----------------------------------------------------------------------------------
 
 _begun = ("account_name", "provider", "reason", "host", "pid", "started_at", "sent")
 _finished = ("finished_at", "outcome", "received", "status_code", "error", "maybe_spent")
+_entry = ("id", *_begun, *_finished, "target")
 
 _last = select(func.max(refreshes.c.id)).scalar_subquery()
 LAST_BEGUN = CompiledStatement(select(refreshes.c.started_at).where(refreshes.c.id == _last))
 LAST_REFRESH = CompiledStatement(select(func.max(refreshes.c.id)).where(_its))
 BEGIN_REFRESH = CompiledStatement(
-    insert(refreshes).values({n: bindparam(n) for n in _begun}).returning(refreshes.c.id)
+    insert(refreshes)
+    .values({n: bindparam(n) for n in (*_begun, "target")})
+    .returning(refreshes.c.id)
 )
 CLOSE_REFRESH = CompiledStatement(
     update(refreshes)
@@ -236,18 +274,22 @@ SPENT_AT = CompiledStatement(_spent_at)
 # Compared inside the database, so that a damaged token can be replaced and deleted too.
 _rotates = accounts.c.refresh_token.is_distinct_from(bindparam("refresh_token", type_=Text))
 BEFORE_SAVE = CompiledStatement(
-    select(select(_rotates).where(_this).scalar_subquery(), _spent_at.scalar_subquery())
+    select(
+        select(_rotates).where(_this).scalar_subquery(),
+        _spent_at.scalar_subquery(),
+        exists().where(_of_account),
+    )
 )
 
 _history = (
-    select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
+    select(*(refreshes.c[name] for name in _entry))
     .where(refreshes.c.id < bindparam("before"))
     .order_by(refreshes.c.id.desc())
     .limit(bindparam("page"))
 )
 
 OPEN_REFRESH = CompiledStatement(
-    select(*(refreshes.c[name] for name in ("id", *_begun, *_finished)))
+    select(*(refreshes.c[name] for name in _entry))
     .where(_its, refreshes.c.outcome.is_(None))
     .order_by(refreshes.c.id.desc())
     .limit(1)

@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 """The newest migration: the schema that this code reads and writes."""
 
 VERSION_TABLE: Final = "tokenstore_alembic_version"
@@ -63,6 +63,24 @@ accounts = Table(
     Index(None, "expires_at", "account_name"),  # due accounts, most urgent first
 )
 
+# Further access tokens of a login, each for a scope or resource. A row without a token has the
+# failure of its target. They go whenever the account's tokens are replaced or deleted.
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("account_name", _Name, primary_key=True),
+    Column("target_digest", String(32), primary_key=True),  # a target is too long for an index
+    Column("target", Text, nullable=False),
+    Column("access_token", Text),
+    Column("token_type", Text),
+    Column("scope", Text),  # as granted
+    Column("expires_at", Float(53)),
+    Column("refreshed_at", Float(53)),
+    Column("refresh_id", _Number),  # the refresh that produced this token or this failure
+    Column("failure", Text, nullable=True),  # JSON: why the provider refused the target
+    Column("checksum", BigInteger, nullable=False),
+)
+
 # Journal and history in one: a refresh is recorded before its request and closed after it. A row
 # that is still open while no process holds the account's lock was interrupted.
 refreshes = Table(
@@ -82,6 +100,7 @@ refreshes = Table(
     Column("status_code", Integer),
     Column("error", Text),
     Column("maybe_spent", Boolean),
+    Column("target", Text),  # the further access token it is for, NULL for the account's own
     Index(None, "account_name", "id"),
     Index(None, "sent"),  # whether a refresh token is spent
     sqlite_autoincrement=True,  # so that ids increase with time

@@ -13,8 +13,10 @@ revoked when a used refresh token is presented again. Failures are scripted::
         ...
         assert len(server.requests) == 1
 
-The server speaks plain HTTP on 127.0.0.1, keeps all state in memory and writes no log. It supports
-the refresh grant, authorization codes with PKCE, the device grant and revocation.
+The server speaks plain HTTP on 127.0.0.1, or https if it is given a certificate. It keeps all state
+in memory and writes no log. It supports the refresh grant, authorization codes with PKCE, the
+device grant, client credentials, assertions (RFC 7523) and revocation. A client authenticates with
+its secret, a signed assertion or a certificate.
 ``AuthorizationServer.sign_in`` returns tokens at once; ``AuthorizationServer.visit`` acts as a user
 with a browser on the sign-in pages.
 """

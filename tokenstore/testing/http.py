@@ -7,6 +7,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from socket import SHUT_RDWR
 from socketserver import ThreadingTCPServer
+from ssl import SSLSocket
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +16,7 @@ from tokenstore.testing.script import Answer, Drip, Step, Truncate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from ssl import SSLContext
 
 POLL = 0.02  # seconds
 ScriptedResponse: TypeAlias = "tuple[Answer | None, Step | None]"
@@ -40,12 +42,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         response, step = self.server.respond(
-            HTTPRequest(self.command, path, query, headers, decode_form(body))
+            HTTPRequest(
+                self.command, path, query, headers, decode_form(body), self._certificate(), body
+            )
         )
         if response is None:
             self.close_connection = True
         else:
             self._send(response, step)
+
+    def _certificate(self) -> bytes | None:
+        """Return the certificate that the client has presented (DER), or None."""
+        is_tls = isinstance(self.connection, SSLSocket)
+        return self.connection.getpeercert(binary_form=True) if is_tls else None
 
     def _read_body(self, headers: dict[str, str]) -> bytes | None:
         """Return the body, or None if the client disconnected before its end."""
@@ -99,6 +108,7 @@ class LoopbackHTTPServer(ThreadingTCPServer):
 
     Args:
         respond: Returns the response to a request.
+        tls: The TLS context of an https server, or None for plain HTTP.
 
     Attributes:
         closing: Set when the server closes, so that nothing waits any longer.
@@ -106,13 +116,25 @@ class LoopbackHTTPServer(ThreadingTCPServer):
 
     request_queue_size = 256
 
-    def __init__(self, respond: Callable[[HTTPRequest], ScriptedResponse]) -> None:
+    def __init__(
+        self, respond: Callable[[HTTPRequest], ScriptedResponse], tls: SSLContext | None = None
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.respond = respond
+        self._tls = tls
         self.closing = Event()
         self._open: dict[Any, Thread] = {}
         self._thread = Thread(target=self.serve_forever, args=(POLL,), daemon=True)
         self._thread.start()
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection; its own thread does the handshake."""
+        connection, address = super().get_request()
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread that `close` can join."""

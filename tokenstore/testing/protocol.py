@@ -13,11 +13,14 @@ from urllib.parse import unquote_plus
 from tokenstore.testing.script import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
+_SECRET_METHODS = ("client_secret_basic", "client_secret_post", "client_secret_jwt")
+CERTIFICATE_METHODS = ("tls_client_auth", "self_signed_tls_client_auth")
+AUTH_METHODS = (*_SECRET_METHODS, "private_key_jwt", *CERTIFICATE_METHODS, "none")
 REDIRECT_URIS = ("http://127.0.0.1/callback", "http://127.0.0.1/callback/test")
 ANY_CALLBACK = "http://127.0.0.1/callback/*"  # the only pattern: the callback of any provider
+RESOURCE = "resource"
 NO_STORE = {"Cache-Control": "no-store"}
 _FORM = "application/x-www-form-urlencoded"
 _FORM_ENCODED = re.compile(r"(?:[A-Za-z0-9*._~+-]|%[0-9A-Fa-f]{2})*")
@@ -35,13 +38,15 @@ class OAuthError(Exception):
 
 
 class HTTPRequest(NamedTuple):
-    """A request as it was read from the socket, unchecked."""
+    """A request as it was read from the socket, unchecked; with the client's certificate (DER)."""
 
     method: str
     path: str
     query: str
     headers: dict[str, str]
     form: list[tuple[str, str]] | None
+    certificate: bytes | None = None
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Client:
     secret: str | None = field(repr=False)
     method: str
     redirect_uris: tuple[str, ...] = field(default=(), compare=False)
+    public_key: str | None = field(default=None, compare=False)
+    certificate: str | None = field(default=None, compare=False)
 
     @classmethod
     def register(
@@ -60,14 +67,21 @@ class Client:
         secret: str | None,
         method: str | None,
         redirect_uris: Iterable[str] = REDIRECT_URIS,
+        *,
+        public_key: str | None = None,
+        certificate: str | None = None,
     ) -> Client:
         """Return a registered client (RFC 7591)."""
         method = method or ("none" if secret is None else "client_secret_post")
         if method not in AUTH_METHODS:
             raise ValueError(f"token_endpoint_auth_method must be one of {', '.join(AUTH_METHODS)}")
-        if (secret is None) != (method == "none") or secret == "":
-            raise ValueError("client_secret is required, except with the method 'none'")
-        return cls(client_id, secret, method, tuple(redirect_uris))
+        if (secret is None) == (method in _SECRET_METHODS) or secret == "":
+            raise ValueError(f"client_secret is required with {', '.join(_SECRET_METHODS)} only")
+        if method == "private_key_jwt" and public_key is None:
+            raise ValueError("public_key is required with private_key_jwt")
+        if method in CERTIFICATE_METHODS and certificate is None:
+            raise ValueError(f"certificate is required with {method}")
+        return cls(client_id, secret, method, tuple(redirect_uris), public_key, certificate)
 
     @classmethod
     def from_request(cls, authorization: str | None, params: dict[str, str]) -> Client:
@@ -126,9 +140,10 @@ def parse_params(request: HTTPRequest) -> dict[str, str]:
     if request.form is None:
         raise OAuthError("invalid_request", "the body is not form-encoded")
     params = dict(request.form)
-    if len(params) != len(request.form):
+    once = [name for name, _ in request.form if name != RESOURCE]  # RFC 8707 section 2
+    if len(set(once)) != len(once):
         raise OAuthError("invalid_request", "a parameter is repeated")
-    if not all(params.values()):
+    if not all(value for _, value in request.form):
         raise OAuthError("invalid_request", "a parameter is empty")
     return params
 
@@ -150,6 +165,8 @@ class Token:
 
     family: TokenFamily
     expires_at: float
+    scope: str
+    resources: tuple[str, ...] = ()
     used: bool = False
     revoked: bool = False
 
@@ -166,6 +183,7 @@ class TokenRegistry:
         expires_in: Lifetime of an access token in seconds, or None for no expiry.
         rotate: Whether a refresh uses up the refresh token and issues a new one.
         lifetime: Lifetime of a refresh token in seconds, or None for no expiry.
+        resources: What an access token may be requested for (RFC 8707), or None for anything.
 
     Attributes:
         families: Every sign-in.
@@ -174,8 +192,16 @@ class TokenRegistry:
         reuses: How often a used refresh token was presented again.
     """
 
-    def __init__(self, expires_in: float | None, *, rotate: bool, lifetime: float | None) -> None:
+    def __init__(
+        self,
+        expires_in: float | None,
+        *,
+        rotate: bool,
+        lifetime: float | None,
+        resources: Iterable[str] | None = None,
+    ) -> None:
         self._expires_in = expires_in
+        self._resources = None if resources is None else frozenset(resources)
         self._rotate = rotate
         self._lifetime = math.inf if lifetime is None else lifetime
         self.families: list[TokenFamily] = []
@@ -201,8 +227,19 @@ class TokenRegistry:
         token.revoked = True
         token.family.revoked |= token is refresh_token
 
-    def refresh(self, client_id: str, params: dict[str, str], now: float) -> dict[str, Any]:
-        """Handle a refresh (RFC 6749 section 6) with rotation (RFC 9700 section 4.14.2)."""
+    def refresh(
+        self,
+        client_id: str,
+        params: dict[str, str],
+        now: float,
+        *,
+        resources: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Handle a refresh (RFC 6749 section 6) with rotation (RFC 9700 section 4.14.2).
+
+        The access token is for the requested scope and resources alone; the grant of the refresh
+        token stays as it is.
+        """
         if "refresh_token" not in params:
             raise OAuthError("invalid_request", "refresh_token is missing")
         token = self.refresh_tokens.get(params["refresh_token"])
@@ -217,20 +254,30 @@ class TokenRegistry:
         scope = params.get("scope", token.family.scope)
         if not set(scope.split(" ")) <= set(token.family.scope.split(" ")):
             raise OAuthError("invalid_scope", "the scope exceeds what was granted")
+        if self._resources is not None and not self._resources.issuperset(resources):
+            raise OAuthError("invalid_target", "the resource is unknown")
         token.used = self._rotate
         token.family.refreshes += 1
-        return self._issue(token.family, scope, now, refreshable=self._rotate)
+        return self._issue(token.family, scope, now, refreshable=self._rotate, resources=resources)
 
     def _issue(
-        self, family: TokenFamily, scope: str, now: float, *, refreshable: bool
+        self,
+        family: TokenFamily,
+        scope: str,
+        now: float,
+        *,
+        refreshable: bool,
+        resources: Sequence[str] = (),
     ) -> dict[str, Any]:
         access_token = secrets.token_urlsafe()
         response: dict[str, Any] = {"access_token": access_token, "token_type": "Bearer"}
         lifetime = math.inf
         if self._expires_in is not None:
             response["expires_in"] = lifetime = self._expires_in
-        self.access_tokens[access_token] = Token(family, now + lifetime)
+        self.access_tokens[access_token] = Token(family, now + lifetime, scope, tuple(resources))
         if refreshable:
             response["refresh_token"] = secrets.token_urlsafe()
-            self.refresh_tokens[response["refresh_token"]] = Token(family, now + self._lifetime)
+            self.refresh_tokens[response["refresh_token"]] = Token(
+                family, now + self._lifetime, family.scope
+            )
         return {**response, "scope": scope}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from ssl import CERT_OPTIONAL, CERT_REQUIRED, PROTOCOL_TLS_SERVER, SSLContext
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from tokenstore.testing import browser
 from tokenstore.testing.authorize import AuthorizationPages
 from tokenstore.testing.codes import Codes
 from tokenstore.testing.devices import Devices
+from tokenstore.testing.dialects import DIALECTS, Dialect
 from tokenstore.testing.endpoints import DEFAULT_SCOPE, DEVICE, REVOKE, TOKEN, Endpoints, metadata
 from tokenstore.testing.http import LoopbackHTTPServer, ScriptedResponse
 from tokenstore.testing.protocol import (
@@ -18,6 +20,7 @@ from tokenstore.testing.protocol import (
     REDIRECT_URIS,
     Client,
     HTTPRequest,
+    OAuthError,
     TokenFamily,
     TokenRegistry,
 )
@@ -26,6 +29,7 @@ from tokenstore.testing.steps import StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from os import PathLike
 
     from tokenstore.oauth.provider import Provider
 
@@ -38,6 +42,7 @@ _PROVIDER_SETTINGS = (
     "revocation_endpoint",
     "authorization_response_iss_parameter_supported",
 )
+_PLACES = {"redirect_uri", "token_origins"}  # of the real provider
 _WELL_KNOWN = ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server")
 
 
@@ -58,21 +63,36 @@ class AuthorizationServer:
         clock: Returns UTC epoch seconds, for every expiry.
         client_id: The default client.
         client_secret: Its secret, or None for a public client.
-        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post`` or ``none``.
-            Defaults to ``client_secret_post`` with a secret and ``none`` without.
+        token_endpoint_auth_method: ``client_secret_basic``, ``client_secret_post``, ``none``,
+            ``client_secret_jwt``, ``private_key_jwt``, ``tls_client_auth`` or
+            ``self_signed_tls_client_auth``. Defaults to ``client_secret_post`` with a secret and
+            ``none`` without.
         users: Passwords by user names, for the sign-in pages.
         offline_access: Whether a sign-in on a page returns a refresh token only with the scope
             ``offline_access``.
         iss_parameter: Whether redirects have the parameter ``iss`` (RFC 9207).
         device_expires_in: Lifetime of a device code in seconds.
         device_interval: Minimum seconds between two polls of a device.
+        dialect: The name of a provider in the catalogue whose token endpoint is imitated: what it
+            demands of a request, the shape of its responses, and its words for a refresh token that
+            is not valid. Defaults to RFC 6749. `provider` returns the settings of that provider.
+        public_key: The default client's public key in PEM format. It verifies the assertions with
+            which the client authenticates, and those of the grant ``jwt-bearer``, which the client
+            may issue for each of the users and for itself.
+        certificate: The default client's certificate in PEM format. The server accepts no
+            connection without a registered certificate then; it requires *tls*.
+        tls: The server's own certificate and its key, as PEM files. With it the server speaks
+            https. Defaults to plain HTTP.
+        resources: What an access token may be requested for in a refresh: values of ``resource``
+            (RFC 8707) or ``audience``. Defaults to anything.
 
     Attributes:
         issuer: The URL of the server, which is its issuer identifier (RFC 8414).
         token_endpoint: The URL of the token endpoint.
 
     Raises:
-        ValueError: The authentication method is unknown or does not match the secret.
+        ValueError: The authentication method is unknown or does not match the secret, or the
+            dialect is unknown.
     """
 
     def __init__(
@@ -90,22 +110,36 @@ class AuthorizationServer:
         iss_parameter: bool = True,
         device_expires_in: float = 600,
         device_interval: float = 5,
+        dialect: str | None = None,
+        public_key: str | None = None,
+        certificate: str | None = None,
+        tls: tuple[str | PathLike[str], str | PathLike[str]] | None = None,
+        resources: Iterable[str] | None = None,
     ) -> None:
         client = Client.register(
             client_id,
             client_secret,
             token_endpoint_auth_method,
             (*REDIRECT_URIS, ANY_CALLBACK),
+            public_key=public_key,
+            certificate=certificate,
         )
+        self._tls = _tls_context(tls, requires_certificate=certificate is not None)
+        self._accept(certificate)
+        self._dialect_name = dialect
+        self._dialect = _dialect(dialect)
         self._default = client
         self._clients = {client_id: client}
-        self._tokens = TokenRegistry(expires_in, rotate=rotate, lifetime=refresh_token_lifetime)
+        self._tokens = TokenRegistry(
+            expires_in, rotate=rotate, lifetime=refresh_token_lifetime, resources=resources
+        )
         self._clock = clock
         self._lock = Lock()  # guards clients and tokens; not held while waiting
-        self._http = LoopbackHTTPServer(self._respond)
+        self._http = LoopbackHTTPServer(self._respond, self._tls)
         self._runner = StepRunner(self._handle, self._http.closing)
         self._script = self._runner.steps
-        self.issuer = f"http://127.0.0.1:{self._http.server_address[1]}"
+        scheme = "http" if self._tls is None else "https"
+        self.issuer = f"{scheme}://127.0.0.1:{self._http.server_address[1]}"
         self.token_endpoint = f"{self.issuer}{TOKEN}"
         self._users = dict(users)
         self._metadata = metadata(self.issuer, iss_parameter=iss_parameter)
@@ -121,6 +155,7 @@ class AuthorizationServer:
             self._tokens,
             codes,
             devices,
+            self._users,
             offline_access=offline_access,
         )
 
@@ -140,6 +175,9 @@ class AuthorizationServer:
         client_secret: str | None = None,
         token_endpoint_auth_method: str | None = None,
         redirect_uris: Iterable[str] = REDIRECT_URIS,
+        *,
+        public_key: str | None = None,
+        certificate: str | None = None,
     ) -> None:
         """Register a client, or replace the one with that id.
 
@@ -149,15 +187,30 @@ class AuthorizationServer:
             token_endpoint_auth_method: As for the constructor.
             redirect_uris: Its redirect URIs. They must match exactly, except that a loopback URI
                 without a port matches any port (RFC 8252 section 7.3).
+            public_key: As for the constructor.
+            certificate: As for the constructor.
 
         Raises:
             ValueError: The authentication method is unknown or does not match the secret.
         """
         client = Client.register(
-            client_id, client_secret, token_endpoint_auth_method, redirect_uris
+            client_id,
+            client_secret,
+            token_endpoint_auth_method,
+            redirect_uris,
+            public_key=public_key,
+            certificate=certificate,
         )
+        self._accept(certificate)
         with self._lock:
             self._clients[client_id] = client
+
+    def _accept(self, certificate: str | None) -> None:
+        """Accept connections with a client's certificate, which is compared with each request."""
+        if certificate is not None:
+            if self._tls is None:
+                raise ValueError("a client's certificate requires a server with tls")
+            self._tls.load_verify_locations(cadata=certificate)
 
     def provider(self, name: str = "test", **changes: Any) -> Provider:
         """Return a provider for the default client.
@@ -169,6 +222,7 @@ class AuthorizationServer:
             name: The provider's name.
             **changes: Arguments of ``Provider`` to add or replace.
         """
+        from tokenstore.oauth.builtin import built_in
         from tokenstore.oauth.provider import Provider
 
         settings: dict[str, Any] = {
@@ -179,6 +233,10 @@ class AuthorizationServer:
             **{name: self._metadata[name] for name in _PROVIDER_SETTINGS},
             "sign_in_scope": DEFAULT_SCOPE,
         }
+        if self._dialect_name is not None:
+            known = built_in()[self._dialect_name].settings
+            facts = {k: v for k, v in known.items() if k not in settings and k not in _PLACES}
+            settings = {**facts, **settings, "issuer": None}
         provider = Provider(name, **{**settings, **changes})
         if provider.client_id == self._default.client_id and provider.redirect_uri is None:
             self._allow_redirect(provider.callback_uri)
@@ -280,6 +338,16 @@ class AuthorizationServer:
         """Return whether the access token is valid now."""
         return self._access_token_subject(access_token) is not None
 
+    def audience(self, access_token: str) -> tuple[str, tuple[str, ...]]:
+        """Return the scope and the resources that an access token is for.
+
+        Raises:
+            KeyError: The token was not issued here.
+        """
+        with self._lock:
+            token = self._tokens.access_tokens[access_token]
+            return token.scope, token.resources
+
     def _access_token_subject(self, access_token: str) -> str | None:
         now = self._clock()
         with self._lock:
@@ -288,6 +356,11 @@ class AuthorizationServer:
 
     def _respond(self, request: HTTPRequest) -> ScriptedResponse:
         """Return the response to a request."""
+        if request.path == TOKEN:
+            try:
+                request = self._dialect.understood(request)
+            except OAuthError as error:
+                return error.response, None
         if request.path in {TOKEN, REVOKE, DEVICE}:
             return self._runner.run(request, self._refresh_token_subject(request))
         if request.method == "GET" and request.path == "/userinfo":
@@ -310,7 +383,8 @@ class AuthorizationServer:
     def _handle(self, request: HTTPRequest) -> Answer:
         now = self._clock()
         with self._lock:
-            return self._endpoints.respond(request, now)
+            answer = self._endpoints.respond(request, now)
+        return self._dialect.spoken(answer, request) if request.path == TOKEN else answer
 
     def _refresh_token_subject(self, request: HTTPRequest) -> str | None:
         """Return the subject of the refresh token in a request, or None."""
@@ -319,3 +393,25 @@ class AuthorizationServer:
                 dict(request.form or ()).get("refresh_token", "")
             )
             return token.family.subject if token else None
+
+
+def _dialect(name: str | None) -> Dialect:
+    """Return how a provider of the catalogue speaks; some speak as RFC 6749 requires."""
+    if name is None:
+        return Dialect()
+    from tokenstore.oauth.builtin import built_in
+
+    if name not in built_in():
+        raise ValueError(f"dialect must be one of {', '.join(built_in())}")
+    return DIALECTS.get(name, Dialect())
+
+
+def _tls_context(
+    files: tuple[str | PathLike[str], str | PathLike[str]] | None, *, requires_certificate: bool
+) -> SSLContext | None:
+    if files is None:
+        return None
+    context = SSLContext(PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    context.verify_mode = CERT_REQUIRED if requires_certificate else CERT_OPTIONAL
+    return context

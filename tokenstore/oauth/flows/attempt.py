@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tokenstore.errors import ReauthorizationRequired, SignInError, TokenRefreshError
 from tokenstore.models.accounts import is_address
 from tokenstore.oauth.client import authenticated_request
-from tokenstore.oauth.http import TransportFailure, exchange
+from tokenstore.oauth.http import TransportFailure
 from tokenstore.oauth.responses import TokenResponseParser
 
 if TYPE_CHECKING:
@@ -76,21 +76,18 @@ class SignInContext:
             needed: The field that a successful response contains.
         """
         url = self.provider.endpoint(endpoint)
-        headers, form = authenticated_request(self.provider, params)
+        request = authenticated_request(self.provider, params)
         parser = TokenResponseParser(
             self.provider,
-            secrets,
+            (*secrets, *request.secrets),
             self.account_name,
             endpoint=endpoint,
             unsure="start the sign-in again",
         )
-        response = exchange(
-            "POST",
+        response = request.send(
             url,
             timeout=self.timeout,
             session=self.session,
-            headers=headers,
-            data=form,
             as_json=self.provider.body_format == "json",
         )
         if isinstance(response, TransportFailure):

@@ -126,11 +126,13 @@ def _authorization_url(
     params = {k: v for k, v in provider.authorization_params.items() if k not in _RESERVED_PARAMS}
     if "@" in context.account_name:
         params.setdefault("login_hint", context.account_name)
+    if provider.client_id_parameter != "client_id":
+        params[provider.client_id_parameter] = provider.client_id or ""
     client = OAuth2Client(
         None,
         client_id=provider.client_id,
         redirect_uri=redirect_uri,
-        scope=context.scope or None,
+        scope=provider.joined(context.scope) or None,
         code_challenge_method="S256",
     )
     url, _ = client.create_authorization_url(

@@ -72,7 +72,7 @@ def _poll_until(
 
 
 def _request_code(context: SignInContext) -> dict[str, Any]:
-    params = {"scope": context.scope} if context.scope else {}
+    params = {"scope": context.provider.joined(context.scope)} if context.scope else {}
     response = context.request("device_authorization_endpoint", params, needed="device_code")
     if not isinstance(response, dict):
         raise context.as_sign_in_error(response)

@@ -101,6 +101,8 @@ class PostgreSQLDatabase:
         upgrade: Migrate an older database instead of refusing it.
     """
 
+    excludes_writers = False
+
     def __init__(self, url: URL, *, upgrade: bool = False) -> None:
         self.name = display_name(url)
         self._schema = schema_of(url)

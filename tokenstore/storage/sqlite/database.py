@@ -52,6 +52,8 @@ class SQLiteDatabase:
         upgrade: Migrate an older database, after a backup, instead of refusing it.
     """
 
+    excludes_writers = True
+
     def __init__(
         self,
         path: Path,
