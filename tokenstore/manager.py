@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any
@@ -179,7 +181,7 @@ class TokenManager:
             # Read only if there is a hook: saving is a hot path.
             before = self._repository.record(name) if self._hooks.on_recovered else None
             token_set = TokenSet.from_mapping(tokens, now=(now := self._clock()))
-            if token_set.expires_at is None:
+            if token_set.expires_at is None or token_set.expires_at <= now:
                 token_set = self._with_default_lifetime(name, token_set, provider, now)
             self._repository.put(name, token_set, provider=provider_name(provider))
             self._cache.forget(name)
@@ -691,7 +693,7 @@ class TokenManager:
     def _with_default_lifetime(
         self, name: str, tokens: TokenSet, provider: str | Provider | None, now: float
     ) -> TokenSet:
-        """Return tokens of unknown expiry with the provider's default lifetime, if it is known."""
+        """Return tokens of unknown or no expiry with the provider's default, if it is known."""
         if provider is None:
             with suppress(StorageError):  # a damaged row, which can be replaced
                 found = self._repository.access_token(name)
@@ -699,7 +701,11 @@ class TokenManager:
         known = None if provider is None else self._providers.find(provider)
         if known is None:
             return tokens
-        return tokens.with_default_lifetime(known.default_expires_in, since=now)
+        lifetime = known.default_expires_in
+        if tokens.expires_at is not None and not math.isinf(lifetime):
+            return tokens
+        # Some providers say with an expires_in of 0 that a token has no end.
+        return replace(tokens, expires_at=None).with_default_lifetime(lifetime, since=now)
 
     def _refreshes_at_work(self) -> int:
         """Return how many refreshes are under way."""

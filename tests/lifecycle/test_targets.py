@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from tokenstore import (
     TransientRefreshError,
 )
 from tokenstore.models.targets import MAX_FURTHER_TOKENS, Target
-from tokenstore.testing import Answer, Drop
+from tokenstore.testing import Answer, Drop, Transform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -291,7 +292,7 @@ def test_consent_that_is_missing_for_a_target_is_no_end_of_the_login(
     manager = world.manager(on_reauthorization_required=lambda name, _: told.append(name))
     text = "AADSTS65001: The user or administrator has not consented to use the application"
     world.server.script(Answer(400, {"error": "invalid_grant", "error_description": text}))
-    with pytest.raises(ReauthorizationRequired):
+    with pytest.raises(ClientRejectedError):
         manager.ensure_valid_token("alice", scope="mail")
     assert manager.get_valid_token("alice") == own["access_token"]
     assert next(manager.accounts()).state == "valid"
@@ -599,3 +600,47 @@ os.waitpid(child, 0)
     assert manager.get_valid_token("alice", scope="read") is not None
     assert world.tokens()[0] == own["access_token"]
     assert world.outcomes() == ["interrupted", "refreshed"]
+
+
+# -- what a response to a target may say -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "a\x00b", 5, ["\ud800"]], ids=repr)
+@pytest.mark.parametrize("name", ["token_type", "scope"])
+def test_an_odd_field_of_a_response_costs_no_login(
+    world: World, manager: TokenManager, name: str, odd: object
+) -> None:
+    sign_in(world)
+    world.server.script(Transform(lambda body: json.dumps({**body, name: odd})))
+
+    token = manager.get_access_token("alice", scope="mail")
+
+    assert world.server.is_live(token.token)
+    assert manager.refresh_token("alice")["access_token"]  # the rotated refresh token was stored
+    assert world.server.reuses == 0
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"error": "access_denied", "error_description": "Service not enabled within domain"},
+        {"error": "interaction_required"},
+        {"error": "unauthorized_client"},
+        {"error": "invalid_grant", "error_description": "AADSTS50076: multi-factor required"},
+    ],
+    ids=lambda refusal: refusal["error"],
+)
+def test_a_policy_for_one_target_leaves_the_account_alone(
+    world: World, manager: TokenManager, refusal: dict[str, str]
+) -> None:
+    sign_in(world)
+    world.server.script(Answer(400, refusal))
+    with pytest.raises(ClientRejectedError):
+        manager.get_access_token("alice", scope="mail")
+
+    [account] = manager.accounts()
+    assert (account.state, account.last_error) == ("valid", None)
+    world.clock.now += HOUR
+    assert manager.get_valid_token("alice") is not None
+    world.clock.now += 2 * HOUR  # after the longest back-off
+    assert manager.get_valid_token("alice", scope="mail") is not None

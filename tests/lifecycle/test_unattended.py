@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +20,7 @@ from tokenstore import (
     TokenManager,
     TransientRefreshError,
 )
-from tokenstore.testing import Answer, Drop, Transform
+from tokenstore.testing import Answer, Drop, Hold, Transform
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -301,3 +303,45 @@ def test_an_assertion_is_about_the_account(tmp_path: Path) -> None:
         old = manager.ensure_valid_token("alice")
         new = manager.refresh_token("alice", rejected=old)["access_token"]
         assert world.server.is_live(new)
+
+
+def test_an_account_of_a_user_is_not_taken_by_a_service(world: World) -> None:
+    manager = manager_of(world)
+    tokens = world.server.sign_in("alice") | {"expires_in": 0}
+    manager.save_tokens("alice", tokens)
+
+    with pytest.raises(ProviderConfigurationError, match="account of a user"):
+        manager.ensure_valid_token("alice", "svc")
+
+    assert world.posts == 0
+    assert manager.ensure_valid_token("alice", "test")
+
+
+def test_an_outage_does_not_end_a_token_without_end(world: World) -> None:
+    manager = manager_of(world, changes={"default_expires_in": math.inf})
+    world.server.script(Transform(lambda body: _without(body, "expires_in")))
+    token = manager.get_valid_token("robot", "svc")
+    world.server.script(Answer(429, {"error": "slow_down"}, {"Retry-After": "600"}))
+    with pytest.raises(TransientRefreshError):
+        manager.refresh_token("robot")
+
+    assert manager_of(world).get_valid_token("robot") == token
+
+
+def test_tokens_saved_for_another_provider_meanwhile_are_kept(world: World) -> None:
+    manager = manager_of(world)
+    held = Hold()
+    world.server.script(held)
+    call = Call(manager.get_valid_token, "robot", "svc")
+    assert held.arrived.wait(SOON)
+    manager.save_tokens("robot", {"access_token": "x", "expires_in": HOUR}, provider="test")
+    held.release.set()
+    with suppress(ProviderConfigurationError):
+        call.result()
+
+    [account] = manager.accounts()
+    assert (account.provider, world.tokens("robot")[0]) == ("test", "x")
+
+
+def _without(body: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: body[key] for key in body if key != name}

@@ -10,11 +10,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tokenstore import ClientRejectedError, ReauthorizationRequired, TokenManager
+from tokenstore import (
+    ClientRejectedError,
+    ProviderConfigurationError,
+    ReauthorizationRequired,
+    TokenManager,
+    TransientRefreshError,
+)
 from tokenstore.oauth.builtin import built_in
 from tokenstore.oauth.providers_toml import _checked
 from tokenstore.oauth.registry import ProviderRegistry
-from tokenstore.testing import AuthorizationServer
+from tokenstore.testing import Answer, AuthorizationServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,6 +196,93 @@ def test_scopes_are_separated_as_the_provider_demands(name: str, tmp_path: Path)
             manager.refresh_token("alice")
 
         assert server.requests[0].params["scope"] == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value", "expected"),
+    [
+        ("auth0", "domain", "staff.auth0.example/", "https://staff.auth0.example/oauth/token"),
+        ("shopify", "shop", "x.myshopify.com", "https://x.myshopify.com/admin/oauth/access_token"),
+        ("auth0", "domain", "https://staff.auth0.example", None),
+        ("okta", "domain", "a.example/oauth2", None),
+        ("keycloak", "realm", "a/../b", None),
+    ],
+)
+def test_a_variable_is_a_part_of_the_address(
+    name: str, variable: str, value: str, expected: str | None
+) -> None:
+    given = {"url": "https://sso.example", "realm": "a"} if name == "keycloak" else {}
+
+    def endpoint() -> str | None:
+        settings = {**given, variable: value, "client_id": "app"}
+        return built_in()[name].provider(name, settings).token_endpoint
+
+    if expected is not None:
+        assert endpoint() == expected
+    else:
+        with pytest.raises(ProviderConfigurationError, match=f"invalid {variable}"):
+            endpoint()
+
+
+def test_the_vendors_secret_is_not_for_the_client_of_another_server(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITLAB_CLIENT_SECRET", "of the vendor")
+    file.write_text('[gitlab]\ntoken_endpoint = "https://git.example/t"\nclient_id = "app"\n')
+
+    assert ProviderRegistry(None, file).get("gitlab").client_secret is None
+
+
+def test_a_table_without_a_client_is_known_with_its_own_address(file: Path) -> None:
+    file.write_text(
+        '[gitlab]\ntoken_endpoint = "https://git.example/t"\n[work]\npreset = "github"\n'
+    )
+    registry = ProviderRegistry(None, file)
+
+    assert registry.find("gitlab") is not None
+    assert getattr(registry.find("gitlab"), "token_endpoint", "") == "https://git.example/t"
+    described = registry.describe("work")
+    assert described.built_in is built_in()["github"]
+    assert described.needs == ("client_id",)
+
+
+def test_an_expires_in_of_0_is_no_end_where_tokens_have_none(tmp_path: Path) -> None:
+    with (
+        AuthorizationServer(dialect="mailchimp") as server,
+        _manager(server, "mailchimp", tmp_path) as manager,
+    ):
+        manager.save_tokens("a", {"access_token": "x", "expires_in": 0}, provider="mailchimp")
+
+        assert manager.get_valid_token("a") == "x"
+
+
+def test_a_temporary_refusal_is_not_the_end_of_a_login(tmp_path: Path) -> None:
+    with (
+        AuthorizationServer(dialect="fastmail") as server,
+        _manager(server, "fastmail", tmp_path) as manager,
+    ):
+        manager.save_tokens("alice", server.sign_in("alice"), provider="fastmail")
+        server.script(Answer(400, {"error": "invalid_grant", "temporary": True}))
+        with pytest.raises(TransientRefreshError):
+            manager.refresh_token("alice")
+
+        assert manager.refresh_token("alice")["access_token"]
+
+
+@pytest.mark.parametrize("by", ["token_endpoint", "issuer"])
+def test_tokens_of_another_provider_are_not_sent(by: str, tmp_path: Path) -> None:
+    with AuthorizationServer() as server:
+        changes = {"token_endpoint": None} if by == "issuer" else {"issuer": None}
+        provider = server.provider("ours", **changes)
+        with TokenManager(tmp_path / "tokens.db", providers={"ours": provider}) as manager:
+            theirs = {"token_uri": "https://oauth2.googleapis.com/token"}
+            manager.save_tokens("alice", server.sign_in("alice") | theirs, provider="ours")
+            for spend in (manager.refresh_token, manager.logout):
+                with pytest.raises(ProviderConfigurationError, match="googleapis"):
+                    spend("alice")
+
+            assert server.requests == server.requests_at("/revoke") == []
+            assert manager.load_tokens("alice") is not None
 
 
 def test_an_unknown_dialect_is_refused() -> None:

@@ -140,6 +140,8 @@ def _choose_provider(
         for entry in map(registry.describe, registry.names())
         if entry.problem is None and entry.provider is not None
         if getattr(entry.provider, endpoint) or entry.provider.issuer
+        if device or entry.built_in is None or entry.built_in.loopback
+        if not entry.provider.is_unattended
     ]
     if not ready:
         raise click.UsageError("no provider is ready to sign in at; see: tokenstore providers")

@@ -30,7 +30,7 @@ def providers(store: Store, *, name: str | None, as_json: bool) -> int:
 
     Lists those that are configured or built in, and what each still needs: environment variables,
     or keys in providers.toml. With NAME, shows what to register there and how long tokens are
-    valid. Sends no request and shows no secret.
+    valid. Sends no request, reads no key file and shows no secret.
 
     \b
     Examples: tokenstore providers
@@ -76,7 +76,7 @@ def _details(entry: ProviderDescription) -> dict[str, Any]:
     return {
         "problem": entry.problem,
         "client": "confidential" if facts and facts.secret_required else "public or confidential",
-        "redirect_uri": provider.callback_uri,
+        "redirect_uri": provider.callback_uri if facts is None or facts.loopback else None,
         "registration": facts and facts.registration,
         "registration_url": facts and facts.registration_url,
         "access_token_lifetime": None if never else provider.default_expires_in,
@@ -125,8 +125,8 @@ def _facts(entry: ProviderDescription, provider: Provider) -> dict[str, object]:
         None: "",
     }[provider.refresh_token_rotates]
     limits = [
-        f"valid for {_duration(provider.refresh_token_lifetime)}",
-        f"for {_duration(provider.refresh_token_idle)} unused",
+        f"for {_duration(provider.refresh_token_lifetime)}",
+        f"for {_duration(provider.refresh_token_idle)} without use",
     ]
     given = provider.refresh_token_lifetime, provider.refresh_token_idle
     limited = ", ".join(text for text, seconds in zip(limits, given, strict=True) if seconds)
@@ -140,15 +140,18 @@ def _facts(entry: ProviderDescription, provider: Provider) -> dict[str, object]:
         "redirect URI": provider.callback_uri
         if may_return
         else "requires https; import tokens that another program obtained",
-        "access token": f"valid for {_duration(provider.default_expires_in)}, if the provider "
-        "does not say how long",
-        "refresh token": (limited or "no limit is known") + rotates,
+        "access token": f"{_lifetime(provider.default_expires_in)}, unless it says otherwise",
+        "refresh token": (f"valid {limited}" if limited else "no limit is known") + rotates,
         "documentation": known and known.documentation,
     }
 
 
+def _lifetime(seconds: float) -> str:
+    return "does not expire" if math.isinf(seconds) else f"valid for {_duration(seconds)}"
+
+
 def _duration(seconds: float | None) -> str:
-    if seconds is None or math.isinf(seconds):
+    if seconds is None:
         return "ever"
     size, unit = next((u for u in _UNITS if seconds >= u[0] and not seconds % u[0]), _UNITS[-1])
     count = seconds / size

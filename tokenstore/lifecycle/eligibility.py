@@ -52,13 +52,25 @@ def resolve_provider(
     except ProviderConfigurationError as error:
         error.account_name = name
         raise
-    if not chosen.is_unattended:
+    if chosen.is_unattended:
+        _require_no_user(record, chosen)
+    else:
         require_same_client(record, chosen)
-        _require_same_issuer(record, chosen)
+        require_same_issuer(record, chosen)
     failure = record.failure
     if respect_failure and failure is not None and failure.still_applies(chosen.client, now=now):
         raise failure.to_error(account_name=name, provider=chosen.name, now=now)
     return chosen
+
+
+def _require_no_user(record: Record, provider: Provider) -> None:
+    if record.provider is None and record.tokens.refresh_token is not None:
+        raise ProviderConfigurationError(
+            f"{record.account_name} is the account of a user who signed in, and provider "
+            f"{provider.name!r} obtains tokens without one; name the user's provider",
+            account_name=record.account_name,
+            provider=provider.name,
+        )
 
 
 def _bound(record: Record, provider: str | Provider | None) -> str | Provider:
@@ -104,7 +116,12 @@ def require_same_client(record: Record, provider: Provider) -> None:
         )
 
 
-def _require_same_issuer(record: Record, provider: Provider) -> None:
+def require_same_issuer(record: Record, provider: Provider) -> None:
+    """Raise if the record's tokens say that another provider issued them.
+
+    Raises:
+        ProviderConfigurationError: They do; no provider is sent the tokens of another.
+    """
     host = foreign_host(record.tokens.extra.get("token_uri"), provider)
     if host is not None:
         raise ProviderConfigurationError(

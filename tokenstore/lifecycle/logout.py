@@ -10,7 +10,7 @@ from tokenstore.errors import (
     TokenRefreshError,
     TransientRefreshError,
 )
-from tokenstore.lifecycle.eligibility import require_same_client
+from tokenstore.lifecycle.eligibility import require_same_client, require_same_issuer
 from tokenstore.lifecycle.request import busy_error, longest_hold
 from tokenstore.models.tokens import TokenSet
 from tokenstore.oauth.discovery import with_endpoints
@@ -93,6 +93,7 @@ class Logout:
         )
         if not provider.is_unattended:
             require_same_client(record, provider)
+            require_same_issuer(record, provider)
         if provider.revocation_endpoint is None:
             _log.warning(
                 "%s: provider %r cannot revoke tokens; the account is only removed from the "

@@ -32,7 +32,7 @@ from tokenstore.errors import (
     TokenRefreshError,
     TransientRefreshError,
 )
-from tokenstore.lifecycle.eligibility import resolve_provider
+from tokenstore.lifecycle.eligibility import require_same_issuer, resolve_provider
 from tokenstore.lifecycle.grant import of_same_user
 from tokenstore.lifecycle.jobs import copy_of, process_is_ending
 from tokenstore.lifecycle.request import (
@@ -116,6 +116,7 @@ class RefreshProtocol:
         if self._request.satisfied_by(record):
             return Outcome(record)
         is_lost = record.is_permanent and self._request.rejected == record.tokens.access_token
+        is_lost = is_lost and self._request.target is None
         provider = self._provider or record.provider
         if is_lost and not is_unattended(self._context.providers, provider):
             self._end_permanent(record)
@@ -161,7 +162,9 @@ class RefreshProtocol:
         """
         with self._lock() as lock:
             record = self._read()
-            if not self._request.satisfied_by(record) and (record.refresh_id or 0) > seen:
+            has_outcome = record.failure is not None or record.tokens.access_token is not None
+            is_later = has_outcome and (record.refresh_id or 0) > seen
+            if is_later and not self._request.satisfied_by(record):
                 return Outcome(record, _recorded(record, self._now()))
             while True:
                 try:
@@ -182,6 +185,8 @@ class RefreshProtocol:
         self._unattended = provider.is_unattended
         self._client = provider.client  # as a recorded failure is compared with: not discovered
         found = self._with_endpoint(provider)
+        if not (isinstance(found, TokenRefreshError) or provider.is_unattended):
+            require_same_issuer(record, found)
         if self._is_lost_cause(record):
             return Outcome(record)
         if lock.is_lost():
@@ -400,6 +405,8 @@ class RefreshProtocol:
     def _failed(self, refresh: Refresh, provider: Provider, error: TokenRefreshError) -> Outcome:
         if isinstance(error, ReauthorizationRequired):
             error = self._explained(refresh, error)
+        if is_refused_target(refresh.target, error):
+            error = _of_target(error)
         failure = self._failure_of(error)
         if isinstance(error, TransientRefreshError) and failure.retry_at is not None:
             error.retry_after = failure.retry_at - self._now()
@@ -419,7 +426,8 @@ class RefreshProtocol:
 
     def _tell_of_sign_in(self, record: Record, error: TokenRefreshError) -> None:
         """Have the hook told, once, without the frames of *error*: they have secrets."""
-        if isinstance(error, ReauthorizationRequired) and not record.needs_sign_in:
+        known = (record.own or record).needs_sign_in
+        if isinstance(error, ReauthorizationRequired) and not known:
             hooks, told = self._context.hooks, copy_of(error)
             self.news.append(lambda: hooks.reauthorization_required(self._name, told))
 
@@ -600,6 +608,18 @@ def _warn_about_rejection(name: str) -> None:
         "%s: the token that replaced a rejected one is rejected, too; it is not refreshed again "
         "for a minute. Check what the account is permitted to do",
         name,
+    )
+
+
+def _of_target(error: TokenRefreshError) -> ClientRejectedError:
+    """Return a refusal of a scope or resource, which is not the end of the login."""
+    return ClientRejectedError(
+        str(error),
+        account_name=error.account_name,
+        provider=error.provider,
+        status_code=error.status_code,
+        error=error.error,
+        error_description=error.error_description,
     )
 
 

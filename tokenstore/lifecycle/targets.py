@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenstore.lifecycle.grant import without_other_scope
 from tokenstore.models.further_tokens import FurtherToken, to_scope
+from tokenstore.models.tokens import is_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ def further_token(
     return FurtherToken(
         target=target,
         access_token=merged.access_token,
-        token_type=kind if isinstance(kind, str) else None,
+        token_type=str(kind) if is_token(kind) else None,  # it must be storable
         # Without one, the scope is what was requested (RFC 6749 section 5.1).
         scope=to_scope(response.fields.get("scope")) or target.scope,
         expires_at=None if merged.access_token is None else merged.expires_at,

@@ -44,12 +44,13 @@ def unstored_record(
 
 
 def store_if_new(record: Record, repository: TokenRepository) -> Record | None:
-    """Store a record that is not stored yet; return what is stored.
+    """Store a record that is not stored yet; return what is stored, None if it changed meanwhile.
 
     The caller is about to send a request: what cannot be configured leaves no account behind.
     """
     if record.version != _NOT_STORED:
         return record
     name = record.account_name
-    repository.put(name, record.tokens, provider=record.provider, existing="keep")
+    if not repository.put(name, record.tokens, provider=record.provider, existing="keep"):
+        return None  # another process has stored an account of this name
     return repository.record(name)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from tokenstore.models.targets import is_refused_target
 from tokenstore.models.timestamps import NEVER, latest
 
 if TYPE_CHECKING:
@@ -93,7 +94,10 @@ class Record:
         The login is the same: its refresh token, and a failure of the account. A failure of the
         target counts where the account has none.
         """
-        ids = (further.refresh_id, self.refresh_id if self.failure is not None else None)
+        # One about the scope of the account's own token says nothing about this one.
+        about_scope = self.failure is not None and is_refused_target(further.target, self.failure)
+        failure = None if about_scope else self.failure
+        ids = (further.refresh_id, self.refresh_id if failure is not None else None)
         return replace(
             self,
             tokens=replace(
@@ -101,7 +105,7 @@ class Record:
             ),
             refreshed_at=further.refreshed_at,
             refresh_id=max((each for each in ids if each is not None), default=None),
-            failure=self.failure or further.failure,
+            failure=failure or further.failure,
             further=further,
             own=self,
         )
@@ -119,7 +123,7 @@ class Record:
     @property
     def is_permanent(self) -> bool:
         """Whether the access token `is_endless` and has not been rejected."""
-        return self.is_endless and self.failure is None
+        return self.is_endless and not self.needs_sign_in
 
     @property
     def needs_sign_in(self) -> bool:

@@ -1,9 +1,11 @@
-"""A further access token of a login, as it is stored beside the account's own."""
+"""A further access token of a login, as it is stored next to the account's own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from tokenstore.models.tokens import is_token
 
 if TYPE_CHECKING:
     from tokenstore.models.failures import Failure
@@ -36,7 +38,7 @@ class FurtherToken:
 
 
 def to_scope(value: object) -> str | None:
-    """Return a scope as one string; some providers send a list. None if it is neither."""
+    """Return a scope as one string; some providers send a list. None if it cannot be stored."""
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         value = " ".join(value)
-    return value if isinstance(value, str) and value else None
+    return str(value) if is_token(value) else None

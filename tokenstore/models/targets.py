@@ -23,9 +23,15 @@ _PART = re.compile(r"[!#-\[\]-~]+")  # as RFC 6749 section 3.3 has a scope
 _RESOURCE = re.compile(r'resource="([^"]*)"')
 
 # Refusals of what was asked for (RFC 6749 section 5.2, RFC 8707 section 2, OpenID Connect Core
-# section 3.1.2.6): the login itself is sound.
-_REFUSALS = {"invalid_scope", "invalid_target", "invalid_resource", "consent_required"}
-_NO_CONSENT = re.compile(r"AADSTS(65001|65004|500011)\b")  # Microsoft sends them as invalid_grant
+# section 3.1.2.6), by policies too: the login itself may be sound.
+_REFUSALS = {
+    *("invalid_scope", "invalid_target", "invalid_resource", "access_denied"),
+    *("unauthorized_client", "consent_required", "interaction_required"),
+}
+# Missing consent and policies for one resource, which Microsoft sends as invalid_grant.
+_MICROSOFT = re.compile(
+    r"AADSTS(65001|65004|500011|50076|50079|50105|50158|53000|53001|53002|53003|90094)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def is_refused_target(target: Target | None, refusal: Failure | TokenRefreshErro
     if target is None:
         return False
     description = refusal.error_description or ""
-    return refusal.error in _REFUSALS or bool(_NO_CONSENT.search(description))
+    return refusal.error in _REFUSALS or bool(_MICROSOFT.search(description))
 
 
 @lru_cache(maxsize=1024)

@@ -160,8 +160,8 @@ class TokenSet:
         access_token, lifetime = response.get("access_token"), lifetime_of(response, now=now)
         if not is_token(access_token):
             access_token, lifetime = self.access_token, 0.0
-        elif lifetime is None:
-            lifetime = default_expires_in
+        elif lifetime is None or (lifetime <= 0 and math.isinf(default_expires_in)):
+            lifetime = default_expires_in  # some say with 0 that a token has no end
         extra = {k: v for k, v in self.extra.items() if k not in {*_COLUMNS, "expires_in"}}
         # The client_id names the client that the refresh token was issued to, before and after.
         ignored = {*_COLUMNS, "client_id"}

@@ -23,6 +23,7 @@ _INSTEAD_OF_SECRET = (
     "token_endpoint_auth_method",
     *("service_account_file", "private_key_file", "private_key_env", "certificate_file"),
 )
+_SEGMENT = re.compile(r"[\w.~%-]+(:\d+)?")
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -61,16 +62,24 @@ class BuiltIn:
             given: Attributes of `Provider` that differ, and variables.
         """
         given = dict(given)
-        values = {v: given.pop(v, "") or self._value(name, v) for v in self.variables}
+        values = {
+            v: self._checked(name, v, given.pop(v, "") or self._value(name, v))
+            for v in self.variables
+        }
         settings: dict[str, Any] = {
             key: _inserted(value, values) if isinstance(value, str) else value
             for key, value in self.settings.items()
         }
-        if _is_elsewhere(given, settings):  # a server of the user's own
+        is_elsewhere = _is_elsewhere(given, settings)
+        if is_elsewhere:  # a server of the user's own
             settings = {key: settings[key] for key in settings if not _is_place(key)}
         for key in ("client_id", "client_secret"):
             value = _environ(self.variable(name, key))
-            if value and not given.get("service_account_file"):  # which names the client
+            # A key file names the client. The vendor's secret is not for another server's client.
+            is_other = given.get("service_account_file") or (
+                is_elsewhere and given.get("client_id")
+            )
+            if value and not is_other:
                 settings[key] = value
         settings |= given
         if settings.get("client_secret") is None and "token_endpoint_auth_method" not in given:
@@ -98,6 +107,25 @@ class BuiltIn:
         """Return the environment variable that sets a key of the provider of that name."""
         prefix = self.environment if name == self.name and self.environment else name
         return re.sub(r"\W", "_", f"{prefix}_{key}", flags=re.ASCII).upper()
+
+    def _checked(self, name: str, variable: str, value: str) -> str:
+        """Return a variable's value as its URLs have it.
+
+        Raises:
+            ProviderConfigurationError: It is a URL, or more, where a host is expected.
+        """
+        value = value.rstrip("/")
+        url = next(u for u in self.settings.values() if f"{{{variable}}}" in str(u))
+        before, _, after = url.partition(f"{{{variable}}}")
+        value = value.removesuffix(after.partition("/")[0] or "/")
+        is_url = not before  # it is checked with the whole URL
+        if value and not is_url and not _SEGMENT.fullmatch(value):
+            expected = "a host name" if before.endswith("://") else "a name without slashes"
+            raise ProviderConfigurationError(
+                f"provider {name!r} has an invalid {variable}: expected {expected}, without https://",
+                provider=name,
+            )
+        return value
 
     def _value(self, name: str, variable: str) -> str:
         return _environ(self.variable(name, variable)) or self.variables[variable]

@@ -20,6 +20,7 @@ def foreign_host(issued_at: object, provider: Provider) -> str | None:
     """
     found = origin(issued_at) if isinstance(issued_at, str) else None
     own = origin(provider.token_endpoint or "")
-    if found is None or own is None or found == own:
+    if found is None or own is None:
         return None
-    return None if found in map(origin, provider.token_origins) else found[1]
+    others = (provider.issuer or "", *provider.token_origins)
+    return None if found in {own, *map(origin, others)} else found[1]

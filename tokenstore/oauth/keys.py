@@ -44,7 +44,8 @@ def signing_key(provider: Provider) -> SigningKey:
         source, pem = "private_key_file", read_key_file(provider, "private_key_file")
     else:
         source = "private_key_env"
-        pem = os.environ.get(provider.private_key_env or "", "").encode()
+        value = os.environ.get(provider.private_key_env or "", "")
+        pem = value.replace("\\n", "\n").encode()  # as some files of variables have it
     if not pem and source == "private_key_env":
         raise provider.configuration_error(
             f"requires the environment variable {provider.private_key_env}"

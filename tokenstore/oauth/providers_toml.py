@@ -94,7 +94,9 @@ class ProvidersFile:
     def exposes_secret(self) -> bool:
         """Return whether other users can read the file, and it contains a client secret."""
         tables = self.tables().values()
-        if self.path is None or not any("client_secret" in table for table in tables):
+        if self.path is None or not any(
+            isinstance(table, dict) and "client_secret" in table for table in tables
+        ):
             return False
         return bool(self.path.stat().st_mode & OTHERS)
 
@@ -120,7 +122,7 @@ def _parse(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def provider_from_table(
-    name: str, table: Any, path: Path | None, *, base: BuiltIn | None
+    name: str, table: Any, path: Path | None, *, base: BuiltIn | None, complete: bool = True
 ) -> Provider:
     """Return the provider that a table describes.
 
@@ -129,6 +131,7 @@ def provider_from_table(
         table: The table.
         path: The file, for errors.
         base: The built-in provider whose facts the table overrides, or None.
+        complete: Whether it must have a client.
 
     Raises:
         ProviderConfigurationError: The table is invalid; the error names the key.
@@ -139,7 +142,7 @@ def provider_from_table(
     variable = settings.pop("client_secret_env", None)
     if variable is not None:
         settings["client_secret"] = os.environ.get(variable)
-        if not settings["client_secret"]:
+        if complete and not settings["client_secret"]:
             raise ProviderConfigurationError(
                 f"provider {name!r} in {path} requires the environment variable {variable}",
                 provider=name,
@@ -149,7 +152,7 @@ def provider_from_table(
             name, settings.pop("token_endpoint", None), settings.pop("client_id", ""), **settings
         )
     missing = base.missing(name, settings)
-    if missing:
+    if complete and missing:
         raise ProviderConfigurationError(
             f"provider {name!r} in {path} requires {' and '.join(missing)}, there or in the "
             f"environment as {' and '.join(base.variable(name, key) for key in missing)}",

@@ -93,6 +93,7 @@ class Refusal:
         self._has_error = isinstance(body, Mapping) and any(
             value and str(name).lower().startswith("err") for name, value in body.items()
         )
+        self._is_temporary = isinstance(body, Mapping) and body.get("temporary") is True  # Fastmail
         self.code, self.description = _code_and_description(body, self._texts)
 
     def meaning(
@@ -119,7 +120,7 @@ class Refusal:
             and (self._status in {400, 401} or re.search("refresh|grant", words))
         )
         rules: tuple[tuple[object, Meaning], ...] = (
-            (_BUSY_WORDS.search(words), "transient"),
+            (self._is_temporary or _BUSY_WORDS.search(words), "transient"),
             (codes & _REAUTHORIZE, "reauthorization"),
             # This code is about the client, unless the words are about the token (Atlassian).
             ("unauthorized_client" in codes and about_token, "reauthorization"),

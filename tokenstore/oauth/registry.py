@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,9 +81,8 @@ class ProviderRegistry:
             return provider
         try:
             return self._find(provider)
-        except ProviderConfigurationError:  # a built-in one may only lack a client
-            found = built_in().get(provider)
-            return None if found is None else found.provider(provider, {})
+        except ProviderConfigurationError:  # one with known facts may only lack a client
+            return self._incomplete(provider)
 
     def names(self) -> list[str]:
         """Return the names of all providers, sorted."""
@@ -108,6 +108,15 @@ class ProviderRegistry:
         elif table is None and preset is None:
             raise self._unknown(name)
         return ProviderDescription(name, source, needs, problem, self.find(name), preset)
+
+    def _incomplete(self, name: str) -> Provider | None:
+        with suppress(ProviderConfigurationError):
+            table = self.file.tables().get(name)
+            preset = _preset(name, table)
+            if preset is not None:
+                path, table = self.file.path, table or {}
+                return provider_from_table(name, table, path, base=preset, complete=False)
+        return None
 
     def _find(self, name: str) -> Provider:
         given = self._given.get(name)

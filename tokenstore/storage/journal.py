@@ -419,7 +419,9 @@ def _maybe_spent(failure: Failure) -> bool:
 
 
 def _holds_what_was_sent(current: Record, refresh: Refresh) -> bool:
-    return current.tokens.refresh_token == refresh.record.tokens.refresh_token
+    is_same = current.tokens.refresh_token == refresh.record.tokens.refresh_token
+    # Where nothing was sent, only the provider says whose tokens these are.
+    return is_same and (bool(refresh.sent) or current.provider == refresh.record.provider)
 
 
 def _fingerprint(tokens: TokenSet) -> str:

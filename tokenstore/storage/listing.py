@@ -158,7 +158,7 @@ class AccountListing:
         # As Record.is_endless and Record.is_permanent.
         has_end = expires_at is not None and expires_at < NEVER
         endless = usable and not has_refresh_token and not has_end
-        permanent = endless and failure is None
+        permanent = endless and (failure is None or failure.kind != "reauthorization")
         refreshable = bool(has_refresh_token) or is_unattended(provider)
         last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
         if failure is not None and client_of(provider) not in {None, failure.client}:

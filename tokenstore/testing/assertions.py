@@ -48,7 +48,7 @@ class Assertions:
         if "client_secret" in params:
             raise OAuthError("invalid_request", "the client uses two authentication methods")
         try:
-            client, claims = self._verified(params["client_assertion"], now)
+            client, claims = self._checked(params["client_assertion"], now)
             if claims.get("sub") != client.client_id:
                 raise InvalidAssertion("iss and sub are different")
             if params.get("client_id", client.client_id) != client.client_id:
@@ -70,12 +70,20 @@ class Assertions:
         if "assertion" not in params:
             raise OAuthError("invalid_request", "assertion is missing")
         try:
-            client, claims = self._verified(params["assertion"], now, of_grant=True)
+            client, claims = self._checked(params["assertion"], now, of_grant=True)
             if client_id not in {None, client.client_id}:
                 raise InvalidAssertion("it is of another client")
         except InvalidAssertion as problem:
             raise OAuthError("invalid_grant", f"assertion: {problem}") from None
         return client, claims
+
+    def _checked(
+        self, assertion: str, now: float, *, of_grant: bool = False
+    ) -> tuple[Client, dict[str, Any]]:
+        try:
+            return self._verified(assertion, now, of_grant=of_grant)
+        except (TypeError, ValueError):  # a claim, or the signature, is of another kind
+            raise InvalidAssertion("it is malformed") from None
 
     def _verified(
         self, assertion: str, now: float, *, of_grant: bool = False

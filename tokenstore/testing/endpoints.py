@@ -91,7 +91,7 @@ class Endpoints:
     ) -> dict[str, Any]:
         if params.get("grant_type") == JWT_BEARER:
             client, claims = self._assertions.grant(params, client_id, now)
-            subject = claims.get("sub", client.client_id)
+            subject = str(claims.get("sub", client.client_id))
             if subject not in {*self._users, client.client_id}:
                 raise OAuthError("invalid_grant", "the client may not act for this subject")
             scope = claims.get("scope") or params.get("scope", DEFAULT_SCOPE)
