@@ -52,7 +52,7 @@ def complete(database: Path, words: str) -> list[str]:
         ("tokenstore token al", ["alfred", "alice@example.com"]),
         ("tokenstore refresh bob zo", ["zoë"]),
         ("tokenstore delete nobody", []),
-        ("tokenstore refresh --provider g", ["gitlab", "google"]),
+        ("tokenstore refresh --provider gi", ["github", "gitlab"]),
         ("tokenstore status --state si", ["sign_in"]),
         ("tokenstore history --js", ["--json"]),
         ("tokenstore completion f", ["fish"]),

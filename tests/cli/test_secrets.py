@@ -584,7 +584,7 @@ def test_no_foreign_database_shows_a_secret(world: World, shell: Shell) -> None:
 # -- the rest -------------------------------------------------------------------------------------
 
 WATCHED = {"import", "export", "status", "token", "refresh", "history", "delete", "db"}
-WATCHED |= {"backup", "restore", "doctor", "completion", "login", "logout"}
+WATCHED |= {"backup", "restore", "doctor", "completion", "login", "logout", "providers"}
 
 
 def test_keeping_a_store_in_order_shows_no_secret(
@@ -598,6 +598,8 @@ def test_keeping_a_store_in_order_shows_no_secret(
     shell(
         (0, "backup", tmp_path / "copy.db"),
         (1, "backup", tmp_path / "copy.db"),
+        (0, "providers"),
+        (0, "providers", "test", "--json"),
         (0, "backup", tmp_path / "copy.db", "--replace", "--json"),
         (1, "backup", world.path),
         (0, "restore", tmp_path / "copy.db"),

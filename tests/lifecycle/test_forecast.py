@@ -220,7 +220,7 @@ def test_revision_0002_keeps_every_row_down_and_up(world: World) -> None:
         return [{k: v for k, v in row.items() if k not in left_out} for row in dicts]
 
     new = ("refresh_token_obtained_at", "refresh_token_expires_at", *CHECKSUMS)
-    before = rows("accounts", *new), rows("refreshes")
+    before = rows("accounts", *new), rows("refreshes", "target")
 
     migrate.downgrade(world.path, "0001")
 
@@ -231,7 +231,7 @@ def test_revision_0002_keeps_every_row_down_and_up(world: World) -> None:
 
     migrate.upgrade(world.path)
 
-    assert (rows("accounts", *new), rows("refreshes")) == before
+    assert (rows("accounts", *new), rows("refreshes", "target")) == before
     assert {row[name] for row in rows("accounts") for name in new} == {None}
     assert {name: manager.load_tokens(name) for name in loaded} == loaded
     assert manager.refresh_token("alice")["kept"] == {"nested": [1, None]}

@@ -216,9 +216,13 @@ def test_an_imported_token_uri_is_kept_and_never_contacted(
 ) -> None:
     with Raw() as other:
         world.sign_in(token_uri=other.url)
-        tokens = manager.refresh_token("alice")
+        with pytest.raises(ProviderConfigurationError, match="its tokens are from"):
+            manager.refresh_token("alice")
+        ours = world.server.provider("test", token_origins=[other.url])
+        tokens = manager.refresh_token("alice", ours)
     assert tokens["token_uri"] == other.url
     assert other.received == []
+    assert world.posts == 1
 
 
 def test_without_any_provider_nothing_can_be_asked(world: World, manager: TokenManager) -> None:

@@ -99,7 +99,7 @@ RESOLVED = ["https://127.1/t", "https://2130706433/t", "https://0x7f000001/t"]
 @pytest.mark.parametrize("endpoint", ["token_endpoint", "authorization_endpoint"])
 @pytest.mark.parametrize("url", [*PRIVATE, *RESOLVED])
 def test_metadata_of_the_internet_name_no_private_endpoint(endpoint: str, url: str) -> None:
-    metadata = {"issuer": ISSUER, "token_endpoint": URL, endpoint: url}
+    metadata = {"issuer": ISSUER, "token_endpoint": "https://9.9.9.9/t", endpoint: url}
 
     with pytest.raises(ProviderConfigurationError, match=f"{endpoint} with a .* address; set"):
         discovered(json=metadata)

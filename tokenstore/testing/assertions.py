@@ -82,6 +82,8 @@ class Assertions:
     ) -> tuple[Client, dict[str, Any]]:
         try:
             return self._verified(assertion, now, of_grant=of_grant)
+        except InvalidAssertion:
+            raise
         except (TypeError, ValueError):  # a claim, or the signature, is of another kind
             raise InvalidAssertion("it is malformed") from None
 
