@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -24,6 +28,14 @@ def printable(text: str, keep: str = "") -> str:
 def one_line(text: str) -> str:
     """Return *text*, which may have several lines, as one printable line."""
     return printable(" ".join(line.strip() for line in text.split("\n")))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """Return a question with the word that is most similar, None if none is similar."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {close[0]!r}?" if close else None
 
 
 def shell_command(*words: str) -> str:

@@ -17,7 +17,7 @@ from tokenstore.errors import (
     TokenStoreError,
     TransientRefreshError,
 )
-from tokenstore.messages import shell_command
+from tokenstore.messages import did_you_mean, shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,26 +186,22 @@ def require_account(manager: TokenManager, account: str) -> None:
     with store.repository() as repository:
         if not repository.exists():
             raise _NoAccountError(f"there is no account {account!r}: {_missing(repository)}")
-        close = _closest_name(repository, account)
-    hint = "; see: tokenstore status" if close is None else f"; did you mean {close!r}?"
-    raise _NoAccountError(f"there is no account {account!r}{hint}")
+        hint = _meant(repository, account) or "see: tokenstore status"
+    raise _NoAccountError(f"there is no account {account!r}; {hint}")
 
 
-def _closest_name(repository: TokenRepository, account: str) -> str | None:
-    """Return the account that is probably meant, or None.
+def _meant(repository: TokenRepository, account: str) -> str | None:
+    """Return a question with the account that is probably meant, or None.
 
     Only the names that share the longest beginning with *account* are compared: with all names of
     a large store, that would take seconds.
     """
-    import difflib
-
     names: dict[str, None] = {}
     for length in range(len(account), -1, -1):
         names |= dict.fromkeys(repository.listing.names(account[:length], limit=_CANDIDATES))
         if len(names) >= _CANDIDATES:
             break
-    close = difflib.get_close_matches(account, names, 1)
-    return close[0] if close else None
+    return did_you_mean(account, names)
 
 
 def _open(function: Callable[[_A], _T], argument: _A) -> _T:

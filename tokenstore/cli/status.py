@@ -13,7 +13,7 @@ import click
 from tokenstore.cli import output
 from tokenstore.cli.context import DONE, Store, login_command, pass_store, require_account
 from tokenstore.cli.options import account_argument, json_option, provider_option
-from tokenstore.messages import printable
+from tokenstore.messages import did_you_mean, printable
 from tokenstore.models.targets import Target
 from tokenstore.models.timestamps import NEVER
 
@@ -135,10 +135,7 @@ class _Selection:
     def report_unknown_provider(self) -> None:
         if self.provider in {None, *self.providers} or not self.providers:
             return
-        import difflib
-
-        close = difflib.get_close_matches(str(self.provider), self.providers, 1)
-        hint = f"did you mean {close[0]!r}?" if close else "see: tokenstore status"
+        hint = did_you_mean(str(self.provider), self.providers) or "see: tokenstore status"
         output.print_message(f"no account uses provider {self.provider!r}; {hint}")
 
     def _matches(self, account: Account) -> bool:

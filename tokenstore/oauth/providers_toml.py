@@ -8,12 +8,13 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InsecureStorageError, ProviderConfigurationError
+from tokenstore.messages import did_you_mean
 from tokenstore.oauth.builtin import built_in
 from tokenstore.oauth.provider import Provider
 from tokenstore.trust import OTHERS, read_trusted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from tokenstore.oauth.builtin import BuiltIn
@@ -176,7 +177,8 @@ def _checked(name: str, table: Any, path: Path | None, base: BuiltIn | None) -> 
     keys = _KEYS | dict.fromkeys(base.variables if base else (), _STRING)
     for key, value in table.items():
         if key not in keys:
-            raise invalid(f"unknown key {key!r}{_did_you_mean(key, keys)}")
+            hint = did_you_mean(key, keys)
+            raise invalid(f"unknown key {key!r}" + (f"; {hint}" if hint else ""))
         expected, is_valid = keys[key]
         if not is_valid(value):
             raise invalid(f"{key} must be {expected}")
@@ -185,13 +187,6 @@ def _checked(name: str, table: Any, path: Path | None, base: BuiltIn | None) -> 
     settings = dict(table)
     preset = settings.pop("preset", None)
     if preset is not None and base is None:
-        hint = _did_you_mean(preset, built_in()) or "; see: tokenstore providers"
-        raise invalid(f"unknown preset {preset!r}{hint}")
+        hint = did_you_mean(preset, built_in()) or "see: tokenstore providers"
+        raise invalid(f"unknown preset {preset!r}; {hint}")
     return settings
-
-
-def _did_you_mean(text: str, known: Iterable[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(text, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""

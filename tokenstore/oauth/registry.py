@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenstore.errors import ProviderConfigurationError
+from tokenstore.messages import did_you_mean
 from tokenstore.oauth.builtin import built_in, from_environment
 from tokenstore.oauth.provider import Provider
 from tokenstore.oauth.providers_toml import ProvidersFile, provider_from_table
@@ -130,12 +131,10 @@ class ProviderRegistry:
         raise self._unknown(name)
 
     def _unknown(self, name: str) -> ProviderConfigurationError:
-        import difflib
-
-        close = difflib.get_close_matches(name, self.names(), 1)
-        hint = f"did you mean {close[0]!r}?" if close else "see: tokenstore providers"
-        if not close and self.file.path is not None:
-            hint += f"; add others to {self.file.path}"
+        hint = did_you_mean(name, self.names())
+        if hint is None:
+            more = "" if self.file.path is None else f"; add others to {self.file.path}"
+            hint = f"see: tokenstore providers{more}"
         return ProviderConfigurationError(f"unknown provider {name!r}; {hint}", provider=name)
 
 
