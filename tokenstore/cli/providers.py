@@ -41,8 +41,9 @@ def providers(store: Store, *, name: str | None, as_json: bool) -> int:
     with store.repository() as repository:
         accounts = repository.listing.count_by_provider()
     if as_json:
-        details = _details if name is not None else _nothing
-        rows = ({**_summary(d, accounts), **details(d)} for d in described)
+        rows = [_summary(entry, accounts) for entry in described]
+        if name is not None:
+            rows[0] |= _details(described[0])
         output.print_results(rows, key="providers")
     elif name is not None:
         _print_details(described[0], accounts)
@@ -84,10 +85,6 @@ def _details(entry: ProviderDescription) -> dict[str, Any]:
         "refresh_token_idle": provider.refresh_token_idle,
         "refresh_token_rotates": provider.refresh_token_rotates,
     }
-
-
-def _nothing(_: ProviderDescription) -> dict[str, Any]:
-    return {}
 
 
 def _print_table(described: list[ProviderDescription], accounts: Mapping[str | None, int]) -> None:

@@ -14,7 +14,6 @@ from tokenstore.cli import output
 from tokenstore.cli.context import DONE, Store, login_command, pass_store, require_account
 from tokenstore.cli.options import account_argument, json_option, provider_option
 from tokenstore.messages import did_you_mean, printable
-from tokenstore.models.targets import Target
 from tokenstore.models.timestamps import NEVER
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from tokenstore.manager import TokenManager
     from tokenstore.models.accounts import Account
+    from tokenstore.models.further_tokens import FurtherToken
 
 _STYLES = {
     "misconfigured": "bold red",
@@ -89,17 +89,13 @@ def status(
             require_account(manager, name)
         selected = selection.filter(output.until_lost(manager.accounts(names=accounts or None)))
         if as_json:
-            found = ((asdict(account), account.name) for account in selected)
-            output.print_results(
-                (
-                    fields | {"access_tokens": _further(manager, name)} if accounts else fields
-                    for fields, name in found
-                ),
-                key="accounts",
-            )
+            rows: Iterator[dict[str, Any]] = map(asdict, selected)
+            if accounts:
+                rows = (row | {"access_tokens": _further(manager, row["name"])} for row in rows)
+            output.print_results(rows, key="accounts")
         elif output.is_terminal():
             _print_overview(selected, selection, store.name, None if show_all else _SHOWN)
-            _print_further({name: _further(manager, name) for name in accounts})
+            _print_further(manager, accounts)
         else:
             for account in selected:
                 output.print_columns(asdict(account).values())
@@ -178,29 +174,28 @@ def _further(manager: TokenManager, name: str) -> list[dict[str, Any]]:
             "granted_scope": each.scope,
             "expires_at": each.expires_at,
             "refreshed_at": each.refreshed_at,
-            "last_error": each.failure and each.failure.message.removeprefix(f"{name}: "),
+            "last_error": _last_error(name, each),
         }
         for each in manager._further(name)  # noqa: SLF001 - it exists for this
     ]
 
 
-def _print_further(found: dict[str, list[dict[str, Any]]]) -> None:
-    if not any(found.values()):
-        return
+def _print_further(manager: TokenManager, names: Iterable[str]) -> None:
     now = time.time()
     table = output.table("ACCOUNT", "FURTHER TOKEN FOR", "EXPIRES", "LAST ERROR")
-    for name, tokens in found.items():
-        for each in tokens:
-            target = Target.of(each["scope"], each["resource"] or None)
-            output.add_row(
-                table,
-                name,
-                "-" if target is None else target.text,
-                output.time_span(each["expires_at"], now),
-                each["last_error"] or "-",
-            )
-    output.print_line("")
-    output.print_table(table, "")
+    for name in names:
+        for each in manager._further(name):  # noqa: SLF001 - it exists for this
+            expires = output.time_span(each.expires_at, now)
+            error = _last_error(name, each) or "-"
+            output.add_row(table, name, each.target.text, expires, error)
+    if table.row_count:
+        output.print_line("")
+        output.print_table(table, "")
+
+
+def _last_error(name: str, further: FurtherToken) -> str | None:
+    failure = further.failure
+    return None if failure is None else failure.message.removeprefix(f"{name}: ")
 
 
 def _urgency(account: Account) -> tuple[int, float, str]:

@@ -98,17 +98,17 @@ class ProviderRegistry:
         table = self.file.tables().get(name)
         preset = None if name in self._given else _preset(name, table)
         try:
-            self.get(name)
+            found: Provider | None = self.get(name)
             problem = None
         except ProviderConfigurationError as error:
-            problem = str(error)
+            found, problem = self.find(name), str(error)
         source: Source = "built-in" if table is None else "providers.toml"
         needs = () if problem is None else _needs(name, table, preset)
         if name in self._given:
             source, needs = "application", ()
         elif table is None and preset is None:
             raise self._unknown(name)
-        return ProviderDescription(name, source, needs, problem, self.find(name), preset)
+        return ProviderDescription(name, source, needs, problem, found, preset)
 
     def _incomplete(self, name: str) -> Provider | None:
         with suppress(ProviderConfigurationError):
