@@ -115,10 +115,8 @@ class RefreshProtocol:
         record = self._read()
         if self._request.satisfied_by(record):
             return Outcome(record)
-        is_lost = record.is_permanent and self._request.rejected == record.tokens.access_token
-        is_lost = is_lost and self._request.target is None
         provider = self._provider or record.provider
-        if is_lost and not is_unattended(self._context.providers, provider):
+        if self._is_rejected(record) and not is_unattended(self._context.providers, provider):
             self._end_permanent(record)
         # Checked before the lock as well, so that a hopeless account costs no lock and no file.
         self._resolve(record)
@@ -129,6 +127,11 @@ class RefreshProtocol:
         except LockTimeoutError:
             record = self._read()
             return Outcome(record) if self._request.satisfied_by(record) else Outcome()
+
+    def _is_rejected(self, record: Record) -> bool:
+        """Return whether the account's own token, used until it is rejected, has been."""
+        rejected = self._request.rejected == record.tokens.access_token
+        return self._request.target is None and record.is_permanent and rejected
 
     @contextmanager
     def _lock(self) -> Iterator[HeldLock]:
@@ -415,8 +418,7 @@ class RefreshProtocol:
             self._context.metadata.pop(provider.issuer or "", None)
         if stored is None or stored.refresh_id != refresh.id:
             return self._superseded(stored, error)
-        if not is_refused_target(refresh.target, error):
-            self._tell_of_sign_in(refresh.record, error)
+        self._tell_of_sign_in(refresh.record, error)
         if self._request.reason == "due" and not refresh.lock_lost and _may_retry(error):
             raise _Retry(error)
         raise error
