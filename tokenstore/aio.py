@@ -18,7 +18,7 @@ from tokenstore import fork
 from tokenstore.errors import TokenStoreError
 from tokenstore.logs import LOGGER, log_operation
 from tokenstore.manager import TokenManager
-from tokenstore.models.targets import Target
+from tokenstore.models.targets import Target, arguments_of
 from tokenstore.redaction import protect
 from tokenstore.storage.repository import refuse_pickling
 
@@ -221,7 +221,7 @@ class AsyncTokenManager:
             account_name,
             provider,
             rejected=rejected,
-            **_arguments(target),
+            **arguments_of(target),
         )
         key = _key("refresh_token", account_name, provider, rejected, target=target)
         if rejected is None:
@@ -243,7 +243,7 @@ class AsyncTokenManager:
         token = self._cached("get_valid_token", account_name, provider, target)
         if token is not None:
             return token
-        get = partial(method, account_name, provider, **_arguments(target))
+        get = partial(method, account_name, provider, **arguments_of(target))
         token = await self._from_store(get, account_name, None, target)
         if token is not None:
             return token
@@ -289,7 +289,7 @@ class AsyncTokenManager:
         target: Target | None,
     ) -> T:
         """Call a method of the manager that raises why there is no valid token."""
-        call = partial(method, account_name, provider, min_ttl=min_ttl, **_arguments(target))
+        call = partial(method, account_name, provider, min_ttl=min_ttl, **arguments_of(target))
         found = await self._from_store(call, account_name, min_ttl, target)
         if found is not None:
             return found
@@ -395,13 +395,6 @@ def _key(operation: str, *arguments: object, target: Target | None = None) -> Ha
     plain = (str, float, int, type(None))
     of_target = () if target is None else (target,)
     return operation, *(a if isinstance(a, plain) else id(a) for a in arguments), *of_target
-
-
-def _arguments(target: Target | None) -> dict[str, Any]:
-    """Return the arguments of a method of `TokenManager` that name a target."""
-    if target is None:
-        return {}
-    return {"scope": target.scope, "resource": target.resources or None}
 
 
 async def _done(work: Future[Any]) -> None:

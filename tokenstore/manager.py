@@ -23,7 +23,7 @@ from tokenstore.logs import Operation, is_enabled, log_operation, provider_name
 from tokenstore.models.access_tokens import AccessToken
 from tokenstore.models.expiry import ExpiryPolicy, clock_moved_back
 from tokenstore.models.targets import Target
-from tokenstore.models.timestamps import NEVER, expiry_of
+from tokenstore.models.timestamps import expiry_of, has_end
 from tokenstore.models.tokens import TokenSet, normalize_account_name
 from tokenstore.oauth.registry import ProviderRegistry
 from tokenstore.redaction import protect, protected, unprotected
@@ -621,7 +621,7 @@ class TokenManager:
         due = self._freshness.due_at(expires_at, refreshed_at, min_ttl)
         if token is not None and (expires_at is None or now < expires_at):
             require_binding(name, bound, provider)  # a refresh does it after other checks
-        if token is not None and (expires_at is None or expires_at >= NEVER):
+        if token is not None and not has_end(expires_at):
             due = self._due_without_end(name, due)
         if token is not None and now < due and not clock_moved_back(refreshed_at, now):
             self._cache.put(name, token, bound, until=due, epoch=epoch)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from requests.utils import get_environ_proxies, select_proxy
 
 from tokenstore.errors import InvalidTokenError
-from tokenstore.models.targets import Target
+from tokenstore.models.targets import Target, arguments_of
 from tokenstore.oauth.addresses import is_loopback
 from tokenstore.redaction import protect
 
@@ -92,22 +92,6 @@ def sent_token(headers: Mapping[str, str]) -> str | None:
     return token if scheme == "Bearer" and token else None
 
 
-def arguments_of(
-    scope: str | Iterable[str] | None, resource: str | Iterable[str] | None
-) -> dict[str, Any]:
-    """Return the arguments that a manager is given at each request, none for its own token.
-
-    An iterable may be exhausted by its first use.
-
-    Raises:
-        InvalidTokenError: An argument is empty or has invalid characters.
-    """
-    target = Target.of(scope, resource)
-    if target is None:
-        return {}
-    return {"scope": target.scope, "resource": target.resources or None}
-
-
 class Bearer:
     """The bearer token of one account.
 
@@ -131,7 +115,7 @@ class Bearer:
         self._manager = manager
         self._account_name = account_name
         self._provider = provider
-        self._target = arguments_of(scope, resource)
+        self._target = arguments_of(Target.of(scope, resource))
         self._known: str | None = None  # a token whose type has been checked
 
     def token(self) -> str:
@@ -166,7 +150,7 @@ class AsyncBearer:
         self._manager = manager
         self._account_name = account_name
         self._provider = provider
-        self._target = arguments_of(scope, resource)
+        self._target = arguments_of(Target.of(scope, resource))
         self._known: str | None = None
 
     async def token(self) -> str:

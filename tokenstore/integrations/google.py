@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenRefreshError
-from tokenstore.integrations.bearer import arguments_of, bearer_token, require_protected
+from tokenstore.integrations.bearer import bearer_token, require_protected
+from tokenstore.models.targets import Target, arguments_of
 from tokenstore.redaction import protect
 
 try:
@@ -67,7 +68,7 @@ class Credentials(CredentialsWithQuotaProject):
         self._manager = manager
         self._account_name = account_name
         self._provider = provider
-        self._target = arguments_of(scope, resource)
+        self._target = arguments_of(Target.of(scope, resource))
         self._quota_project_id = quota_project_id
         self._thread = threading.local()
 

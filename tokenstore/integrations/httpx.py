@@ -8,10 +8,10 @@ from tokenstore.aio import AsyncTokenManager
 from tokenstore.integrations.bearer import (
     AsyncBearer,
     Bearer,
-    arguments_of,
     require_protected,
     sent_token,
 )
+from tokenstore.models.targets import Target, arguments_of
 from tokenstore.redaction import protect
 
 try:
@@ -69,7 +69,7 @@ class TokenAuth(httpx.Auth):
     ) -> None:
         if not isinstance(manager, AsyncTokenManager):
             manager = AsyncTokenManager(manager)  # no threads until a coroutine needs one
-        target = arguments_of(scope, resource)
+        target = arguments_of(Target.of(scope, resource))
         self._bearer = Bearer(manager.manager, account_name, provider, **target)
         self._async_bearer = AsyncBearer(manager, account_name, provider, **target)
 

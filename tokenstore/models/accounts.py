@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from tokenstore.models.targets import is_refused_target
-from tokenstore.models.timestamps import NEVER, latest
+from tokenstore.models.timestamps import has_end, latest
 
 if TYPE_CHECKING:
     from tokenstore.models.failures import Failure
@@ -117,8 +117,8 @@ class Record:
         Nothing else can be done with it than to use it until it is reported as rejected.
         """
         tokens = self.tokens
-        has_end = tokens.expires_at is not None and tokens.expires_at < NEVER
-        return tokens.access_token is not None and tokens.refresh_token is None and not has_end
+        usable, refreshable = tokens.access_token is not None, tokens.refresh_token is not None
+        return usable and not refreshable and not has_end(tokens.expires_at)
 
     @property
     def is_permanent(self) -> bool:

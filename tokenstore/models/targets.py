@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import InvalidTokenError
 
@@ -87,6 +87,13 @@ class Target:
     def digest(self) -> str:
         """A hash of the text, which is too long for an index."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:32]
+
+
+def arguments_of(target: Target | None) -> dict[str, Any]:
+    """Return the arguments of a manager's method that name a target, none for None."""
+    if target is None:
+        return {}
+    return {"scope": target.scope, "resource": target.resources or None}
 
 
 def is_refused_target(target: Target | None, refusal: Failure | TokenRefreshError) -> bool:

@@ -86,6 +86,11 @@ def expiry_of(tokens: Mapping[str, Any], *, now: float) -> float | None:
     return clamp_to_calendar(now + lifetime)
 
 
+def has_end(expires_at: float | None) -> bool:
+    """Return whether a token is known to expire, now or later."""
+    return expires_at is not None and expires_at < NEVER
+
+
 def latest(*timestamps: float | None) -> float | None:
     """Return the latest of the timestamps that are not None."""
     return max((timestamp for timestamp in timestamps if timestamp is not None), default=None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.models.accounts import Account, Record
 from tokenstore.models.expiry import clock_moved_back, refresh_due_at, state_of
-from tokenstore.models.timestamps import NEVER
+from tokenstore.models.timestamps import has_end
 from tokenstore.models.tokens import normalize_account_name
 from tokenstore.storage import statements as sql
 from tokenstore.storage.rows import (
@@ -156,8 +156,7 @@ class AccountListing:
         now = self._clock()
         failure = to_failure(details)
         # As Record.is_endless and Record.is_permanent.
-        has_end = expires_at is not None and expires_at < NEVER
-        endless = usable and not has_refresh_token and not has_end
+        endless = usable and not has_refresh_token and not has_end(expires_at)
         permanent = endless and (failure is None or failure.kind != "reauthorization")
         refreshable = bool(has_refresh_token) or is_unattended(provider)
         last_error = None if failure is None else failure.message.removeprefix(f"{name}: ")
