@@ -120,10 +120,13 @@ def test_a_failure_applies_to_one_client_at_one_endpoint_with_these_settings() -
             {"assertion_subject": "bob"},
             {"assertion_claims": {"a": 1}},
             {"service_account_file": "e.json"},
+            {"resource_parameter": "audience"},
+            {"scope_separator": ","},
+            {"client_id_parameter": "client_key"},
         )
     }
 
-    assert len(clients) == 21
+    assert len(clients) == 24
     assert provider(refresh_token_lifetime=5.0).client == provider().client
     assert SECRET not in provider(client_secret=SECRET).client
 

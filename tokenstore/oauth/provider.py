@@ -116,7 +116,7 @@ class Provider:
             to no user and need no sign-in, ``client_credentials`` (RFC 6749 section 4.4) or
             ``urn:ietf:params:oauth:grant-type:jwt-bearer``, an assertion that is signed with the
             private key (RFC 7523 section 2.1).
-        assertion_subject: Whom that assertion is about (``sub``); an empty string leaves it out,
+        assertion_subject: Subject of that assertion (``sub``); an empty string leaves it out,
             which means the service account itself at Google. Defaults to the account's name.
         assertion_claims: Additional claims of that assertion. They replace ``iss``, ``sub`` and
             ``aud``.
@@ -210,18 +210,18 @@ class Provider:
             sorted(self.extra_params.items()),
             self.body_format,
             # Only those that are set: failures stay known when a version adds a setting.
-            *((name, value) for name, value in self._later_settings() if value != "None"),
+            *self._later_settings(),
         )
         digest = fingerprint(repr(settings))[:8]
         return f"{self.client_id} {self.token_endpoint or self.issuer} {digest}"
 
     def _later_settings(self) -> Iterator[tuple[str, str]]:
-        for name in _LATER_SETTINGS:
-            yield name, str(getattr(self, name))
-        yield "grant_type", self.grant_type if self.is_unattended else "None"
-        if self.resource_parameter != "resource":
-            yield "resource_parameter", self.resource_parameter
-        yield "assertion_claims", str(sorted(self.assertion_claims.items()) or None)
+        for name, default in _LATER_SETTINGS.items():
+            value = getattr(self, name)
+            if value != default:
+                yield name, str(value)
+        if self.assertion_claims:
+            yield "assertion_claims", str(sorted(self.assertion_claims.items()))
 
     def require_usable(self) -> None:
         """Raise a `ProviderConfigurationError` if no request could be sent."""
@@ -387,10 +387,14 @@ class Provider:
 
 
 _KEY_SOURCES = ("private_key_file", "private_key_env", "service_account_file")
-_LATER_SETTINGS = (
-    *(*_KEY_SOURCES, "key_id", "signing_alg", "assertion_audience"),
-    *("certificate_file", "certificate_key_file", "assertion_subject"),
-)
+_LATER_SETTINGS = {
+    **dict.fromkeys((*_KEY_SOURCES, "key_id", "signing_alg", "assertion_audience")),
+    **dict.fromkeys(("certificate_file", "certificate_key_file", "assertion_subject")),
+    "grant_type": "refresh_token",
+    "resource_parameter": "resource",
+    "scope_separator": " ",
+    "client_id_parameter": "client_id",
+}
 _MTLS_ALIASES = "mtls_endpoint_aliases"
 _ISS_SUPPORTED = "authorization_response_iss_parameter_supported"
 _ENDPOINTS = tuple(f.name for f in fields(Provider) if f.name.endswith("_endpoint"))
