@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from tokenstore.testing import AuthorizationServer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -31,6 +33,16 @@ KINDS: dict[str, Callable[[], Any]] = {
     "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
     "Ed25519": ed25519.Ed25519PrivateKey.generate,
 }
+
+
+def demanding(own: Certificate, ours: Certificate) -> AuthorizationServer:
+    """Return a server with the certificate *own* that demands the client's, *ours*."""
+    return AuthorizationServer(
+        client_secret=None,
+        token_endpoint_auth_method="tls_client_auth",
+        certificate=ours.pem,
+        tls=own,
+    )
 
 
 def private_key(kind: str = "P-256", number: int = 0) -> Any:

@@ -11,7 +11,14 @@ import jwt
 import pytest
 import requests
 
-from tests.helpers.keys import Certificate, certificate, key_file, private_pem, public_pem
+from tests.helpers.keys import (
+    Certificate,
+    certificate,
+    demanding,
+    key_file,
+    private_pem,
+    public_pem,
+)
 from tests.helpers.providers import configuration_error, provider
 from tokenstore import ClientRejectedError, InsecureStorageError, Provider, TransientRefreshError
 from tokenstore.models.tokens import TokenSet
@@ -150,12 +157,7 @@ def test_the_certificate_is_never_given_to_the_session_of_the_application(tmp_pa
             return super().send(*args, **kwargs)
 
     session.mount("https://", Watching())
-    with AuthorizationServer(
-        client_secret=None,
-        token_endpoint_auth_method="tls_client_auth",
-        certificate=ours.pem,
-        tls=own,
-    ) as server:
+    with demanding(own, ours) as server:
         client = server.provider(certificate_file=ours.certificate, certificate_key_file=ours.key)
         refreshed(client, server, session=session)
 
@@ -167,12 +169,7 @@ def test_the_certificate_is_never_given_to_the_session_of_the_application(tmp_pa
 
 def test_a_server_that_is_not_trusted_gets_nothing(tmp_path: Path) -> None:
     own, ours = (certificate(tmp_path, name) for name in ("own", "ours"))
-    with AuthorizationServer(
-        client_secret=None,
-        token_endpoint_auth_method="tls_client_auth",
-        certificate=ours.pem,
-        tls=own,
-    ) as server:
+    with demanding(own, ours) as server:
         client = server.provider(certificate_file=ours.certificate, certificate_key_file=ours.key)
 
         with pytest.raises(TransientRefreshError, match="check the certificates") as caught:

@@ -9,7 +9,7 @@ import jwt
 import pytest
 import requests
 
-from tests.helpers.keys import certificate, private_key, public_pem
+from tests.helpers.keys import certificate, demanding, private_key, public_pem
 from tests.helpers.refreshes import SOON
 from tokenstore.testing import AuthorizationServer
 
@@ -81,7 +81,7 @@ def test_the_audience_may_be_the_issuer_and_a_list(
 
 # Times are in seconds from now.
 BAD_ASSERTIONS: dict[str, dict[str, Any]] = {
-    "key of somebody else": {"key": private_key(number=1)},
+    "key of another client": {"key": private_key(number=1)},
     "other algorithm": {"key": SECRET, "algorithm": "HS256"},
     "unknown issuer": {"iss": "nobody"},
     "another subject": {"sub": "alice"},
@@ -218,12 +218,7 @@ def test_a_client_that_authenticates_uses_its_own_assertion(server: Authorizatio
 def test_a_certificate_is_demanded_and_compared(tmp_path: Path) -> None:
     own, ours, theirs = (certificate(tmp_path, name) for name in ("own", "ours", "theirs"))
     form = {"grant_type": "client_credentials", "client_id": "tokenstore"}
-    with AuthorizationServer(
-        client_secret=None,
-        token_endpoint_auth_method="tls_client_auth",
-        certificate=ours.pem,
-        tls=own,
-    ) as server:
+    with demanding(own, ours) as server:
         server.register("other", None, "self_signed_tls_client_auth", certificate=theirs.pem)
 
         def answer(**options: Any) -> Any:
