@@ -573,7 +573,7 @@ class TokenManager:
 
         Without *scope* and *resource* it is the account's own. With them, it is a further access
         token of the same login, for another API: it is requested with the account's refresh token,
-        stored and cached beside the account's own, and refreshed when it is due. An account keeps
+        stored and cached next to the account's own, and refreshed when it is due. An account keeps
         32 of them; `save_tokens` and a new sign-in drop them.
 
         Args:

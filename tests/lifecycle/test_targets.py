@@ -554,7 +554,7 @@ def test_a_process_that_is_killed_before_it_stores_a_further_token_has_told_of_i
         process.kill()
     hold.release.set()
     assert manager.get_valid_token("alice") == own["access_token"]
-    # The provider has rotated the token; nobody has the new one.
+    # The provider has rotated the token, and the new one is lost.
     with pytest.raises(ReauthorizationRequired, match="interrupted"):
         manager.ensure_valid_token("alice", resource=API)
     assert world.outcomes() == ["interrupted", "reauthorization"]

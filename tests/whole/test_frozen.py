@@ -45,7 +45,7 @@ def expected(revision: str) -> Any:
 
 
 def as_known_to(old: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Return *found* without what nobody asked for when *old* was written, which must be empty."""
+    """Return *found* without the fields that are newer than *old*, which must be empty."""
     new = {name: value for name, value in found.items() if name not in old}
     assert not any(value for each in new.values() for value in each.values())
     known = {name: found[name] for name in old}

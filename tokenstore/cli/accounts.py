@@ -94,8 +94,8 @@ def history(store: Store, *, account: str | None, limit: int, as_json: bool) -> 
     """Show recent refreshes, of ACCOUNT or of all, newest first.
 
     Shows when and why each refresh began, which process ran it, which further access token it was
-    for, and how it ended. The last 50
-    refreshes of each account are kept. Tokens are shown as fingerprints.
+    for, and how it ended. The last 50 refreshes of each account are kept. Tokens are shown as
+    fingerprints.
 
     Example: tokenstore history alice@example.com --limit 10
     """

@@ -73,7 +73,7 @@ class Record:
         refreshed_at: When a refresh produced the tokens, in UTC epoch seconds, or None.
         refresh_id: The journal's id of the refresh that produced these tokens or this failure.
         failure: Why the last refresh failed, or None if it succeeded.
-        further: The further access token that the record shows in place of the account's own
+        further: The further access token that the record shows instead of the account's own
             (`showing`), or None.
         own: The account's own record then, or None.
     """
@@ -89,7 +89,7 @@ class Record:
     own: Record | None = None
 
     def showing(self, further: FurtherToken) -> Record:
-        """Return this record with a further access token in place of the account's own.
+        """Return this record with a further access token instead of the account's own.
 
         The login is the same: its refresh token, and a failure of the account. A failure of the
         target counts where the account has none.

@@ -1,4 +1,4 @@
-"""Further access tokens of a login: each for a scope or resource, beside the account's own.
+"""Further access tokens of a login: each for a scope or resource, next to the account's own.
 
 They are stored with the account, and dropped in the same transaction as its tokens. One that is
 damaged counts as missing, since a refresh gives another.

@@ -22,7 +22,7 @@ LONG = Target(tuple(f"https://scope.example.com/{number}" for number in range(10
 
 @pytest.fixture
 def repository(manager: TokenManager) -> TokenRepository:
-    manager.save_tokens("alice", tokens(50), provider="test")  # nobody else has it
+    manager.save_tokens("alice", tokens(50), provider="test")  # no other test has it
     return manager._repository
 
 
